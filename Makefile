@@ -1,0 +1,82 @@
+# The verbs of this project, the same for people and for CI: `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format bench clean
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+# PYTHON=/path/to/python chooses the interpreter; these are tried in turn without it.
+PYTHONS := $(or $(PYTHON),python3.12 python3.11 python3)
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+setup: .venv/ready  ## make .venv with everything that the other verbs need (they do it by themselves)
+
+demo: .venv/ready  ## train by MLE and by interpolation on real data, about 10 minutes; again: resumes
+	@$(BIN)/python examples/quickstart/run.py
+
+test: .venv/ready  ## the quick tests
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: .venv/ready  ## the tests that train models
+	@$(BIN)/python -m pytest -q -m slow || [ $$? -eq 5 ]  # 5: there is no such test
+
+check: .venv/ready  ## ruff and mypy
+	@$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/ready  ## let ruff correct what it can
+	@$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/ready  ## side-by-side timings
+	@if [ -e benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "benchmarks/run.py does not exist yet: nothing to measure."; fi
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- .venv ----
+# A stamp is written after success only, so a set-up that failed or was interrupted starts again from nothing. pip's cache
+# keeps what was downloaded or compiled. `base` holds the packages, `ready` the project on top, linked to this folder.
+
+define ALONE
+say() { echo "setup: $$*" >&2; }
+exec 9< constraints.txt
+! command -v flock > /dev/null || flock --nonblock 9 || { say "another make is setting up .venv here; wait for it."; exit 1; }
+endef
+
+.venv/base: constraints.txt
+	@$(ALONE)
+	python=
+	for candidate in $(PYTHONS); do
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})' 2> /dev/null; then python=$$candidate; break; fi
+	done
+	[ -n "$$python" ] || { say "no Python 3.11 or 3.12 among: $(PYTHONS). Install one, or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12"; exit 1; }
+	"$$python" -c 'import ensurepip, venv' 2> /dev/null || { say "$$python cannot make virtual environments: install its venv package (Debian: python3-venv)."; exit 1; }
+	echo 'int main() { return 0; }' | $${CXX:-c++} -x c++ -o /dev/null - 2> /dev/null || { say "no C++ compiler, which fairseq needs: install one (Debian: g++)."; exit 1; }
+	echo '#include <Python.h>' | $${CXX:-c++} -fsyntax-only -x c++ "-I$$("$$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2> /dev/null \
+		|| { say "no Python.h for $$python, which fairseq needs: install its headers (Debian: python3-dev)."; exit 1; }
+	say "1 of 4: .venv with $$("$$python" -V)"
+	rm -rf .venv
+	"$$python" -m venv .venv
+	$(PIP) -q pip setuptools wheel
+	say "2 of 4: torch"
+	$(PIP) -q torch cython numpy
+	say "3 of 4: fairseq, which is compiled; 2-4 minutes"
+	# Without isolation: an isolated build would download a second torch. -g0: debug information takes a third of the time.
+	CFLAGS="-g0 $${CFLAGS:-}" $(PIP) -q --no-build-isolation fairseq-fixed
+	touch $@
+
+.venv/ready: .venv/base setup.py
+	@$(ALONE)
+	say "4 of 4: the project and its tools"
+	mv .venv/base .venv/base.unfinished  # until the end, so that an interruption here starts from nothing too
+	PYTHONWARNINGS=ignore $(PIP) -q --no-build-isolation -e '.[gail,dev]'  # setuptools warns of every linked installation
+	mv .venv/base.unfinished .venv/base
+	touch $@

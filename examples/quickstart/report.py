@@ -1,0 +1,183 @@
+"""Quickstart report: scores, the table, five translations, and the picture of the learning curves."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU
+
+SYSTEMS = {"pretrain": "MLE, where both start", "mle": "MLE, continued", "interp": "interpolation"}
+COLOURS = {"pretrain": "0.55", "mle": "tab:blue", "interp": "tab:orange"}
+EXPERTS = {"model": "model", "task": "task reward", "delta": "data (δ)"}
+SAMPLES = 5
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file is whole or not there."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(text, "utf-8")
+    os.replace(unfinished, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+# ---- fairseq's JSON log ----
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a --log-file; a line that is still being written is left out."""
+    entries = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        if line.startswith("{"):
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return entries
+
+
+def validation(path: Path) -> dict[int, float]:
+    """Validation BLEU by epoch; an epoch that was run twice, before and after an interruption, counts once."""
+    return {int(entry["epoch"]): float(entry["valid_bleu"]) for entry in read_log(path) if "valid_bleu" in entry}
+
+
+def mixtures(path: Path) -> dict[int, dict[str, float]]:
+    """λ by expert's name, by epoch."""
+    return {
+        int(entry["epoch"]): {name: float(entry[f"train_lambda_{name}"]) for name in EXPERTS}
+        for entry in read_log(path)
+        if "train_lambda_delta" in entry
+    }
+
+
+def epochs_done(path: Path) -> float:
+    """How far training is, in epochs."""
+    entries = read_log(path)
+    return max((float(e["update"] if "update" in e else e.get("epoch", 0)) for e in entries if "valid_loss" not in e), default=0)
+
+
+# ---- scores ----
+
+
+def translations(output: Path) -> list[str]:
+    """fairseq-generate's detokenised hypotheses, in the order of the test set."""
+    found = re.findall(r"^D-(\d+)\t\S+\t(.*)$", output.read_text("utf-8"), re.MULTILINE)
+    return [text for _, text in sorted((int(number), text) for number, text in found)]
+
+
+def score(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], str]:
+    """Corpus BLEU, mean ROUGE-L F1 (both in percent) and length ratio, with sacreBLEU's signature."""
+    if len(hypotheses) != len(references):
+        raise SystemExit(f"quickstart: {len(hypotheses)} translations of {len(references)} sentences.")
+    metric = BLEU()
+    bleu = metric.corpus_score(list(hypotheses), [list(references)])
+    rouge = RougeScorer(["rougeL"])
+    overlaps = [rouge.score(ref, hyp)["rougeL"].fmeasure for ref, hyp in zip(references, hypotheses, strict=True)]
+    scores = {
+        "bleu": round(bleu.score, 2),
+        "rouge_l": round(100 * sum(overlaps) / len(overlaps), 2),
+        "length_ratio": round(bleu.sys_len / bleu.ref_len, 3),
+    }
+    return scores, str(metric.get_signature())
+
+
+def table(systems: Mapping[str, Mapping[str, float]], signature: str) -> str:
+    """The scores as text."""
+    lines = [f"{'test set':24}{'BLEU':>8}{'ROUGE-L':>10}{'length ratio':>15}"]
+    for name, row in systems.items():
+        lines.append(f"{SYSTEMS[name]:24}{row['bleu']:8.2f}{row['rouge_l']:10.2f}{row['length_ratio']:15.3f}")
+    gap = systems["interp"]["bleu"] - systems["mle"]["bleu"]
+    verdict = "within what two seeds differ by" if abs(gap) < 0.5 else "more than two seeds usually differ by (0.5)"
+    lines += [f"sacreBLEU {signature}", f"interpolation minus MLE: {gap:+.2f} BLEU, {verdict}; one seed."]
+    return "\n".join(lines)
+
+
+def samples(source: Sequence[str], reference: Sequence[str], hypotheses: Mapping[str, Sequence[str]]) -> str:
+    """Translations of sentences of middle length, spread evenly over the test set."""
+    middling = [i for i, text in enumerate(source) if 6 <= len(text.split()) <= 14] or list(range(len(source)))
+    chosen = middling[:: max(1, len(middling) // SAMPLES)][:SAMPLES]
+    blocks = []
+    for i in chosen:
+        rows = [("source", source[i]), ("reference", reference[i])]
+        rows += [(SYSTEMS[name], hypotheses[name][i]) for name in ("mle", "interp")]
+        blocks.append("\n".join(f"  {name:16}{text}" for name, text in rows))
+    return "\n\n".join(blocks)
+
+
+# ---- the picture ----
+
+
+def plot(logs: Mapping[str, Path], path: Path) -> None:
+    """Validation BLEU by epoch above, λ of the interpolated run below, on one time axis."""
+    before = max(validation(logs["pretrain"]), default=0)
+    figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(7, 6), height_ratios=(3, 2), layout="constrained")
+    curves = {name: validation(log) for name, log in logs.items()}
+    best = max(curves["pretrain"], key=curves["pretrain"].__getitem__)
+    for name, curve in curves.items():
+        points = sorted(curve.items())
+        if name != "pretrain":
+            points = [(before, curves["pretrain"][best]), *((before + epoch, bleu) for epoch, bleu in points)]
+        style = {"pretrain": "o-", "mle": "s--", "interp": "D-"}[name]
+        above.plot(
+            *zip(*points, strict=True),
+            style,
+            color=COLOURS[name],
+            label=SYSTEMS[name].split(",")[0] if name == "pretrain" else SYSTEMS[name],
+        )
+    above.set_ylabel("validation BLEU (greedy)")
+    above.legend(loc="lower right")
+
+    annealed = mixtures(logs["interp"])
+    edges = [0, before, *(before + epoch for epoch in sorted(annealed))]
+    heights = {
+        name: [1.0 if name == "delta" else 0.0, *(annealed[epoch][name] for epoch in sorted(annealed))] for name in EXPERTS
+    }
+    bottom = [0.0] * (len(edges) - 1)
+    for name, colour in zip(("delta", "task", "model"), ("tab:green", "gold", "tab:purple"), strict=True):
+        top = [low + height for low, height in zip(bottom, heights[name], strict=True)]
+        below.stairs(top, edges, baseline=bottom, fill=True, color=colour, alpha=0.6, linewidth=0, label=f"λ {EXPERTS[name]}")
+        bottom = top
+    below.set_ylim(0, 1)
+    below.set_ylabel("λ, interpolation")
+    below.set_xlabel("epoch")
+    below.legend(loc="lower left", reverse=True)
+    for axes in (above, below):
+        axes.axvline(before, color="0.3", linewidth=0.8, linestyle=":")
+        axes.grid(alpha=0.25)
+    below.set_xlim(0, edges[-1] + 0.1)
+    below.xaxis.get_major_locator().set_params(integer=True)
+    unfinished = path.with_name("unfinished-" + path.name)
+    figure.savefig(unfinished, dpi=120)
+    pyplot.close(figure)
+    os.replace(unfinished, path)
+
+
+def write_report(folder: Path, languages: tuple[str, str], seconds: Mapping[str, Any]) -> None:
+    """Print the table and the samples; leave result.json, report.txt and curves.png in the run's folder."""
+    source, reference = ((folder / "data" / f"test.{language}").read_text("utf-8").splitlines() for language in languages)
+    hypotheses = {name: translations(folder / f"test-{name}" / "output.txt") for name in SYSTEMS}
+    scored = {name: score(texts, reference) for name, texts in hypotheses.items()}
+    signature = scored["interp"][1]
+    systems = {name: scores for name, (scores, _) in scored.items()}
+    picture = folder / "curves.png"
+    plot({name: folder / name / "train.jsonl" for name in SYSTEMS}, picture)
+    text = f"{table(systems, signature)}\n\n{samples(source, reference, hypotheses)}\n"
+    write_text(folder / "report.txt", text)
+    stages = dict(seconds)
+    # mle and interp run side by side, and so do the three tests: the seconds of a step are those of its slowest stage.
+    steps = [[name for name in stages if name.startswith("test-")], ["mle", "interp"], ["pretrain"], ["bin"]]
+    total = sum(max(stages[name] for name in step) for step in steps)
+    write_json(
+        folder / "result.json", {**systems, "signature": signature, "seconds": round(total, 1), "seconds_by_stage": stages}
+    )
+    print(f"\n{text}\nLearning curves and λ: {picture}\nAll numbers:           {folder / 'result.json'}")

@@ -1,0 +1,80 @@
+"""`python -m fairseq_erpo VERB`: what is not training itself.
+
+A verb is one function of a parser and its arguments, and one entry here. Its module is imported when it is called, so that
+`path` starts at once, without fairseq.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+Run = Callable[[ArgumentParser, Sequence[str]], None]  # adds its arguments to the parser, parses, and works
+
+
+class Verb(NamedTuple):
+    """One verb: where its function is, and what --help says."""
+
+    module: str
+    function: str
+    help: str
+    example: str
+
+    def load(self) -> Run:
+        run: Run = getattr(import_module(self.module), self.function)
+        return run
+
+
+VERBS: Mapping[str, Verb] = {
+    "path": Verb(
+        "fairseq_erpo.__main__",
+        "path",
+        "print the folder of this package, for fairseq's --user-dir",
+        "fairseq-train DATA --user-dir $(python -m fairseq_erpo path) --criterion erpo_interp ...",
+    ),
+    "inspect": Verb(
+        "fairseq_erpo.inspection",
+        "inspect",
+        "show the sequences that training would draw, and which expert each token came from",
+        "python -m fairseq_erpo inspect checkpoints/checkpoint_best.pt data-bin --sentences 4 --html sequences.html",
+    ),
+}
+
+
+def path(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Print the folder of the package."""
+    parser.parse_args(argv)
+    print(Path(__file__).absolute().parent)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the verb that the command line names; fairseq stays out of it until then."""
+    # Tokens are printed as they are; a terminal that cannot show one must not end the program.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    parser = ArgumentParser(prog="python -m fairseq_erpo", description="Tools around fairseq-train and the erpo_* criterions.")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    parsers = {
+        name: verbs.add_parser(
+            name,
+            help=verb.help,
+            description=f"{verb.help[0].upper()}{verb.help[1:]}.",
+            epilog=f"example:\n  {verb.example}",
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        for name, verb in VERBS.items()
+    }
+    if argv and argv[0] in VERBS:
+        VERBS[argv[0]].load()(parsers[argv[0]], argv[1:])
+    else:
+        parser.parse_args(argv)  # --help, or the error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

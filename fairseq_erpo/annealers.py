@@ -1,0 +1,87 @@
+"""Annealing as pure functions of elapsed time: nothing is accumulated, so a resumed run has the same λ.
+
+`elapsed` counts epochs or updates (text) or the share of training done (gail) since annealing began, 0 at its start.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
+
+PAPER_STEP = 0.28  # A.3.2: what λ_delta loses with each step
+PAPER_EVERY = 4  # A.3.2: epochs a step
+
+Shape = Callable[[float], float]  # elapsed -> share of the way from start to end, 0..1
+
+
+@dataclass(frozen=True)
+class Annealer:
+    """Section 4: λ as a function of elapsed time, on the segment from `start` to `end`."""
+
+    shape: Shape
+    start: Mixture = MLE
+    end: Mixture = PAPER_END
+
+    def __call__(self, elapsed: float) -> Mixture:
+        """λ after `elapsed` >= 0.  Raises ValueError if the shape leaves 0..1."""
+        return self.start.towards(self.end, self.shape(elapsed))
+
+
+def constant() -> Shape:
+    """At the end point from the first moment on."""
+    return lambda elapsed: 1.0
+
+
+def stairs(every: float, size: float) -> Shape:
+    """A.3.2: one step of `size` at once, another after each `every`; stops at the end point.
+
+    The paper's third step would leave the simplex, (.48, .64, -.12); the segment's end is (3/7, 4/7, 0).
+    """
+    return lambda elapsed: min(1.0, size * (math.floor(elapsed / every) + 1))
+
+
+def linear(over: float) -> Shape:
+    """Evenly from start to end while `elapsed` goes from 0 to `over`."""
+    return lambda elapsed: min(1.0, elapsed / over)
+
+
+def inverse_sigmoid(k: float) -> Shape:
+    """Scheduled sampling's decay (A.3.2): the start's share falls as k / (k + exp(i / k))."""
+    # exp overflows beyond 709; the share is 1 to the last bit long before.
+    return lambda elapsed: 1 - k / (k + math.exp(min(elapsed / k, 700)))
+
+
+def falls(scores: Sequence[float], maximize: bool) -> int:
+    """How often a validation score fell below the best one since the last fall: the clock of the plateau schedule."""
+    count, best = 0, -math.inf
+    for score in scores:
+        better = score if maximize else -score
+        if better < best:
+            count, best = count + 1, -math.inf
+        else:
+            best = better
+    return count
+
+
+# Plateau is the paper's stairs with `falls` as its clock.
+SCHEDULES = ("stairs", "linear", "constant", "inverse_sigmoid", "plateau")
+
+
+def make_annealer(schedule: str, end: Mixture, every: float) -> Annealer:
+    """The annealer of a named schedule from (0, 0, 1) to `end`.  Raises ValueError for an unknown name or every <= 0."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
+    if not every > 0:
+        raise ValueError(f"annealing needs a positive period, not {every}")
+    # Steps of A.3.2 are stated in λ_delta; a segment that keeps all data has no step to take.
+    way = MLE.delta - end.delta
+    size = min(1.0, PAPER_STEP / way) if way > 0 else 1.0
+    shapes = {
+        "stairs": stairs(every, size),
+        "plateau": stairs(1, size),
+        "linear": linear(every / size),
+        "constant": constant(),
+        "inverse_sigmoid": inverse_sigmoid(every),
+    }
+    return Annealer(shapes[schedule], MLE, end)

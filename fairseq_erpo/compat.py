@@ -1,0 +1,28 @@
+"""What newer torch needs to read fairseq's checkpoints, and what newer Python needs of fairseq's parser."""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# torch >= 2.6 unpickles plain data only. fairseq-train's checkpoints hold one more class, and it carries no code.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def check_checkpoint(path: str) -> dict[str, Any]:
+    """The contents of a fairseq checkpoint, tensors on no device.  Raises ValueError with one line if it is none.
+
+    Nothing in the file is executed.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} is not a checkpoint that loads safely: {reason[:160]}") from None
+    if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
+        raise ValueError(f"{path} holds no fairseq model (no 'model' and 'cfg' in it)")
+    return state

@@ -1,0 +1,270 @@
+"""Algorithm 1, batched: which expert draws each token, and the drawing.
+
+N sentences, T steps, R reference positions, V words. The model is asked only where it has to answer: its decoder runs on the
+sentences that still have such a position ahead, its vocabulary projection at these positions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Generic, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fairseq_erpo.estep import Candidates, Experts, task_log_weights
+from fairseq_erpo.mixture import Mixture
+from fairseq_erpo.rewards.base import Gains, Reference, Reward, State
+from fairseq_erpo.uniforms import Draws
+from fairseq_erpo.vocabulary import Vocabulary
+
+
+class Expert(IntEnum):
+    """z of Algorithm 1, and the product of Eq. 4."""
+
+    NONE = -1  # padding
+    MODEL = 0  # p_θ^c
+    TASK = 1  # exp{c ΔR}
+    DELTA = 2  # y*
+    PRODUCT = 3  # p_θ exp{ΔR / α}
+    GREEDY = 4  # arg max p_θ, self-critic's baseline
+
+
+class Channel(IntEnum):
+    """What a uniform is for: each channel is an independent stream (`uniforms`)."""
+
+    ORIGIN = 0
+    MODEL = 1
+    TASK = 2
+    MISS = 3
+
+
+class StepDecoder(Protocol):
+    """What the sampler needs of a model: one step for all kept sentences, the vocabulary for some of them."""
+
+    def step(self, previous: Tensor) -> Tensor:
+        """Features of the next position.  [n, t + 1] int64, EOS first -> [n, D]"""
+
+    def log_probs(self, features: Tensor) -> Tensor:
+        """log p_θ.  [m, D] -> [m, V]"""
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all but these of the kept sentences.  [k] int64, increasing"""
+
+
+class Sample(NamedTuple):
+    """What was drawn. Padded on the right; EOS closes every sentence that was not clipped."""
+
+    tokens: Tensor  # [N, T] int64
+    origin: Tensor  # [N, T] int64: Expert
+    delta_r: Tensor  # [N, T] float32: Eq. 3 of the drawn tokens, 0 at padding
+    reward: Tensor  # [N] float32: Φ(∅) + ΣΔR
+    clipped: Tensor  # [N] bool: True where the length cap ended the sentence, without EOS
+    features: Tensor | None = None  # [N, T, D]: the decoder's, where the model was asked; 0 elsewhere
+    shares: Tensor | None = None  # [N, T, R + 2] float32: the reward expert's whole distribution (`task_log_weights`)
+
+
+def length_caps(reference: Reference, max_positions: int) -> Tensor:
+    """The most tokens a sentence may have, EOS included: min(max positions, ⌊1.5 r⌋ + 5).  -> [N] int64"""
+    return (reference.length * 3 // 2 + 5).clamp(max=max_positions)
+
+
+def scattered(mixture: Mixture, u: Tensor) -> Tensor:
+    """Algorithm 1, line 5: z ~ (λ_model, λ_task, λ_delta), for each token of each sentence.  [N, T] -> [N, T] Expert"""
+    z = torch.full_like(u, int(Expert.MODEL), dtype=torch.int64)
+    z = z.masked_fill(u < mixture.delta + mixture.task, int(Expert.TASK)) if mixture.task else z
+    return z.masked_fill(u < mixture.delta, int(Expert.DELTA))
+
+
+def needs_model(origin: Tensor, experts: Experts) -> Tensor:
+    """Where the model must answer.  [N, T] Expert -> [N, T] bool"""
+    asks = origin.eq(Expert.MODEL) | origin.eq(Expert.PRODUCT) | origin.eq(Expert.GREEDY)
+    return asks | origin.eq(Expert.TASK) if experts.ties == "model" else asks
+
+
+class Answer(NamedTuple):
+    """What the model says at one step, to those who asked it."""
+
+    at: Tensor  # [m] int64: which sentences
+    log_p: Tensor  # [m, V]
+    features: Tensor  # [m, D]
+
+
+class Step(NamedTuple):
+    """What one step draws from, all sentences at once."""
+
+    t: int
+    origin: Tensor  # [N] Expert
+    gains: Gains
+    u_model: Tensor  # [N]
+    u_task: Tensor  # [N]
+    u_miss: Tensor  # [N]
+
+
+def draw_step(
+    step: Step, candidates: Candidates, experts: Experts, vocabulary: Vocabulary, answer: Answer | None
+) -> tuple[Tensor, Tensor]:
+    """Algorithm 1, lines 6-12, at one step: pure, on the tensors' device, without synchronisation.
+
+    -> the tokens [N] int64, and the reward expert's log weights [N, R + 2]
+    """
+    reference = candidates.reference
+    if step.t < reference.tokens.size(1):
+        token = torch.where(reference.real[:, step.t], reference.tokens[:, step.t], vocabulary.eos)
+    else:
+        token = torch.full_like(step.origin, vocabulary.eos)
+    own = None
+    if experts.ties == "model":
+        own = torch.zeros(candidates.ids.shape, device=candidates.ids.device)  # unread where nobody asked
+        if answer is not None:
+            own = own.index_copy(0, answer.at, answer.log_p.float().gather(1, candidates.ids[answer.at]))
+    weights = task_log_weights(step.gains, candidates, experts, step.t, own)
+    column = inverse_cdf(weights.softmax(1), step.u_task)
+    choice = torch.cat([candidates.ids, candidates.miss(step.u_miss)[:, None]], 1)
+    token = torch.where(step.origin.eq(Expert.TASK), choice.gather(1, column[:, None])[:, 0], token)
+    if answer is not None:
+        origin = step.origin[answer.at]
+        q = model_weights(answer, step, candidates, experts, vocabulary)
+        own_token = torch.where(origin.eq(Expert.GREEDY), q.argmax(1), inverse_cdf(q, step.u_model[answer.at]))
+        token = token.index_copy(0, answer.at, torch.where(origin.eq(Expert.TASK), token[answer.at], own_token))
+    return token, weights
+
+
+def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """The column at which the cumulative weight passes the share u of it all.  [N, C] >= 0, [N] -> [N] int64
+
+    Common random numbers: the same u draws the same column from nearly the same weights.
+    """
+    cdf = weights.cumsum(1)
+    # Scaling u by the rounded total keeps columns of weight 0 out of reach at both ends.
+    return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:])[:, 0].clamp(max=weights.size(1) - 1)
+
+
+def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: Experts, vocabulary: Vocabulary) -> Tensor:
+    """p_θ^c, or p_θ exp{ΔR / α} (Eq. 4, β = 0) where the origin is PRODUCT; unnormalised.  -> [m, V] float32"""
+    weights = answer.log_p.float()
+    if experts.c_model != 1:
+        weights = weights * torch.where(step.origin[answer.at].eq(Expert.PRODUCT), 1.0, experts.c_model)[:, None]
+    if experts.alpha is not None:
+        lift = product_lift(step.gains, candidates.reference, experts.alpha, step.origin.eq(Expert.PRODUCT))
+        columns = torch.where(candidates.reference.owner, candidates.reference.tokens, vocabulary.pad)
+        columns = torch.cat([columns, torch.full_like(columns[:, :1], vocabulary.eos)], 1)
+        weights = weights.scatter_add(1, columns[answer.at], lift[answer.at])
+        # exp would overflow at a small α.
+        weights = weights - weights.amax(1, keepdim=True)
+    weights = weights.exp()
+    weights[:, list(vocabulary.never)] = 0
+    return weights
+
+
+def product_lift(gains: Gains, reference: Reference, alpha: float, where: Tensor) -> Tensor:
+    """(ΔR(w) - ΔR_miss) / α for the reference tokens and EOS, 0 elsewhere: all other tokens share the miss.  -> [N, R + 1]"""
+    hit = torch.where(reference.owner, gains.hit - gains.miss[:, None], 0.0)
+    return torch.cat([hit, (gains.eos - gains.miss)[:, None]], 1) / alpha * where[:, None]
+
+
+@dataclass(frozen=True)
+class Sampler(Generic[State]):
+    """Algorithm 1 with its settings."""
+
+    reward: Reward[State]
+    experts: Experts
+    vocabulary: Vocabulary
+    through_eos: bool = False  # draw every sentence to its cap: inputs only, never targets
+    keep_features: bool = False
+    keep_shares: bool = False
+
+    def draw(self, reference: Reference, origin: Tensor, caps: Tensor, draws: Draws, start: Callable[[], StepDecoder]) -> Sample:
+        """Draw every token from the expert that `origin` names.  [N, R] references, [N, T] Expert, [N] caps -> Sample
+
+        `start` is called only if the model has to answer at all. Nothing is drawn beyond a sentence's cap, and no EOS is
+        made up there. One synchronisation a step: which sentences go on.
+        """
+        steps, vocabulary = origin.size(1), self.vocabulary
+        candidates = Candidates.of(reference, vocabulary)
+        u_model, u_task, u_miss = (draws(channel, steps) for channel in (Channel.MODEL, Channel.TASK, Channel.MISS))
+        asked = needs_model(origin, self.experts) & (torch.arange(steps, device=origin.device) < caps[:, None])
+        model = _Asked(asked.cpu(), start, origin.device)
+        state = self.reward.start(reference)
+        reward = self.reward.value(state)
+        kept = _Kept(origin, self)
+        previous = torch.full_like(origin[:, :1], vocabulary.eos)
+        delta_r = []
+        live = caps > 0
+        for t in range(steps):
+            going = live.cpu()
+            if not going.any():
+                break
+            answer = model.answer(t, going, previous)
+            gains = self.reward.gains(state)
+            step = Step(t, origin[:, t], gains, u_model[:, t], u_task[:, t], u_miss[:, t])
+            token, weights = draw_step(step, candidates, self.experts, vocabulary, answer)
+            delta_r.append(gains.at(token, reference, vocabulary).masked_fill(~live, 0))
+            reward = reward + delta_r[-1]  # in order of time, so that rounding does not depend on the batch's length
+            kept.add(t, weights, answer)
+            previous = torch.cat([previous, token.masked_fill(~live, vocabulary.pad)[:, None]], 1)
+            ends = token.eq(vocabulary.eos)
+            state = self.reward.advance(state, token, live & ~ends)
+            live = live & (~ends | self.through_eos) & (t + 1 < caps)
+        tokens = previous[:, 1:]
+        return Sample(
+            tokens=tokens,
+            origin=origin[:, : tokens.size(1)].masked_fill(tokens.eq(vocabulary.pad), int(Expert.NONE)),
+            delta_r=torch.stack(delta_r, 1) if delta_r else torch.zeros_like(tokens, dtype=torch.float32),
+            reward=reward,
+            clipped=~tokens.eq(vocabulary.eos).any(1),
+            features=kept.features,
+            shares=torch.stack(kept.shares, 1) if kept.shares else None,
+        )
+
+
+class _Kept:
+    """What the sampler was told to keep of each step."""
+
+    def __init__(self, origin: Tensor, sampler: Sampler[Any]) -> None:
+        self.origin, self.sampler = origin, sampler
+        self.features: Tensor | None = None
+        self.shares: list[Tensor] = []
+
+    def add(self, t: int, weights: Tensor, answer: Answer | None) -> None:
+        if self.sampler.keep_shares:
+            self.shares.append(weights.log_softmax(1))
+        if self.sampler.keep_features and answer is not None:
+            if self.features is None:
+                self.features = answer.features.new_zeros((*self.origin.shape, answer.features.size(1)))
+            self.features[answer.at, t] = answer.features
+
+
+class _Asked:
+    """The model as an expert: runs its decoder for the sentences that will ask it again, and for no other."""
+
+    def __init__(self, asked: Tensor, start: Callable[[], StepDecoder], device: torch.device) -> None:
+        self.asked = asked  # [N, T] bool on the host
+        # ahead[i, t]: sentence i asks at t or later.
+        self.ahead = asked.flip(1).cummax(1).values.flip(1) if asked.any() else torch.zeros_like(asked)
+        self.rows = self.ahead[:, 0].nonzero()[:, 0]
+        self.decoder = start() if len(self.rows) else None
+        self.device = device
+        if self.decoder is not None and len(self.rows) < len(asked):
+            self.decoder.keep(self.rows.to(device))
+
+    def answer(self, t: int, going: Tensor, previous: Tensor) -> Answer | None:
+        """p_θ at step t where it is asked; None if nobody asks.  [N] bool on the host, [N, t + 1] int64"""
+        if self.decoder is None:
+            return None
+        kept = (going & self.ahead[:, t])[self.rows]
+        if not kept.all():
+            self.rows = self.rows[kept]
+            if not len(self.rows):
+                self.decoder = None
+                return None
+            self.decoder.keep(kept.nonzero()[:, 0].to(self.device))
+        features = self.decoder.step(previous[self.rows.to(self.device)])
+        asking = self.asked[self.rows, t]
+        if not asking.any():
+            return None
+        if not asking.all():
+            features = features[asking.nonzero()[:, 0].to(self.device)]
+        return Answer(self.rows[asking].to(self.device), self.decoder.log_probs(features), features)

@@ -1,0 +1,155 @@
+"""`erpo_translation`: fairseq's translation task with the annealer's clock."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fairseq.tasks import register_task
+from fairseq.tasks.fairseq_task import FairseqTask
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.utils import split_paths
+
+from fairseq_erpo.decoding import check_model, feature_size, unwrapped
+
+logger = logging.getLogger(__name__)
+
+HISTORY = "erpo_validations.json"
+
+
+@dataclass
+class Clock:
+    """Where training stands. λ is a pure function of it."""
+
+    epoch: int = 1
+    update: int = 0
+    # The plateau schedule reads these. fairseq restores no task state, so they live beside the checkpoints.
+    scores: dict[int, float] = field(default_factory=dict)  # update -> validation score
+    path: Path | None = None
+    metric: str = "loss"
+    synced: bool = False
+
+    def follow(self, folder: str, metric: str) -> None:
+        """Keep the validation scores of `metric` in `folder`."""
+        self.path, self.metric = Path(folder) / HISTORY, metric
+
+    def resume(self, update: int) -> None:
+        """Take up the scores of the run that stopped at `update`; later ones belong to a future that was lost."""
+        self.update = update
+        if self.synced or self.path is None:
+            return
+        self.synced = True
+        stored: dict[str, float] = {}
+        if self.path.is_file():
+            try:
+                stored = json.loads(self.path.read_text())["scores"]
+            except (ValueError, KeyError, TypeError):
+                logger.warning(f"{self.path} is damaged; the plateau schedule starts again")
+        self.scores = {int(at): score for at, score in _from_first_rank(stored).items() if int(at) <= update}
+
+    def validated(self, update: int, score: float, write: bool) -> None:
+        """Note a validation score; `write` it down on one rank."""
+        self.scores[update] = score
+        if write and self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps({"metric": self.metric, "scores": self.scores}))
+            os.replace(part, self.path)
+
+
+def _from_first_rank(stored: dict[str, float]) -> dict[str, float]:
+    """The first rank's file counts, so that all ranks have the same λ whatever their disks hold."""
+    import torch.distributed as dist
+    from fairseq.distributed import utils as distributed
+
+    if not dist.is_available() or not dist.is_initialized() or distributed.get_data_parallel_world_size() == 1:
+        return stored
+    return distributed.broadcast_object(stored, src_rank=0, group=distributed.get_data_parallel_group())  # type: ignore[no-any-return]
+
+
+class Clocked:
+    """Mixed into a fairseq task: tells the criterion the epoch, the update and the validations so far."""
+
+    @property
+    def clock(self) -> Clock:
+        return self.__dict__.setdefault("_erpo_clock", Clock())  # type: ignore[no-any-return]
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        model = super().build_model(cfg, from_checkpoint)  # type: ignore[misc]
+        self.__dict__["_erpo_model"] = weakref.ref(model)
+        return model
+
+    def feature_size(self) -> int:
+        """Width of the model's decoder.  Raises ValueError if the model was built before the task had its clock."""
+        model = self.__dict__.get("_erpo_model", lambda: None)()
+        if model is None:
+            raise ValueError("--erpo-baseline learned needs --task erpo_translation")
+        return feature_size(model)
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        try:
+            check_model(unwrapped(model))
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}") from None
+        self.clock.epoch = epoch
+        super().begin_epoch(epoch, model)  # type: ignore[misc]
+
+    def train_step(
+        self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False, **extra: Any
+    ) -> Any:
+        self.clock.resume(update_num)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **extra)  # type: ignore[misc]
+
+    def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
+        """fairseq's hook after each validation subset; the first one that carries the metric counts."""
+        update, score = stats["num_updates"], stats.get(self.clock.metric)
+        if score is not None and self.clock.path is not None:
+            from fairseq.distributed import utils as distributed
+
+            self.clock.validated(update, float(score), write=distributed.get_data_parallel_rank() == 0)
+
+    def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
+        nothing = f"erpo: the {split} data holds no sentence pair; look at what fairseq-preprocess was given"
+        folders = split_paths(getattr(self.cfg, "data", None) or "")  # type: ignore[attr-defined]
+        if any(not file.stat().st_size for folder in folders for file in Path(folder).glob(f"{split}.*.bin")):
+            raise SystemExit(nothing)  # fairseq would fail to map an empty file into memory
+        try:
+            super().load_dataset(split, *args, **kwargs)  # type: ignore[misc]
+        except FileNotFoundError as error:
+            raise SystemExit(f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}") from None
+        if not len(self.datasets[split]):  # type: ignore[attr-defined]
+            raise SystemExit(nothing)
+
+
+def clocked(task: FairseqTask) -> FairseqTask:
+    """Give a task of any class the clock, so that the criterions work with every --task, and with none."""
+    if not isinstance(task, Clocked):
+        kind = type(task)
+        task.__class__ = type(f"Clocked{kind.__name__}", (Clocked, kind), {})
+    return task
+
+
+@dataclass
+class ErpoTranslationConfig(TranslationConfig):
+    """fairseq's translation options."""
+
+
+@register_task("erpo_translation", dataclass=ErpoTranslationConfig)
+class ErpoTranslationTask(Clocked, TranslationTask):  # type: ignore[misc]
+    """Translation, summarization, or any pair of texts."""
+
+    @classmethod
+    def setup_task(cls, cfg: ErpoTranslationConfig, **kwargs: Any) -> ErpoTranslationTask:
+        try:
+            return super().setup_task(cfg, **kwargs)  # type: ignore[no-any-return]
+        except FileNotFoundError as error:
+            raise SystemExit(f"erpo: {cfg.data} is not a folder made by fairseq-preprocess: {error}") from None
+        except Exception as error:
+            if "infer language pair" not in str(error):
+                raise
+            raise SystemExit(f"erpo: {cfg.data} was not made by fairseq-preprocess, or needs --source-lang, --target-lang") from None

@@ -1,0 +1,47 @@
+"""Packaging of `fairseq-erpo`: two packages, the text plugin `fairseq_erpo` and its sibling for control, `gail`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "fairseq_erpo" / "__init__.py").read_text("utf-8"))
+README = HERE / "README.md"
+
+if VERSION is None:
+    raise SystemExit("fairseq_erpo/__init__.py has no __version__")
+
+setup(
+    name="fairseq-erpo",
+    version=VERSION.group(1),
+    description="Entropy-regularised policy optimisation for fairseq: MLE, RAML, SPG, data noising and their interpolation",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The fairseq-erpo authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["fairseq_erpo", "fairseq_erpo.*", "gail", "gail.*"]),
+    python_requires=">=3.11",
+    # fairseq-fixed is fairseq's last main branch made to run on Python 3.11 and later; the module is still called fairseq.
+    # It compiles against torch, so it wants `pip install --no-build-isolation` after torch (see CONTRIBUTING.md).
+    install_requires=[
+        "torch==2.13.0",
+        "fairseq-fixed==0.12.3.1",
+        "matplotlib",
+        "numpy",
+        "rouge-score",
+        "sacrebleu",
+        "sentencepiece",
+        "tqdm",
+    ],
+    extras_require={
+        "gail": ["gymnasium", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "scipy"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,92 @@
+import pytest
+
+from fairseq_erpo.annealers import SCHEDULES, Annealer, constant, falls, inverse_sigmoid, linear, make_annealer, stairs
+from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
+from fairseq_erpo.settings import Settings
+
+
+def named(mixture):
+    return (round(mixture.model, 10), round(mixture.task, 10), round(mixture.delta, 10))
+
+
+def test_the_printed_schedule_and_its_end():
+    """A.3.2, until the step that would leave the simplex."""
+    annealer = make_annealer("stairs", PAPER_END, every=4)
+    assert [named(annealer(epoch)) for epoch in (0, 3, 4, 8, 12, 100)] == [
+        (0.12, 0.16, 0.72),
+        (0.12, 0.16, 0.72),
+        (0.24, 0.32, 0.44),
+        (0.36, 0.48, 0.16),
+        named(PAPER_END),
+        named(PAPER_END),
+    ]
+
+
+def test_stairs_held_at_an_earlier_point():
+    annealer = make_annealer("stairs", Mixture(0.24, 0.32, 0.44), every=4)
+    assert [named(annealer(epoch)) for epoch in (0, 4, 40)] == [(0.12, 0.16, 0.72), (0.24, 0.32, 0.44), (0.24, 0.32, 0.44)]
+
+
+def test_linear_moves_as_fast_as_the_stairs():
+    annealer = make_annealer("linear", PAPER_END, every=4)
+    assert annealer(0) == MLE
+    assert named(annealer(4)) == (0.12, 0.16, 0.72)
+    assert annealer(1000) == PAPER_END
+
+
+def test_inverse_sigmoid_is_scheduled_sampling():
+    shape = inverse_sigmoid(4000)
+    assert shape(0) == pytest.approx(1 / 4001)
+    assert shape(4000 * 8) == pytest.approx(1 - 4000 / (4000 + 2.718281828459045**8))
+    assert shape(1e9) == 1.0  # exp would overflow
+
+
+def test_constant_holds_its_point():
+    point = Mixture(0.25, 0.25, 0.5)
+    assert {make_annealer("constant", point, 4)(step) for step in (0, 1, 99)} == {point}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("end", [PAPER_END, Mixture(0, 0.5, 0.5), Mixture(1, 0, 0), MLE, Mixture(0.12, 0.16, 0.72)])
+def test_every_schedule_stays_on_the_segment_and_never_turns_back(schedule, end):
+    points = [make_annealer(schedule, end, 3)(step / 2) for step in range(60)]
+    shares = [point.delta for point in points]
+    assert shares == sorted(shares, reverse=True)
+    for point in points:
+        assert point.model * end.task == pytest.approx(point.task * end.model, abs=1e-12)
+
+
+def test_a_shape_that_leaves_the_simplex_is_refused():
+    with pytest.raises(ValueError, match="leave the simplex"):
+        Annealer(lambda elapsed: 1.5, MLE, PAPER_END)(0)
+
+
+def test_bad_schedules_are_refused():
+    with pytest.raises(ValueError, match="unknown schedule 'cosine'; known: stairs"):
+        make_annealer("cosine", PAPER_END, 4)
+    with pytest.raises(ValueError, match="positive period"):
+        make_annealer("stairs", PAPER_END, 0)
+
+
+def test_plateau_counts_falls_below_the_best_of_the_stage():
+    assert falls([], maximize=True) == 0
+    assert falls([10, 12, 11, 11.5, 11.2], maximize=True) == 2  # 11 < 12; then a new stage: 11.5, and 11.2 below it
+    assert falls([3.0, 2.9, 2.9, 3.1], maximize=False) == 1
+
+
+def test_lambda_is_a_function_of_epoch_and_update_only():
+    settings = Settings.of({"erpo_preset": "paper", "erpo_pretrain_epochs": 2, "erpo_anneal_every": 1})
+    assert settings.mixture(epoch=2, update=10, falls=0) == MLE
+    assert named(settings.mixture(epoch=3, update=999, falls=0)) == (0.12, 0.16, 0.72)
+    assert settings.mixture(epoch=9, update=0, falls=0) == PAPER_END
+    updates = Settings.of({"erpo_preset": "paper", "erpo_anneal_unit": "update", "erpo_pretrain_updates": 100})
+    assert updates.mixture(epoch=50, update=99, falls=0) == MLE
+    assert named(updates.mixture(epoch=1, update=104, falls=0)) == (0.24, 0.32, 0.44)
+    plateau = Settings.of({"erpo_preset": "paper", "erpo_schedule": "plateau"})
+    assert [plateau.mixture(5, 0, n).delta for n in (0, 1)] == pytest.approx([0.72, 0.44])
+
+
+def test_shapes_are_usable_by_themselves():
+    assert constant()(0) == 1
+    assert linear(0.5)(0.25) == 0.5  # gail: over half of training
+    assert stairs(2, 0.25)(5) == 0.75

@@ -1,0 +1,204 @@
+"""Bad input ends with one line that begins with `erpo: ` and says what to change: no traceback, nothing trained."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Fairseq, build, configuration, write_corpus
+
+from fairseq_erpo.annealers import Annealer
+
+INTERP = "--criterion erpo_interp"
+
+
+@pytest.fixture
+def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`refused("--criterion ...", "flag=value", ...)`: what the criterion says of these values.
+
+    They are set after fairseq's parser, which takes most of a second, and whose part is only to split the command line.
+    """
+
+    def run(arguments: str, **values: Any) -> str:
+        built = build(tiny_data, arguments)
+        cfg = copy.deepcopy(configuration(tiny_data, arguments).criterion)
+        for name, value in values.items():
+            assert name in cfg
+            cfg[name] = value
+        with pytest.raises(SystemExit) as caught:
+            built.task.build_criterion(cfg)
+        message = caught.value.code
+        assert isinstance(message, str)  # printed, and the exit code is 1
+        assert message.startswith("erpo: ") and "\n" not in message, message
+        return message
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"erpo_lambda": "model=-.1,task=.1,delta=1"}, ["--erpo-lambda", "negative"]),
+        ({"erpo_lambda": "model=.5,task=.5,delta=.5"}, ["--erpo-lambda", "sum to one", "1.5"]),
+        ({"erpo_lambda": "model=.1"}, ["--erpo-lambda", "sum to one"]),
+        ({"erpo_lambda": "model=nan,delta=1"}, ["--erpo-lambda"]),
+        ({"erpo_lambda": "model=1/0"}, ["--erpo-lambda", "not a number"]),
+        ({"erpo_lambda": "self=.5,truth=.5"}, ["--erpo-lambda", "model=.12,task=.16,delta=.72"]),
+        ({"erpo_lambda": ".1,.2,.7"}, ["--erpo-lambda", "model=.12,task=.16,delta=.72"]),
+        ({"erpo_lambda": ""}, ["--erpo-lambda"]),
+        ({"erpo_reward": "meteor"}, ["--erpo-reward", "meteor", "bleu", "edit"]),
+        ({"erpo_schedule": "exponential"}, ["--erpo-schedule", "exponential", "stairs", "plateau"]),
+        ({"erpo_anneal_every": 0.0}, ["--erpo-anneal-every", "positive"]),
+        ({"erpo_anneal_every": -4.0}, ["--erpo-anneal-every", "positive"]),
+        ({"erpo_anneal_every": float("nan")}, ["--erpo-anneal-every", "positive"]),
+        ({"erpo_c": "auto:0"}, ["--erpo-c", "auto:"]),
+        ({"erpo_c": "auto:1"}, ["--erpo-c", "auto:"]),
+        ({"erpo_c": "auto:1.5"}, ["--erpo-c", "auto:"]),
+        ({"erpo_c": "auto:-.1"}, ["--erpo-c", "auto:"]),
+        ({"erpo_c": "auto:nan"}, ["--erpo-c", "auto:"]),
+        ({"erpo_c": "auto:"}, ["--erpo-c", "auto:"]),
+        ({"erpo_c": "hot"}, ["--erpo-c", "hot"]),
+        ({"erpo_c": "-1"}, ["--erpo-c"]),
+        ({"erpo_c": "nan"}, ["--erpo-c"]),
+        ({"erpo_c_model": -1.0}, ["--erpo-c-model"]),
+        ({"erpo_c_model": float("nan")}, ["--erpo-c-model"]),
+        ({"erpo_preset": "best"}, ["--erpo-preset", "best", "paper", "robust"]),
+        ({"erpo_ties": "random"}, ["--erpo-ties", "random", "uniform", "position", "model"]),
+        ({"erpo_anneal_unit": "hour"}, ["--erpo-anneal-unit", "hour", "epoch", "update"]),
+        ({"erpo_z": "sentence"}, ["--erpo-z", "sentence", "token", "batch"]),
+        ({"erpo_pretrain_epochs": -1}, ["--erpo-pretrain-epochs", "negative"]),
+        ({"erpo_anneal_unit": "update", "erpo_pretrain_updates": -5}, ["--erpo-pretrain-updates", "negative"]),
+        ({"erpo_pretrain_updates": 10}, ["--erpo-pretrain-epochs", "--erpo-anneal-unit epoch"]),
+        ({"label_smoothing": 1.0}, ["--label-smoothing"]),
+        ({"label_smoothing": -0.1}, ["--label-smoothing"]),
+        ({"label_smoothing": float("nan")}, ["--label-smoothing"]),
+    ],
+    ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_flags(refused: Any, values: dict[str, Any], words: list[str]) -> None:
+    message = refused(INTERP, **values)
+    assert all(word in message for word in words), message
+
+
+def test_label_smoothing_of_mle(refused: Any) -> None:
+    assert "--label-smoothing" in refused("--criterion erpo_mle", label_smoothing=2.0)
+
+
+def test_left_padded_targets(tiny_data: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^erpo: .*--left-pad-target"):
+        build(tiny_data, f"{INTERP} --left-pad-target")
+
+
+def test_schedule_that_leaves_the_simplex() -> None:
+    """No named schedule does; one of a user's own is refused at the first λ."""
+    for share in (1.2, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="leave the simplex"):
+            Annealer(lambda elapsed, share=share: share)(0)
+
+
+class Evil:
+    """Unpickling this runs code: it makes the folder `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+BROKEN = (
+    "missing",
+    "folder",
+    "empty",
+    "random bytes",
+    "text",
+    "truncated",
+    "no checkpoint",
+    "list",
+    "pickle with code",
+    "zip with code",
+)
+
+
+def broken(kind: str, folder: Path, checkpoint: Path) -> Path:
+    """A file that is no checkpoint."""
+    path = folder / "model.pt"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "random bytes":
+        path.write_bytes(bytes(i * 97 % 251 for i in range(5000)))
+    elif kind == "text":
+        path.write_text("this is\nno checkpoint\n")
+    elif kind == "truncated":
+        path.write_bytes(checkpoint.read_bytes()[:-3000])
+    elif kind == "no checkpoint":
+        torch.save({"weights": torch.ones(3)}, path)
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind == "pickle with code":
+        path.write_bytes(pickle.dumps({"model": Evil(folder / "executed"), "cfg": {}}))
+    elif kind == "zip with code":
+        torch.save({"model": Evil(folder / "executed"), "cfg": {"a": 1}}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_checkpoint_that_is_none(refused: Any, kind: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    path = broken(kind, tmp_path, tiny_checkpoint)
+    for criterion in (INTERP, "--criterion erpo_mle"):
+        assert str(path) in refused(criterion, finetune_from_model=str(path))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_unpickling_the_evil_file_would_execute_it(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Otherwise the test above would show nothing."""
+    path = broken("pickle with code", tmp_path, tiny_checkpoint)
+    pickle.loads(path.read_bytes())
+    assert (tmp_path / "executed").exists()
+
+
+def test_from_the_outside(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The whole command line: one line, exit code 1, no traceback, no checkpoint."""
+    empty = write_corpus(tmp_path / "text", {"train": 0, "valid": 3, "test": 3})
+    data = tmp_path / "empty"
+    prefixes = [word for split in ("train", "valid") for word in (f"--{split}pref", empty / split)]
+    dictionaries = ["--srcdict", tiny_data / "dict.de.txt", "--tgtdict", tiny_data / "dict.en.txt"]
+    fairseq.start("fairseq-preprocess", ["-s", "de", "-t", "en", *prefixes, *dictionaries, "--destdir", data]).succeed()
+    monolingual = ["--only-source", "--trainpref", tmp_path / "text" / "valid.en", "--validpref", tmp_path / "text" / "valid.en"]
+    language = tmp_path / "language"
+    fairseq.start("fairseq-preprocess", [*monolingual, "--destdir", language]).succeed()
+    evil = broken("zip with code", tmp_path, tiny_checkpoint)
+    cases = {
+        "negative": (tiny_data, f"{INTERP} --erpo-lambda model=-.1,task=.1,delta=1", "must not be negative"),
+        "empty": (data, INTERP, "the train data holds no sentence pair"),
+        "no valid": (tiny_data, f"{INTERP} --valid-subset dev", "dev"),
+        "no folder": (tmp_path / "nowhere", f"{INTERP} --task erpo_translation", "nowhere"),
+        "no data": (tmp_path / "text", f"{INTERP} --task erpo_translation", "fairseq-preprocess"),
+        "code": (tiny_data, f"{INTERP} --finetune-from-model {evil}", "not a checkpoint"),
+        "language model": (
+            language,
+            f"{INTERP} --task language_modeling --arch transformer_lm --decoder-embed-dim 16 --decoder-layers 1 "
+            "--decoder-attention-heads 2 --tokens-per-sample 64",
+            "TransformerLanguageModel is not an encoder-decoder model",
+        ),
+        "decoder only": (
+            tiny_data,
+            f"{INTERP} --arch transformer_lm --decoder-embed-dim 16 --decoder-layers 1 --decoder-attention-heads 2",
+            "not an encoder-decoder model",
+        ),
+    }
+    jobs = {name: fairseq.train(where, tmp_path / "save" / name, flags) for name, (where, flags, _) in cases.items()}
+    for name, (_, _, words) in cases.items():
+        done = jobs[name].wait()
+        assert done.code == 1, f"{name}: {done.output[-2000:]}"
+        assert len(done.refusals) == 1 and words in done.refusals[0], f"{name}: {done.output[-2000:]}"
+        assert "Traceback" not in done.output, name
+        assert not list((tmp_path / "save" / name).glob("*.pt")), name
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,232 @@
+"""The criterions against fairseq's own, and what they promise of drawing: on real models and real batches with padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Built, assert_equal_bits, build
+from torch import Tensor
+
+ARCHS = {
+    "transformer": "--arch transformer_tiny --dropout .3",
+    "lstm": "--arch lstm_luong_wmt_en_de --encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-hidden-size 16 "
+    "--decoder-hidden-size 16 --encoder-layers 1 --decoder-layers 1 --decoder-out-embed-dim 16 --dropout .3",
+}
+IDS = [3, 14, 15, 92, 65, 35, 89, 79]
+POINTS = {
+    "interior": "--erpo-lambda model=.3,task=.3,delta=.4",
+    "model": "--erpo-lambda model=1",
+    "task": "--erpo-lambda task=1",
+    "model and task": "--erpo-lambda model=3/7,task=4/7 --erpo-reward bleu",
+    "ties by the model": "--erpo-lambda model=.2,task=.5,delta=.3 --erpo-reward rouge --erpo-ties model --erpo-c inf",
+}
+
+
+def interp(flags: str) -> str:
+    return f"--criterion erpo_interp --erpo-schedule constant {flags}"
+
+
+@pytest.fixture(scope="module", params=ARCHS)
+def arch(request: pytest.FixtureRequest) -> str:
+    return ARCHS[request.param]
+
+
+def loss_and_gradients(built: Built, criterion: Any, sample: dict[str, Any], training: bool = True) -> dict[str, Any]:
+    """Everything that training takes from a criterion, with the dropout of one torch seed."""
+    built.model.train(training)
+    criterion.train(training)
+    built.model.zero_grad()
+    torch.manual_seed(5)
+    loss, sample_size, log = criterion(built.model, sample)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in built.model.named_parameters() if p.grad is not None}
+    assert gradients
+    shared = ("loss", "nll_loss", "ntokens", "nsentences", "sample_size")
+    return {
+        "loss": loss.detach(),
+        "size": sample_size,
+        "gradients": gradients,
+        "log": {key: log[key] for key in shared if key in log},
+    }
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("--criterion erpo_mle", "--criterion cross_entropy"),
+        ("--criterion erpo_mle --sentence-avg", "--criterion cross_entropy --sentence-avg"),
+        (interp("--erpo-lambda delta=1"), "--criterion cross_entropy"),
+        ("--criterion erpo_mle --label-smoothing .1", "--criterion label_smoothed_cross_entropy --label-smoothing .1"),
+        (interp("--erpo-lambda delta=1 --label-smoothing .1"), "--criterion label_smoothed_cross_entropy --label-smoothing .1"),
+    ],
+)
+def test_equals_fairseqs_own_bit_for_bit(tiny_data: Path, arch: str, ours: str, theirs: str, training: bool) -> None:
+    built = build(tiny_data, f"{ours} {arch}")
+    own = build(tiny_data, f"{theirs} {arch}").criterion
+    sample = built.batch(IDS)
+    assert sample["target"].eq(1).any()  # there is padding
+    expected = loss_and_gradients(built, own, sample, training)
+    found = loss_and_gradients(built, built.criterion, sample, training)
+    expected["log"].setdefault("nll_loss", expected["loss"])  # cross_entropy logs no likelihood of its own
+    assert_equal_bits(found, expected)
+
+
+def test_loss_by_token_equals_cross_entropy(tiny_data: Path) -> None:
+    """`reduce=False`, which fairseq's scorers use."""
+    built = build(tiny_data, "--criterion erpo_mle")
+    own = build(tiny_data, "--criterion cross_entropy").criterion
+    built.model.eval()
+    sample = built.batch(IDS)
+    losses = [criterion.eval()(built.model, sample, reduce=False)[0] for criterion in (built.criterion, own)]
+    assert_equal_bits(*losses)
+
+
+def test_validation_is_cross_entropy_at_every_mixture(tiny_data: Path, arch: str) -> None:
+    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch}")
+    own = build(tiny_data, f"--criterion cross_entropy {arch}").criterion
+    sample = built.batch([3, 14, 15, 35], "valid")
+    expected = loss_and_gradients(built, own, sample, training=False)
+    expected["log"]["nll_loss"] = expected["loss"]
+    assert_equal_bits(loss_and_gradients(built, built.criterion, sample, training=False), expected)
+
+
+def test_sampler_with_data_everywhere_returns_the_batch(tiny_data: Path) -> None:
+    """λ = (0, 0, 1) through the sampler itself, not past it: Drawn is then what fairseq's collater made."""
+    from fairseq_erpo.engine import Drawn
+    from fairseq_erpo.rewards.base import Reference
+    from fairseq_erpo.sampler import Expert, Sampler, length_caps
+    from fairseq_erpo.uniforms import Draws
+
+    built = build(tiny_data, interp("--erpo-lambda model=1"))
+    sample, criterion = built.batch(IDS), built.criterion
+    reference = Reference.of(sample["target"], criterion.vocabulary)
+    origin = torch.full((len(IDS), sample["target"].size(1) + 7), int(Expert.DELTA))
+    sampler = Sampler(criterion.settings.reward, criterion.settings.experts, criterion.vocabulary)
+
+    def never() -> Any:
+        raise AssertionError("the model was asked")
+
+    drawn = Drawn(*sampler.draw(reference, origin, length_caps(reference, 1024), Draws(sample["id"], 1, 1), never))
+    assert_equal_bits(drawn.tokens, sample["target"])
+    assert_equal_bits(drawn.previous(criterion.vocabulary), sample["net_input"]["prev_output_tokens"])
+    assert drawn.reward.eq(0).all() and not drawn.clipped.any()  # the edit reward of y* itself
+
+
+def test_loss_is_the_likelihood_of_what_was_drawn(tiny_data: Path, arch: str) -> None:
+    """- Σ_t log p(y_t | y_<t), the prefix being the drawn one too, and sample_size the number of drawn tokens."""
+    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch}")
+    sample, criterion = built.batch(IDS), built.criterion.train()
+    built.model.eval()  # no dropout: the loss can be recomputed
+    loss, size, _ = criterion(built.model, sample)
+    drawn = criterion.draw(built.model, sample)
+    total = 0.0
+    assert not torch.equal(drawn.tokens[:, :3], sample["target"][:, :3])
+    for tokens, source in zip(drawn.tokens, sample["net_input"]["src_tokens"], strict=True):
+        y = tokens[tokens.ne(1)]
+        x = source[source.ne(1)][None]
+        out = built.model(x, torch.tensor([x.size(1)]), torch.cat([torch.tensor([2]), y[:-1]])[None])
+        total -= built.model.get_normalized_probs(out, True)[0].gather(1, y[:, None]).sum().item()
+    assert loss.item() == pytest.approx(total, rel=1e-5)  # float32, summed in another order
+    assert size == drawn.tokens.ne(1).sum()
+
+
+class Backward:
+    """As much of an optimizer as train_step uses."""
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+
+@pytest.mark.parametrize("flags", ["--criterion erpo_mle", interp(POINTS["interior"])])
+def test_dummy_batch_leaves_no_gradient(tiny_data: Path, flags: str) -> None:
+    """A rank without a batch runs one with ignore_grad: nothing of it, and no NaN, may reach the others."""
+    built = build(tiny_data, flags)
+    built.model.zero_grad()
+    loss, _, _ = built.task.train_step(built.batch(IDS), built.model, built.criterion.train(), Backward(), 3, ignore_grad=True)
+    assert loss == 0
+    gradients = [p.grad for p in built.model.parameters() if p.grad is not None]
+    assert gradients and all(g.eq(0).all() for g in gradients)
+
+
+def test_dropout_is_off_in_drawing_and_on_in_the_loss(tiny_data: Path, arch: str) -> None:
+    built = build(tiny_data, f"{interp(POINTS['model'])} {arch}")
+    sample, criterion, model = built.batch(IDS), built.criterion.train(), built.model.train()
+    drawn, losses = [], []
+    for torch_seed in (1, 2):
+        torch.manual_seed(torch_seed)
+        state = torch.get_rng_state()
+        drawn.append(criterion.draw(model, sample))
+        assert torch.equal(torch.get_rng_state(), state)  # drawing takes nothing of the generator that dropout uses
+        assert all(module.training for module in model.modules())
+        losses.append(criterion(model, sample)[0].item())
+    assert_equal_bits(drawn[0]._asdict(), drawn[1]._asdict())
+    assert losses[0] != losses[1]
+
+
+def test_drawing_gives_back_training_mode_after_an_error(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = build(tiny_data, interp(POINTS["model"]))
+    model = built.model.train()
+
+    def out_of_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(type(model.decoder), "extract_features", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        built.criterion.draw(model, built.batch(IDS))
+    assert all(module.training for module in model.modules())
+
+
+def test_every_micro_batch_logs_the_same_keys(tiny_data: Path) -> None:
+    """fairseq sums the logs of ranks and micro-batches key by key; one may be drawn and another not (pretraining ends)."""
+    logs = []
+    for flags in ("--criterion erpo_mle", interp("--erpo-lambda delta=1"), interp(POINTS["interior"]), interp(POINTS["model"])):
+        built = build(tiny_data, flags)
+        logs.append(built.criterion.train()(built.model, built.batch(IDS))[2])
+    assert all(log.keys() == logs[0].keys() for log in logs)
+    # Scalars, tensors or numbers: what fairseq's fast synchronisation takes.
+    assert all(torch.as_tensor(value).numel() == 1 for log in logs for value in log.values())
+
+
+def test_logged_mixture_is_the_rows(tiny_data: Path) -> None:
+    """λ by name; MLE's is (0, 0, 1) whatever the presets of other rows say."""
+    for flags, expected in (("--criterion erpo_mle", (0, 0, 1)), (interp(POINTS["interior"]), (0.3, 0.3, 0.4))):
+        built = build(tiny_data, flags)
+        log = built.criterion.train()(built.model, built.batch(IDS))[2]
+        assert [log[f"lambda_{name}"] / len(IDS) for name in ("model", "task", "delta")] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_one_batch_draws_what_its_sentences_draw_alone(tiny_data: Path, arch: str, point: str) -> None:
+    """A draw belongs to a sentence: neighbours, padding and micro-batches change nothing.
+
+    In float64, so that padding's rounding (1e-16) does not move a probability across a uniform (spaced 1e-7).
+    """
+    built = build(tiny_data, f"{interp(POINTS[point])} {arch}")
+    built.model.double()
+    criterion = built.criterion.train()
+    batch = built.batch(IDS)
+    together = criterion.draw(built.model, batch)
+    for row, sentence in enumerate(batch["id"].tolist()):  # the collater sorts by length
+        alone = criterion.draw(built.model, built.batch([sentence]))
+        width = alone.tokens.size(1)
+        for name in ("tokens", "origin", "delta_r"):
+            assert_equal_bits(getattr(together, name)[row, :width], getattr(alone, name)[0], name)
+        assert together.tokens[row, width:].eq(1).all()
+        assert together.reward[row] == alone.reward[0] and together.clipped[row] == alone.clipped[0]
+
+
+def test_draws_depend_on_seed_and_update_alone(tiny_data: Path) -> None:
+    def draw(seed: int, update: int) -> list[list[int]]:
+        built = build(tiny_data, f"{interp(POINTS['interior'])} --seed {seed}")
+        built.task.clock.update = update
+        drawn = built.criterion.train().draw(built.model, built.batch(IDS))
+        return [[i for i in tokens if i != 1] for tokens in drawn.tokens.tolist()]
+
+    first = draw(1, 10)
+    assert draw(1, 10) == first
+    for other in (draw(1, 11), draw(2, 10)):
+        assert sum(a != b for a, b in zip(first, other, strict=True)) > len(IDS) // 2

@@ -1,0 +1,43 @@
+import pytest
+
+from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
+
+
+def test_shares_go_by_name():
+    assert Mixture(delta=1, task=0, model=0) == MLE
+    assert str(Mixture.parse("delta=.72, model=.12,task=.16")) == "model=0.12,task=0.16,delta=0.72"
+    assert Mixture.parse("model=3/7,task=4/7") == PAPER_END
+    assert Mixture.parse(str(Mixture(0.25, 0.25, 0.5))) == Mixture(0.25, 0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model=-.1,task=.1,delta=1", "negative"),
+        ("model=.5,task=.1,delta=.1", "sums to 0.7"),
+        ("model=nan,task=0,delta=1", "not a number"),
+        ("model=1/0", "not a number"),
+        (".12,.16,.72", "is written as model="),
+        ("reward=1", "is written as model="),
+    ],
+)
+def test_what_is_no_mixture_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        Mixture.parse(text)
+
+
+def test_not_finite_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        Mixture(float("nan"), 0, 1)
+
+
+def test_rounded_shares_are_normalised():
+    mixture = Mixture(0.4286, 0.5714, 0.0001)
+    assert mixture.model + mixture.task + mixture.delta == pytest.approx(1, abs=1e-15)
+
+
+def test_towards():
+    assert MLE.towards(PAPER_END, 0) == MLE
+    assert MLE.towards(PAPER_END, 1) == PAPER_END
+    with pytest.raises(ValueError, match="leave the simplex"):
+        MLE.towards(PAPER_END, 1.12)

@@ -1,0 +1,371 @@
+"""Algorithm 1 against exact enumeration, at its corners, and against itself under batching and padding."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from fake_cuda import fake_cuda
+from oracle import EOS, PAD, UNK, TableModel, edit_delta_r, sequence_probability, sequences, task_conditional, world
+from scipy.stats import chisquare
+
+from fairseq_erpo.estep import Candidates, Experts, InverseTemperature, log_q, mixture_q, model_q, task_log_weights, task_q
+from fairseq_erpo.mixture import MLE, Mixture
+from fairseq_erpo.rewards import REWARDS, Reference, make_reward
+from fairseq_erpo.sampler import Answer, Channel, Expert, Sampler, Step, draw_step, length_caps, scattered
+from fairseq_erpo.uniforms import Draws
+
+N = 20_000
+SHARP = InverseTemperature(number=math.inf)
+
+
+def draw(
+    y_star,
+    mixture,
+    vocabulary,
+    *,
+    experts=None,
+    reward="edit",
+    model=None,
+    n=1,
+    cap=None,
+    ids=None,
+    update=0,
+    origin=None,
+    pads=0,
+):
+    """n draws for one reference, or one for each of a list of references."""
+    many = y_star if isinstance(y_star[0], (list, tuple)) else [y_star] * n
+    width = max(map(len, many)) + 1 + pads
+    target = torch.tensor([[*y, EOS, *[PAD] * (width - len(y) - 1)] for y in many])
+    reference = Reference.of(target, vocabulary)
+    draws = Draws(torch.arange(len(many)) if ids is None else torch.tensor(ids), seed=1, update=update)
+    caps = length_caps(reference, cap or 10**6)
+    if origin is None:
+        origin = scattered(mixture, draws(Channel.ORIGIN, int(caps.max()) + pads))
+    sampler = Sampler(make_reward(reward), experts or Experts(SHARP), vocabulary)
+    model = model or TableModel(vocabulary)
+    return sampler.draw(reference, origin, caps, draws, lambda: model)
+
+
+def lines(sample):
+    return [tuple(w for w in line if w != PAD) for line in sample.tokens.tolist()]
+
+
+def assert_distributed(drawn, expected):
+    """Chi-square at one in a thousand; cells that expect under five draws are joined."""
+    counts = Counter(drawn)
+    assert set(counts) <= {y for y, p in expected.items() if p > 0}, "an impossible sequence was drawn"
+    assert math.fsum(expected.values()) == pytest.approx(1)
+    big = [y for y, p in expected.items() if p * len(drawn) >= 5]
+    observed = [counts[y] for y in big]
+    probability = [expected[y] for y in big]
+    if 1 - math.fsum(probability) > 1e-9:
+        observed.append(len(drawn) - sum(observed))
+        probability.append(1 - math.fsum(probability))
+    if len(observed) == 1:  # one possible sequence, and it alone was drawn
+        return
+    assert chisquare(observed, [p * len(drawn) / math.fsum(probability) for p in probability]).pvalue > 1e-3
+
+
+# Corners
+
+
+def test_data_corner_returns_the_reference():
+    references = [[4, 5, 6], [7], [4, 4, 4, 4, 4, 4], [UNK, 5]]
+    sample = draw(references, MLE, world(4))
+    assert lines(sample) == [(*y, EOS) for y in references]
+    assert not sample.clipped.any()
+    assert set(sample.origin.unique().tolist()) == {Expert.NONE, Expert.DELTA}
+
+
+@pytest.mark.parametrize("ties", ["uniform", "position"])
+def test_edit_reward_at_infinite_c_rebuilds_the_reference(ties):
+    references = [[4, 5, 6], [7], [4, 4, 5, 4, 4], [6, 5, 4, 5, 6, 7]]
+    sample = draw(references, Mixture(0, 1, 0), world(4), experts=Experts(SHARP, ties=ties))
+    assert lines(sample) == [(*y, EOS) for y in references]
+    assert sample.reward.tolist() == [0] * 4
+
+
+def test_model_corner_is_the_model():
+    vocabulary = world(2)
+    model = TableModel(vocabulary)
+    sample = draw([4, 5], Mixture(1, 0, 0), vocabulary, model=model, n=N, cap=3)
+    assert_distributed(lines(sample), {y: sequence_probability(y, model.drawable) for y in sequences(vocabulary, 3)})
+
+
+# Interior
+
+
+def auto(prefix, y_star, vocabulary, eps):
+    """c of `auto:EPS` by its definition, from ΔR of every token."""
+    drawable = [w for w in range(vocabulary.size) if w not in vocabulary.never and (w != EOS or prefix)]
+    delta_r = {w: edit_delta_r(prefix, w, y_star) for w in drawable}
+    own = set(y_star) - {UNK}
+    misses = [w for w in drawable if w not in own and w != EOS]
+    best = max(delta_r.values())
+    gap = best - delta_r[misses[0]]
+    k_best = sum(delta_r[w] == best for w in drawable if w in own or w == EOS)
+    return 0 if gap == 0 else max(0, math.log(len(misses) * (1 - eps) / (eps * k_best))) / gap
+
+
+@pytest.mark.parametrize("c", ["0", "1", "2.5", "inf", "auto:.1", "auto:.4"])
+@pytest.mark.parametrize("mixture", [Mixture(0.3, 0.4, 0.3), Mixture(0, 1, 0)])
+@pytest.mark.parametrize("y_star", [(4, 5), (4, 4), (UNK, 4)])
+def test_interior_is_mixture_q(c, mixture, y_star):
+    vocabulary = world(3)
+    model = TableModel(vocabulary, seed=3)
+    temperature = InverseTemperature.parse(c)
+
+    def q(prefix):
+        number = auto(prefix, y_star, vocabulary, temperature.eps) if temperature.eps else temperature.number
+        task = task_conditional(prefix, y_star, vocabulary, number)
+        data = y_star[len(prefix)] if len(prefix) < len(y_star) else EOS
+        p = model.drawable(prefix, power=2.0)
+        return [mixture.model * p[w] + mixture.task * task[w] + mixture.delta * (w == data) for w in range(vocabulary.size)]
+
+    sample = draw(y_star, mixture, vocabulary, experts=Experts(temperature, c_model=2.0), model=model, n=N, cap=3)
+    assert_distributed(lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)})
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_product_expert_is_eq_4(alpha):
+    """Eq. 4 with β = 0: p_θ exp{ΔR / α}, EOS included."""
+    vocabulary = world(3)
+    model = TableModel(vocabulary, seed=4)
+    y_star = (4, 5)
+
+    def q(prefix):
+        weights = [
+            p * math.exp(edit_delta_r(prefix, w, y_star) / alpha) if p else 0.0 for w, p in enumerate(model.drawable(prefix))
+        ]
+        return [weight / sum(weights) for weight in weights]
+
+    origin = torch.full((N, 3), int(Expert.PRODUCT))
+    sample = draw(y_star, None, vocabulary, experts=Experts(alpha=alpha), model=model, n=N, cap=3, origin=origin)
+    assert_distributed(lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)})
+
+
+def test_ties_by_model_share_the_best_tokens_mass_as_the_model_does():
+    vocabulary = world(4)
+    model = TableModel(vocabulary, seed=5)
+    y_star = (4, 5)
+    sample = draw(
+        y_star, Mixture(0, 1, 0), vocabulary, reward="bleu", experts=Experts(SHARP, ties="model"), model=model, n=N, cap=1
+    )
+    p = model.drawable(())
+    # At t = 0 both reference tokens have the same ΔBLEU.
+    assert_distributed(lines(sample), {(w,): p[w] / (p[4] + p[5]) for w in y_star})
+
+
+def test_ties_by_position_take_the_nearest():
+    """After a miss at t = 0 every reference token has the same ΔBLEU; the one in place is y*_1."""
+    vocabulary = world(6)
+    reference = Reference.of(torch.tensor([[4, 5, 6, 7, EOS]]), vocabulary)
+    reward = make_reward("bleu")
+    state = reward.advance(reward.start(reference), torch.tensor([9]), torch.tensor([True]))
+    candidates = Candidates.of(reference, vocabulary)
+    weights = task_log_weights(reward.gains(state), candidates, Experts(SHARP, ties="position"), t=1)
+    assert task_q(weights, candidates, vocabulary)[0].nonzero()[:, 0].tolist() == [5]
+    weights = task_log_weights(reward.gains(state), candidates, Experts(SHARP), t=1)
+    assert task_q(weights, candidates, vocabulary)[0, 4:8].tolist() == pytest.approx([0.25] * 4)
+
+
+# c of the reward
+
+
+def mass_on_reference(c, reward, size, r):
+    vocabulary = world(size - 4)
+    reference = Reference.of(torch.tensor([[*range(4, 4 + r), EOS]]), vocabulary)
+    engine = make_reward(reward)
+    candidates = Candidates.of(reference, vocabulary)
+    weights = task_log_weights(engine.gains(engine.start(reference)), candidates, Experts(InverseTemperature.parse(c)), t=0)
+    return float(weights.softmax(1)[0, :-2].sum())
+
+
+def test_c_one_is_uniform_noise_and_auto_is_not():
+    """The older code's c = 1 puts a thousandth on all reference tokens together: V = 22,820, |y*| = 20.
+
+    Uniform noise would put 20 / 22,820 = .0009 there; the first token's ΔBLEU of 0 against -.159 lifts that by 17 %.
+    """
+    assert mass_on_reference("1", "bleu", 22_820, 20) == pytest.approx(0.00103, abs=5e-6)
+    for reward in REWARDS:
+        if reward != "rouge2":  # its first step gains nothing: no bigram ends there
+            assert mass_on_reference("auto:.1", reward, 22_820, 20) == pytest.approx(0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize("text", ["auto:0", "auto:1", "auto:x", "-1", "nan", "hot", ""])
+def test_what_is_no_temperature_is_refused(text):
+    with pytest.raises(ValueError, match="c must be a number"):
+        InverseTemperature.parse(text)
+
+
+def test_nothing_to_gain_is_uniform():
+    """`rouge2` at t = 0: no token gains anything, so auto:EPS has no best to point at."""
+    vocabulary = world(5)
+    reference = Reference.of(torch.tensor([[4, 5, EOS]]), vocabulary)
+    reward = make_reward("rouge2")
+    candidates = Candidates.of(reference, vocabulary)
+    weights = task_log_weights(reward.gains(reward.start(reference)), candidates, Experts(), t=0)
+    q = task_q(weights, candidates, vocabulary)[0]
+    assert q.tolist() == pytest.approx([0, 0, 0, *[1 / 6] * 6])  # every drawable token but EOS
+
+
+# EOS and length
+
+
+def test_the_cap_invents_no_eos():
+    vocabulary = world(3)
+    model = TableModel(vocabulary)
+    model.row = lambda prefix: torch.tensor([0.0, 0, -1e9, -1e9, 0, 0, 0]).log_softmax(0)  # never ends
+    sample = draw([4, 5, 6], Mixture(1, 0, 0), vocabulary, model=model, n=8)
+    assert sample.clipped.all()
+    assert sample.tokens.shape == (8, 3 * 3 // 2 + 5)
+    assert not sample.tokens.eq(EOS).any()
+
+
+def test_the_reward_expert_ends_no_sentence_before_its_first_token():
+    """ΔROUGE(EOS) = 0 beats a miss, so only the rule keeps it from ending at once."""
+    vocabulary = world(3)
+    sample = draw([4], Mixture(0, 1, 0), vocabulary, reward="rouge", experts=Experts(InverseTemperature(number=0.0)), n=500)
+    assert not sample.tokens[:, 0].eq(EOS).any()
+    assert sample.tokens[:, 1].eq(EOS).any()
+
+
+def test_rewards_add_up_and_padding_is_empty():
+    vocabulary = world(4)
+    sample = draw([[4, 5, 6], [7, 4]] * 50, Mixture(0.4, 0.4, 0.2), vocabulary, reward="bleu", experts=Experts())
+    padding = sample.tokens.eq(PAD)
+    assert sample.delta_r[padding].eq(0).all()
+    assert sample.origin[padding].eq(Expert.NONE).all()
+    assert torch.allclose(sample.reward, 1 + sample.delta_r.sum(1))
+
+
+# Relations
+
+
+@pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
+@pytest.mark.parametrize("ties", ["uniform", "position", "model"])
+def test_a_batch_draws_what_its_sentences_draw_alone(reward, ties):
+    vocabulary = world(6)
+    references = [[4, 5, 6], [7], [9, 9, 4, 5, 9], [8, 7, 6, 5, 4, 4, 5, 6]]
+    experts = Experts(InverseTemperature(eps=0.1), ties=ties)
+    mixture = Mixture(0.3, 0.4, 0.3)
+    together = draw(references * 10, mixture, vocabulary, reward=reward, experts=experts)
+    for i, y in enumerate(references * 10):
+        alone = draw([y], mixture, vocabulary, reward=reward, experts=experts, ids=[i])
+        assert lines(alone)[0] == lines(together)[i]
+        assert alone.reward[0] == together.reward[i]
+
+
+def test_padding_changes_nothing():
+    vocabulary = world(6)
+    references = [[4, 5, 6], [7], [9, 9, 4, 5, 9]] * 20
+    plain = draw(references, Mixture(0.3, 0.4, 0.3), vocabulary)
+    padded = draw(references, Mixture(0.3, 0.4, 0.3), vocabulary, pads=7)
+    assert all(torch.equal(a, b) for a, b in zip(plain[:5], padded[:5], strict=True))
+
+
+def test_draws_belong_to_update_and_sentence():
+    vocabulary = world(6)
+    y = [4, 5, 6, 7, 8, 9]
+    first = lines(draw([y], Mixture(1, 0, 0), vocabulary, ids=[3], update=5))
+    assert first == lines(draw([y], Mixture(1, 0, 0), vocabulary, ids=[3], update=5))
+    assert len({lines(draw([y], Mixture(1, 0, 0), vocabulary, ids=[3], update=u))[0] for u in range(20)}) > 10
+    assert len(set(lines(draw([y] * 20, Mixture(1, 0, 0), vocabulary)))) > 10
+
+
+def test_the_model_is_not_asked_without_need():
+    class Silent(TableModel):
+        def step(self, previous):
+            raise AssertionError("asked")
+
+    vocabulary = world(4)
+    sampler = draw([[4, 5]] * 9, Mixture(0, 0.5, 0.5), vocabulary, model=Silent(vocabulary))
+    assert len(sampler.tokens) == 9
+
+
+def test_only_sentences_that_still_ask_are_decoded():
+    vocabulary = world(4)
+    seen = []
+
+    class Counting(TableModel):
+        def step(self, previous):
+            seen.append(len(previous))
+            return super().step(previous)
+
+    origin = torch.full((3, 9), int(Expert.DELTA))
+    origin[0, 1] = origin[2, 4] = int(Expert.MODEL)
+    draw([[4, 5, 6, 7, 4, 5]] * 3, None, vocabulary, model=Counting(vocabulary), origin=origin)
+    assert seen[:2] == [2, 2]  # sentence 1 never asks
+    assert max(seen[2:]) == 1  # sentence 0 asks no more
+    assert len(seen) <= 5  # nobody asks after t = 4
+
+
+def test_z_has_its_shares():
+    u = Draws(torch.arange(2000), 1, 1)(Channel.ORIGIN, 20)
+    z = scattered(Mixture(0.12, 0.16, 0.72), u)
+    counts = [int(z.eq(expert).sum()) for expert in (Expert.MODEL, Expert.TASK, Expert.DELTA)]
+    assert chisquare(counts, [4800, 6400, 28800]).pvalue > 1e-3
+    assert scattered(Mixture(1, 0, 0), u).eq(Expert.MODEL).all()
+    assert scattered(Mixture(0, 1, 0), u).eq(Expert.TASK).all()
+
+
+# Dense q
+
+
+def test_product_and_mixture_agree_at_the_corners_only():
+    vocabulary = world(3)
+    reference = Reference.of(torch.tensor([[4, 5, EOS]]), vocabulary)
+    reward = make_reward("edit")
+    gains = reward.gains(reward.start(reference))
+    candidates = Candidates.of(reference, vocabulary)
+    log_p = TableModel(vocabulary).row(())[None]
+    log_p = model_q(log_p, 1.0, vocabulary).log()
+    task = task_q(task_log_weights(gains, candidates, Experts(InverseTemperature(number=1.0)), t=1), candidates, vocabulary)
+    y_0 = torch.tensor([4])
+    dense = gains.dense(reference, vocabulary)
+    for mixture, product in (
+        (Mixture(0, 1, 0), log_q(log_p, dense, alpha=0, beta=1)),
+        (Mixture(1, 0, 0), log_q(log_p, torch.zeros_like(dense), alpha=1, beta=0)),
+    ):
+        assert torch.allclose(mixture_q(mixture, log_p.exp(), task, y_0), product.exp(), atol=1e-6)
+    inside = log_q(log_p, dense, alpha=1, beta=1).exp()
+    assert not torch.allclose(mixture_q(Mixture(0.5, 0.5, 0), log_p.exp(), task, y_0), inside, atol=1e-2)
+
+
+def test_log_q_needs_a_weight():
+    with pytest.raises(ValueError, match="undefined"):
+        log_q(torch.zeros(1, 3), torch.zeros(1, 3), 0, 0)
+    impossible = torch.tensor([[0.0, -math.inf]])
+    assert log_q(impossible, torch.zeros(1, 2), alpha=0, beta=1).exp().tolist() == [[0.5, 0.5]]
+
+
+# Devices
+
+
+@pytest.mark.parametrize("ties", ["uniform", "position", "model"])
+@pytest.mark.parametrize("reward", sorted(REWARDS))
+def test_drawing_runs_on_a_device_without_leaving_it(reward, ties):
+    """Fake CUDA tensors: a tensor on the wrong device, `.item()` and `bool(tensor)` raise."""
+    vocabulary = world(50)
+    experts = Experts(ties=ties, alpha=0.5, c_model=2.0)
+    with fake_cuda():
+        target = torch.empty(4, 9, dtype=torch.int64, device="cuda")
+        draws = Draws(torch.empty(4, dtype=torch.int64, device="cuda"), 1, 2)
+        reference = Reference.of(target, vocabulary)
+        candidates = Candidates.of(reference, vocabulary)
+        engine = make_reward(reward)
+        state = engine.start(reference)
+        origin = scattered(Mixture(0.3, 0.4, 0.3), draws(Channel.ORIGIN, 12))
+        at = torch.empty(2, dtype=torch.int64, device="cuda")
+        half = {"device": "cuda", "dtype": torch.float16}
+        answer = Answer(at, torch.empty(2, vocabulary.size, **half), torch.empty(2, 8, **half))
+        log_p = torch.empty(2, vocabulary.size, device="cuda", dtype=torch.float16)
+        for t in range(3):
+            u = [draws(channel, 12)[:, t] for channel in (Channel.MODEL, Channel.TASK, Channel.MISS)]
+            step = Step(t, origin[:, t], engine.gains(state), *u)
+            token, _ = draw_step(step, candidates, experts, vocabulary, answer)
+            state = engine.advance(state, token, token.ne(EOS))
+        assert token.device.type == "cuda"
+        assert engine.value(state).dtype == torch.float32
