@@ -6,6 +6,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check format bench clean
 
+# Threads that wait for each other by spinning are many times slower when another program wants the cores too.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 # PYTHON=/path/to/python chooses the interpreter; these are tried in turn without it.

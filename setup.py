@@ -30,6 +30,7 @@ setup(
         "fairseq-fixed==0.12.3.1",
         "matplotlib",
         "numpy",
+        "rich",
         "rouge-score",
         "sacrebleu",
         "sentencepiece",

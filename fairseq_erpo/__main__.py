@@ -43,6 +43,18 @@ VERBS: Mapping[str, Verb] = {
         "show the sequences that training would draw, and which expert each token came from",
         "python -m fairseq_erpo inspect checkpoints/checkpoint_best.pt data-bin --sentences 4 --html sequences.html",
     ),
+    "variance": Verb(
+        "fairseq_erpo.variance",
+        "variance",
+        "measure the gradient's variance per target token on one batch, with and without each variance switch",
+        "python -m fairseq_erpo variance checkpoints/checkpoint_best.pt data-bin --batch 32 --draws 16",
+    ),
+    "family": Verb(
+        "fairseq_erpo.family_table",
+        "family",
+        "list the algorithms of the family, show one of them, or draw how far each explores",
+        "python -m fairseq_erpo family --plot exploration.png",
+    ),
 }
 
 

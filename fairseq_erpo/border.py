@@ -34,7 +34,7 @@ def vocabulary_of(dictionary: Dictionary) -> Vocabulary:
 
 def batch_of(
     sample: dict[str, Any],
-    model: nn.Module,
+    model: Any,
     draws: tuple[int, int],
     mixture: Mixture,
     stage: int,
@@ -65,7 +65,7 @@ def batch_of(
 
 
 @contextmanager
-def shared_encoder(model: nn.Module, copies: int) -> Iterator[None]:
+def shared_encoder(model: Any, copies: int) -> Iterator[None]:
     """Inside, the encoder reads each source once and hands out `copies` of its output, adjacent.
 
     The model's own forward stays the way in, so that data-parallel wrappers see it.
@@ -107,7 +107,7 @@ class Resources:
     def __init__(self, task: Any, settings: Settings, vocabulary: Vocabulary, baseline: StepBaseline | None) -> None:
         self.task, self.settings, self.vocabulary, self.step_baseline = task, settings, vocabulary, baseline
 
-    def at(self, model: nn.Module, sample: dict[str, Any]) -> SourcesAt:
+    def at(self, model: Any, sample: dict[str, Any]) -> SourcesAt:
         """The same, bound to a batch."""
         return SourcesAt(self, model, sample)
 
@@ -135,19 +135,19 @@ class Resources:
         return PredrawnSamples(self.settings.samples_file, encode, self.vocabulary)
 
     @cached_property
-    def prior(self) -> nn.Module:
+    def prior(self) -> Any:
         """The frozen prior. It is no part of the criterion's state."""
         if self.settings.prior is None:
             raise ValueError("this row needs --erpo-prior CHECKPOINT")
         check_checkpoint(self.settings.prior)
         (model,), _ = checkpoint_utils.load_model_ensemble([self.settings.prior], task=self.task)
-        return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+        return model.eval().requires_grad_(False)
 
 
 class SourcesAt:
     """`engine.Sources` for one batch."""
 
-    def __init__(self, resources: Resources, model: nn.Module, sample: dict[str, Any]) -> None:
+    def __init__(self, resources: Resources, model: Any, sample: dict[str, Any]) -> None:
         self.resources, self.model, self.sample = resources, model, sample
         self.device = sample["target"].device
 
@@ -165,7 +165,7 @@ class SourcesAt:
 
     def baseline(self, features: Tensor) -> Tensor:
         assert self.resources.step_baseline is not None
-        return self.resources.step_baseline(features)  # type: ignore[no-any-return]
+        return self.resources.step_baseline(features)
 
     def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
         model = self.model

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ def check_checkpoint(path: str) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint at {path}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a checkpoint: torch.save writes zip files, and this is none")
     try:
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 from fairseq.criterions import CRITERION_REGISTRY, FairseqCriterion, register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq_erpo import logs, mstep
-from fairseq_erpo.annealers import falls
 from fairseq_erpo.border import Resources, StepBaseline, batch_of, shared_encoder, vocabulary_of
 from fairseq_erpo.compat import check_checkpoint
 from fairseq_erpo.decoding import sampling_mode, unwrapped
@@ -24,7 +24,7 @@ from fairseq_erpo.family import FAMILY, Row
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.settings import FLAGS, Settings
-from fairseq_erpo.tasks.erpo_translation import clocked
+from fairseq_erpo.tasks.erpo_translation import HISTORY, clocked
 
 WATCH_EVERY = 100  # batches between two looks for samples that cannot teach anything
 
@@ -39,7 +39,7 @@ BORROWED: dict[str, tuple[Any, str]] = {
 }
 
 
-class ErpoCriterion(FairseqCriterion):  # type: ignore[misc]
+class ErpoCriterion(FairseqCriterion):
     """loss = - Σ_t w_t log p_θ(target_t | inputs_<t) over what the row draws; gold cross-entropy in validation."""
 
     row: ClassVar[Row]
@@ -49,7 +49,8 @@ class ErpoCriterion(FairseqCriterion):  # type: ignore[misc]
         self.settings = settings
         self.seed: int = cfg.seed
         self.sentence_avg: bool = cfg.sentence_avg
-        self.maximize: bool = cfg.maximize_best_checkpoint_metric
+        task.clock.metric, task.clock.maximize = cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric
+        task.clock.path = Path(cfg.save_dir) / HISTORY if settings.plateau else None
         self.vocabulary = vocabulary_of(task.target_dictionary)
         self.baseline = StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
         self.resources = Resources(task, settings, self.vocabulary, self.baseline)
@@ -69,10 +70,7 @@ class ErpoCriterion(FairseqCriterion):  # type: ignore[misc]
                     check_checkpoint(path)
             if "erpo_prior" in cls.row.flags and not settings.prior:
                 raise ValueError(f"erpo_{cls.row.name} needs --erpo-prior CHECKPOINT")
-            task = clocked(task)
-            if settings.plateau:
-                task.clock.follow(cfg.save_dir, cfg.best_checkpoint_metric)
-            return cls(task, settings, cfg)
+            return cls(clocked(task), settings, cfg)
         except ValueError as error:
             raise SystemExit(f"erpo: {error}") from None
 
@@ -86,15 +84,14 @@ class ErpoCriterion(FairseqCriterion):  # type: ignore[misc]
     def now(self) -> tuple[int, int, int]:
         """The clock: epoch, update, and falls of the validation score.  λ is a pure function of it."""
         clock = self.task.clock
-        scores = [score for _, score in sorted(clock.scores.items())]
-        return clock.epoch, clock.update, falls(scores, self.maximize)
+        return clock.epoch, clock.update, clock.falls()
 
     @property
     def mixture(self) -> Mixture:
         """λ now."""
         return self.settings.mixture(*self.now)
 
-    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
         """The loss, the number of targets that it is normalised by, and what to log."""
         began = time.perf_counter()
         drawn = self.draw(model, sample) if self.training else None
@@ -112,11 +109,12 @@ class ErpoCriterion(FairseqCriterion):  # type: ignore[misc]
         log = {"loss": loss.data, "nll_loss": nll.data, "ntokens": ntokens}
         log |= {"nsentences": sample["target"].size(0), "sample_size": sample_size}
         if self.training:
+            self.task.clock.mixture = self.mixture
             log |= logs.sums(drawn, sample["target"], self.mixture, self.vocabulary)
             log |= {"draw_seconds": drew - began, "loss_seconds": time.perf_counter() - drew}
         return loss, sample_size, log
 
-    def draw(self, model: nn.Module, sample: dict[str, Any]) -> Drawn | None:
+    def draw(self, model: Any, sample: dict[str, Any]) -> Drawn | None:
         """E-step: what the row draws and how it weighs, without gradient or dropout; None for the data themselves."""
         if self.settings.elapsed(*self.now) is None:
             return None
@@ -140,16 +138,16 @@ class ErpoCriterion(FairseqCriterion):  # type: ignore[misc]
             self.batches += 1
         return drawn
 
-    def gold_loss(self, model: nn.Module, sample: dict[str, Any], reduce: bool) -> tuple[Tensor, Tensor]:
+    def gold_loss(self, model: Any, sample: dict[str, Any], reduce: bool) -> tuple[Tensor, Tensor]:
         """Eq. 5 on the batch as fairseq made it, and the same without label smoothing."""
         log_p = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True)
         if self.settings.label_smoothing:
             flat, target = log_p.view(-1, log_p.size(-1)), sample["target"].view(-1)
-            return label_smoothed_nll_loss(flat, target, self.settings.label_smoothing, self.padding_idx, reduce)  # type: ignore[no-any-return]
+            return label_smoothed_nll_loss(flat, target, self.settings.label_smoothing, self.padding_idx, reduce)
         loss = mstep.gold_loss(log_p, sample["target"], self.padding_idx, reduce)
         return loss, loss
 
-    def drawn_loss(self, model: nn.Module, sample: dict[str, Any], drawn: Drawn) -> tuple[Tensor, Tensor]:
+    def drawn_loss(self, model: Any, sample: dict[str, Any], drawn: Drawn) -> tuple[Tensor, Tensor]:
         """M-step: the weighted loss of what was drawn, and the plain - Σ log p_θ of the same tokens."""
         inputs = {**sample["net_input"], "prev_output_tokens": drawn.previous(self.vocabulary)}
         with shared_encoder(model, drawn.samples):
@@ -185,7 +183,7 @@ def register(row: Row) -> type[ErpoCriterion]:
     """Make `erpo_<row>` known to fairseq.  Registering a row twice is harmless."""
     name = f"erpo_{row.name}"
     if name in CRITERION_REGISTRY:
-        return CRITERION_REGISTRY[name]  # type: ignore[no-any-return]
+        return CRITERION_REGISTRY[name]
     title = "".join(part.capitalize() for part in name.split("_"))
     fields: list[tuple[str, Any, Any]] = []
     for flag in row.flags:
@@ -199,7 +197,7 @@ def register(row: Row) -> type[ErpoCriterion]:
     # Spawned workers unpickle the configuration by its class's name in this module.
     setattr(sys.modules[__name__], config.__name__, config)
     setattr(sys.modules[__name__], title, criterion)
-    return register_criterion(name, dataclass=config)(criterion)  # type: ignore[no-any-return]
+    return register_criterion(name, dataclass=config)(criterion)
 
 
 for _row in FAMILY.values():

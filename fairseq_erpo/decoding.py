@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: Any) -> None:
     """Raise ValueError, naming the class, unless tokens can be drawn from the model one at a time."""
     name = type(model).__name__
     if not isinstance(model, FairseqEncoderDecoderModel):
@@ -20,7 +20,7 @@ def check_model(model: nn.Module) -> None:
         raise ValueError(f"the decoder of {name} does not decode step by step: choose an --arch such as transformer or lstm")
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: Any) -> Any:
     """The model inside the wrappers of data-parallel training."""
     while hasattr(model, "module"):
         model = model.module
@@ -28,7 +28,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def sampling_mode(model: nn.Module) -> Iterator[None]:
+def sampling_mode(model: Any) -> Iterator[None]:
     """Dropout off while sampling, and training mode as it was afterwards; no gradient."""
     was_training = model.training
     model.eval()
@@ -39,7 +39,7 @@ def sampling_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def feature_size(model: nn.Module) -> int:
+def feature_size(model: Any) -> int:
     """How many features the decoder has before its vocabulary projection: asked of the model itself."""
     check_model(model)
     device = next(model.parameters()).device
@@ -75,3 +75,8 @@ class IncrementalDecoder:
         self.encoder_out = self.model.encoder.reorder_encoder_out(self.encoder_out, rows)
         if self.state:
             self.model.decoder.reorder_incremental_state_scripting(self.state, rows)
+
+    def teacher_forced(self, previous: Tensor) -> Tensor:
+        decode = self.model.decoder.extract_features if self.splits else self.model.decoder
+        features: Tensor = decode(previous, encoder_out=self.encoder_out)[0]
+        return features

@@ -29,9 +29,17 @@ MIXER_DATA_WEIGHT = 0.5  # their weight of the cross-entropy part
 class Sources(Protocol):
     """What some rows need besides the batch; made when first asked for."""
 
-    noising: Noising
-    words: Tensor  # [W] int64: the real words
-    predrawn: PredrawnSamples | None
+    @property
+    def noising(self) -> Noising:
+        """Eq. 7's g."""
+
+    @property
+    def words(self) -> Tensor:
+        """The real words.  [W] int64"""
+
+    @property
+    def predrawn(self) -> PredrawnSamples | None:
+        """RAML's samples from a file."""
 
     def baseline(self, features: Tensor) -> Tensor:
         """MIXER's learned baseline.  [N, T, D] -> [N, T]"""
@@ -86,8 +94,9 @@ class Drawn(NamedTuple):
 # How sequences are drawn
 
 
-def gold(batch: Batch) -> None:
+def gold(batch: Batch) -> Drawn | None:
     """Eq. 6: q = 1 at y*. Nothing has to be drawn: None stands for the batch as fairseq made it."""
+    return None
 
 
 def noised(batch: Batch) -> Drawn:
@@ -200,7 +209,15 @@ class FromExperts:
         if baseline.greedy:
             last = torch.arange(len(target), device=target.device).remainder(rows).eq(rows - 1)
             origin = origin.masked_fill(last[:, None], int(Expert.GREEDY))
-        sampler = Sampler(settings.reward, settings.experts, vocabulary, self.as_inputs, baseline.learned, settings.soft)
+        sampler = Sampler(
+            reward=settings.reward,
+            experts=settings.experts,
+            vocabulary=vocabulary,
+            through_eos=self.as_inputs,
+            keep_features=baseline.learned,
+            keep_shares=settings.soft,
+            parallel=settings.parallel(target.device.type),
+        )
         drawn = Drawn(*sampler.draw(reference, origin, caps, draws, partial(batch.start, rows)), samples=rows)
         if self.as_inputs:
             return drawn._replace(targets=target[:, : drawn.tokens.size(1)])

@@ -86,11 +86,12 @@ class Candidates(NamedTuple):
     ids: Tensor  # [N, R + 1] int64: reference tokens, then EOS
     misses: Tensor  # [N] float32: M, how many other drawable tokens there are
     shift: Tensor  # [N, R + F] int64: sorted excluded ids minus their rank, which maps 0..M-1 past them
+    never: Tensor  # [F - 1] int64: ids that no expert draws
 
     @classmethod
     def of(cls, reference: Reference, vocabulary: Vocabulary) -> Candidates:
-        fixed = torch.tensor([vocabulary.eos, *vocabulary.never], device=reference.tokens.device)
-        fixed = fixed.expand(reference.tokens.size(0), -1)
+        outside = torch.tensor([vocabulary.eos, *vocabulary.never], device=reference.tokens.device)
+        fixed = outside.expand(reference.tokens.size(0), -1)
         width = reference.tokens.size(1) + fixed.size(1)
         beyond = vocabulary.size + width  # stays beyond every id after subtracting its rank
         excluded = torch.cat([reference.tokens.masked_fill(~reference.owner, beyond), fixed], 1).sort(1).values
@@ -99,6 +100,7 @@ class Candidates(NamedTuple):
             ids=torch.cat([reference.tokens, fixed[:, :1]], 1),
             misses=(vocabulary.drawable - 1 - reference.owner.sum(1)).float(),
             shift=excluded - torch.arange(width, device=excluded.device),
+            never=outside[1:],
         )
 
     def miss(self, u: Tensor) -> Tensor:

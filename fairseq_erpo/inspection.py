@@ -1,43 +1,33 @@
 """Algorithm 1 to look at: the sequences that training would draw from a checkpoint, token by token.
 
-`load` and `sentences_of` ask the very sampler of training; `show` prints to a terminal, `page` makes one HTML file.
+`sentences_of` asks the very sampler of training; `show` prints to a terminal, `page` makes one HTML file.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import unicodedata
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple
 
-import numpy as np
-from fairseq import checkpoint_utils, utils
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
-from fairseq.tasks import TASK_REGISTRY
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
-from torch import Tensor, nn
+from torch import Tensor
 
-import fairseq_erpo.tasks  # noqa: F401 - makes the task and the criterions known to fairseq
 from fairseq_erpo.border import Resources, batch_of, vocabulary_of
-from fairseq_erpo.compat import check_checkpoint
-from fairseq_erpo.decoding import check_model, sampling_mode
+from fairseq_erpo.decoding import sampling_mode
 from fairseq_erpo.engine import Batch, Drawn
 from fairseq_erpo.family import FAMILY
-from fairseq_erpo.mixture import Mixture
+from fairseq_erpo.files import whole
+from fairseq_erpo.loading import Conditions, Loaded, add_arguments, at_least, load
 from fairseq_erpo.rewards.base import Reference, replay
 from fairseq_erpo.sampler import Expert
-from fairseq_erpo.settings import FLAGS, Settings, flagged
 
-SAMPLING = ("erpo_preset", "erpo_reward", "erpo_ties", "erpo_c", "erpo_c_model", "erpo_z")
-MIDWAY = Mixture(model=0.24, task=0.32, delta=0.44)  # A.3.2: the second step of the paper's schedule
 LEGEND = "Below each token: the letter of the expert that drew it, and ΔR (Eq. 3), by which it changed the reward."
 AT_ONCE = 64  # sentences in one pass of the model
 
@@ -82,21 +72,6 @@ class Sentence(NamedTuple):
         return self.tokens if self.clipped else self.tokens[:-1]
 
 
-class Conditions(NamedTuple):
-    """What the sentences were drawn under."""
-
-    checkpoint: str
-    data: str
-    split: str
-    flags: str  # as they would be typed
-    mixture: Mixture
-    seed: int
-    update: int
-
-    def line(self) -> str:
-        return f"{self.split} of {self.data} · λ {self.mixture} · {self.flags} · seed {self.seed}, update {self.update}"
-
-
 @dataclass(frozen=True)
 class Inspection:
     """Drawn sentences, at least one, and their conditions."""
@@ -130,144 +105,24 @@ class Inspection:
 
 def inspect(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `inspect`: load, draw, show."""
-    args = _arguments(parser, argv)
+    add_arguments(parser, split="valid", count="--sentences", sentences=8)
+    parser.add_argument("--sources", action=BooleanOptionalAction, default=True, help="print the source sentences")
+    parser.add_argument("--html", metavar="FILE", help="write a page for the browser as well")
+    args = parser.parse_args(argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
+        at_least("--sentences", args.sentences, 1)
         loaded = load(args)
     except (ValueError, OSError) as error:
         raise SystemExit(f"erpo: {error}") from None
     inspection = Inspection(loaded.conditions, list(sentences_of(loaded, args.sources)))
     show(inspection, Console(highlight=False, emoji=False))
     if args.html:
-        try:
-            _write(Path(args.html), page(inspection))
-        except OSError as error:
-            raise SystemExit(f"erpo: --html {args.html} cannot be written: {error.strerror}") from None
+        with whole("--html", args.html) as part:
+            part.write_text(page(inspection), "utf-8")
 
 
-def _arguments(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote")
-    parser.add_argument("data", metavar="DATA", help="a folder that fairseq-preprocess made with the same dictionaries")
-    parser.add_argument(
-        "--lambda",
-        dest="mixture",
-        metavar="λ",
-        help=f"the mixture of the experts, such as model=.12,task=.16,delta=.72 "
-        f"(default: where the schedule of the checkpoint's run ends; {MIDWAY} if it had none)",
-    )
-    parser.add_argument("--split", default="valid", help="train, valid or test (default: valid)")
-    parser.add_argument("--sentences", type=int, default=8, metavar="N", help="how many, from the split's start (default: 8)")
-    parser.add_argument("--shuffle", action="store_true", help="choose them at random, by --seed, instead")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="of the draws; a run's own, with --split train, shows what it drew next (default: 1)"
-    )
-    parser.add_argument("--sources", action=BooleanOptionalAction, default=True, help="print the source sentences")
-    parser.add_argument("--html", metavar="FILE", help="write a page for the browser as well")
-    parser.add_argument("--user-dir", metavar="DIR", help="plugin with the run's own models or rewards")
-    group = parser.add_argument_group("sampling", "Left out: as in the checkpoint's run. --erpo-preset sets the run's aside.")
-    for name in SAMPLING:
-        kind, *_ = get_args(FLAGS[name].type) or (FLAGS[name].type,)
-        group.add_argument(_dashed(name), type=kind, help=FLAGS[name].help, metavar=name.removeprefix("erpo_").upper())
-    return parser.parse_args(argv)
-
-
-# ---- from a checkpoint to sentences ----
-
-
-class Loaded(NamedTuple):
-    """A checkpoint and sentences, ready to draw."""
-
-    conditions: Conditions
-    settings: Settings
-    task: Any
-    model: nn.Module
-    dataset: Any
-    chosen: Sequence[int]
-
-
-def load(args: Namespace) -> Loaded:
-    """Everything that can be wrong with the arguments and the files.  Raises ValueError or OSError with one line"""
-    with flagged("lambda"):
-        mixture = Mixture.parse(args.mixture) if args.mixture is not None else None
-    if args.sentences < 1:
-        raise ValueError(f"--sentences must be at least 1, not {args.sentences}")
-    for folder in (*utils.split_paths(args.data), *filter(None, [args.user_dir])):
-        if not Path(folder).is_dir():
-            raise ValueError(f"there is no folder {folder}")
-    utils.import_user_module(args)
-    state = check_checkpoint(args.checkpoint)
-    given, end = _flags(state, {name: getattr(args, name) for name in SAMPLING})
-    settings = Settings.of(given)
-    task, model = _task_and_model(args.checkpoint, args.data, state)
-    check_model(model)
-    try:
-        task.load_dataset(args.split)
-    except (FileNotFoundError, SystemExit) as error:
-        raise ValueError(f"--split {args.split}: {str(error).removeprefix('erpo: ')}") from None
-    dataset = task.dataset(args.split)
-    history = state.get("optimizer_history") or [{}]
-    conditions = Conditions(
-        checkpoint=args.checkpoint,
-        data=args.data,
-        split=args.split,
-        flags=" ".join(f"{_dashed(name)} {value}" for name, value in given.items() if name in SAMPLING),
-        mixture=mixture or end,
-        seed=args.seed,
-        update=history[-1].get("num_updates", 0),
-    )
-    return Loaded(conditions, settings, task, model, dataset, _choose(dataset, task, model, args))
-
-
-def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], Mixture]:
-    """The sampling flags, typed or else the run's, and the λ at which the run's schedule ends."""
-    config = _part(state, "criterion")
-    prefix, _, name = str(config.get("_name")).partition("_")
-    row = FAMILY.get(name) if prefix == "erpo" else None
-    run: dict[str, Any] = {}
-    if row is not None:
-        # Only what says how Algorithm 1 draws: a row may also have, say, several samples of each sentence.
-        values = {**row.defaults, **{flag: value for flag, value in config.items() if value is not None}}
-        run = {flag: values[flag] for flag in (*SAMPLING, "erpo_lambda") if flag in values}
-    annealed = row is not None and "erpo_lambda" in row.flags
-    end = Settings.of(run).annealer.end if annealed else MIDWAY
-    given = {name: value for name, value in typed.items() if value is not None}
-    return {"erpo_preset": "robust"} | ({} if "erpo_preset" in given else run) | given, end
-
-
-def _part(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
-    """A part of the run's configuration: fairseq's older models and criterions keep a Namespace."""
-    config = (state.get("cfg") or {}).get(part) or {}
-    return vars(config) if isinstance(config, Namespace) else config
-
-
-def _task_and_model(checkpoint: str, data: str, state: Mapping[str, Any]) -> tuple[Any, nn.Module]:
-    """Both as fairseq builds them, on `data`."""
-    for part, known in (("task", TASK_REGISTRY), ("model", ARCH_MODEL_REGISTRY | MODEL_REGISTRY)):
-        name = _part(state, part).get("_name")
-        if name is not None and name not in known:
-            raise ValueError(f"fairseq knows no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it")
-    try:
-        # References have to be padded on the right, whatever the run did.
-        overrides = {"data": data, "left_pad_target": False}
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides=overrides)
-    except Exception as error:  # fairseq raises anything here, Exception itself too
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        mismatch = [line for line in lines if line.startswith("size mismatch")]
-        if mismatch:
-            raise ValueError(f"the dictionaries in {data} are not those of {checkpoint}: {mismatch[0]}") from None
-        raise ValueError(f"{checkpoint} cannot be used with {data}: {lines[0][:200]}") from None
-    return task, models[0]
-
-
-def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:
-    """Indices of sentences that the model has room for."""
-    room = utils.resolve_max_positions(task.max_positions(), model.max_positions())
-    fitting, _ = dataset.filter_indices_by_size(np.arange(len(dataset)), room)
-    if not len(fitting):
-        raise ValueError(f"--split {args.split}: no sentence is short enough for the model's {room} positions")
-    if args.shuffle:
-        fitting = np.random.default_rng(args.seed).permutation(fitting)
-    return [int(i) for i in fitting[: args.sentences]]
+# ---- drawing ----
 
 
 def sentences_of(loaded: Loaded, with_sources: bool = True) -> Iterator[Sentence]:
@@ -324,10 +179,6 @@ def _words(tokens: Tensor, dictionary: Dictionary, bare: bool = False) -> list[s
 def _visible(text: str) -> str:
     """Control characters spelt out, for terminals obey them."""
     return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" else c for c in text)
-
-
-def _dashed(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def number(value: float) -> str:
@@ -497,11 +348,3 @@ def _box(t: int, token: Token) -> str:
         f'<li class="token {token.origin.name.lower()}" title="{escape(title)}">'
         f"<bdi>{escape(token.text)}</bdi><small>{look.letter} {number(token.delta_r)}</small></li>"
     )
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text, "utf-8")
-    os.replace(part, file)

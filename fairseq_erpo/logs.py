@@ -20,7 +20,7 @@ from fairseq_erpo.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 EXPERTS = {"model": Expert.MODEL, "task": Expert.TASK, "delta": Expert.DELTA, "product": Expert.PRODUCT}
-SUMS = ("drawn", "drawn_tokens", "in_reference", "reward", "reward_squared", "clipped")
+SUMS = ("drawn", "drawn_tokens", "words", "in_reference", "reward", "reward_squared", "clipped")
 
 
 def sums(drawn: Drawn | None, target: Tensor, mixture: Mixture, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def sums(drawn: Drawn | None, target: Tensor, mixture: Mixture, vocabulary: Voca
     return log | {
         "drawn": nothing + len(drawn.tokens),
         "drawn_tokens": drawn.tokens.ne(vocabulary.pad).sum(),
+        "words": (drawn.tokens.ne(vocabulary.pad) & drawn.tokens.ne(vocabulary.eos)).sum(),
         "in_reference": known.sum(),
         "reward": drawn.reward.sum(),
         "reward_squared": drawn.reward.square().sum(),
@@ -76,7 +77,8 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
     spread = max(total("reward_squared") / drawn - mean * mean, 0) ** 0.5
     metrics.log_scalar("seq_reward", mean, drawn, round=4)
     metrics.log_scalar("seq_reward_std", spread, drawn, round=4)
-    metrics.log_scalar("in_reference", total("in_reference") / tokens, tokens, round=4)
+    words = total("words")
+    metrics.log_scalar("in_reference", total("in_reference") / max(words, 1), words, round=4)
     metrics.log_scalar("sampled_length", tokens / drawn, drawn, round=2)
     metrics.log_scalar("clipped", total("clipped") / drawn, drawn, round=4)
 

@@ -26,7 +26,7 @@ def token_losses(log_p: Tensor, target: Tensor, smoothing: float, pad: int) -> T
     return loss.masked_fill(target.eq(pad), 0)
 
 
-def soft_losses(log_p: Tensor, shares: Tensor, candidates: Candidates, vocabulary: Vocabulary) -> Tensor:
+def soft_losses(log_p: Tensor, shares: Tensor, candidates: Candidates) -> Tensor:
     """- E_q log p_θ under the reward expert's whole q: Rao-Blackwell instead of its draw.  [N, T, V], [N, T, R + 2] -> [N, T]
 
     One gather of R + 1 ids and one sum over V, like label smoothing.
@@ -34,7 +34,7 @@ def soft_losses(log_p: Tensor, shares: Tensor, candidates: Candidates, vocabular
     q = shares.exp()
     own = log_p.gather(2, candidates.ids[:, None].expand(-1, log_p.size(1), -1))
     counted = torch.cat([candidates.reference.owner, torch.ones_like(candidates.reference.owner[:, :1])], 1)
-    others = log_p.sum(2) - log_p[:, :, list(vocabulary.never)].sum(2) - (own * counted[:, None]).sum(2)
+    others = log_p.sum(2) - log_p.index_select(2, candidates.never).sum(2) - (own * counted[:, None]).sum(2)
     return -(q[:, :, :-1] * own).sum(2) - q[:, :, -1] * others / candidates.misses.clamp(min=1)[:, None]
 
 
@@ -46,7 +46,7 @@ def drawn_losses(log_p: Tensor, drawn: Drawn, candidates: Candidates | None, smo
     target = drawn.tokens if drawn.targets is None else drawn.targets
     loss = token_losses(log_p, target, smoothing, vocabulary.pad)
     if drawn.shares is not None and candidates is not None:
-        soft = soft_losses(log_p, drawn.shares, candidates, vocabulary)
+        soft = soft_losses(log_p, drawn.shares, candidates)
         loss = torch.where(drawn.origin.eq(Expert.TASK), soft, loss)
     return loss if drawn.weights is None else loss * drawn.weights
 

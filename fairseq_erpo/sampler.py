@@ -53,6 +53,9 @@ class StepDecoder(Protocol):
     def keep(self, rows: Tensor) -> None:
         """Forget all but these of the kept sentences.  [k] int64, increasing"""
 
+    def teacher_forced(self, previous: Tensor) -> Tensor:
+        """Features of all positions at once, without the memory that `step` builds.  [n, T] int64, EOS first -> [n, T, D]"""
+
 
 class Sample(NamedTuple):
     """What was drawn. Padded on the right; EOS closes every sentence that was not clipped."""
@@ -154,9 +157,7 @@ def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: E
         weights = weights.scatter_add(1, columns[answer.at], lift[answer.at])
         # exp would overflow at a small α.
         weights = weights - weights.amax(1, keepdim=True)
-    weights = weights.exp()
-    weights[:, list(vocabulary.never)] = 0
-    return weights
+    return weights.exp().index_fill(1, candidates.never, 0)
 
 
 def product_lift(gains: Gains, reference: Reference, alpha: float, where: Tensor) -> Tensor:
@@ -175,39 +176,77 @@ class Sampler(Generic[State]):
     through_eos: bool = False  # draw every sentence to its cap: inputs only, never targets
     keep_features: bool = False
     keep_shares: bool = False
+    parallel: bool = False  # a fixed point of whole passes instead of step by step; the same tokens
 
     def draw(self, reference: Reference, origin: Tensor, caps: Tensor, draws: Draws, start: Callable[[], StepDecoder]) -> Sample:
         """Draw every token from the expert that `origin` names.  [N, R] references, [N, T] Expert, [N] caps -> Sample
 
         `start` is called only if the model has to answer at all. Nothing is drawn beyond a sentence's cap, and no EOS is
-        made up there. One synchronisation a step: which sentences go on.
+        made up there.
         """
-        steps, vocabulary = origin.size(1), self.vocabulary
-        candidates = Candidates.of(reference, vocabulary)
-        u_model, u_task, u_miss = (draws(channel, steps) for channel in (Channel.MODEL, Channel.TASK, Channel.MISS))
-        asked = needs_model(origin, self.experts) & (torch.arange(steps, device=origin.device) < caps[:, None])
-        model = _Asked(asked.cpu(), start, origin.device)
-        state = self.reward.start(reference)
-        reward = self.reward.value(state)
-        kept = _Kept(origin, self)
+        asked = needs_model(origin, self.experts) & (torch.arange(origin.size(1), device=origin.device) < caps[:, None])
+        scan = _Scan(self, reference, origin, caps, draws)
+        if self.parallel and bool(asked.any()):
+            return self._fixed_point(scan, asked, start())
+        return scan(_Asked(asked.cpu(), start, origin.device))
+
+    def _fixed_point(self, scan: _Scan, asked: Tensor, decoder: StepDecoder) -> Sample:
+        """Guess all tokens, let the model answer everywhere at once, draw again with the same uniforms, until nothing changes.
+
+        The sequence that draws itself is the one that left-to-right drawing finds: each pass settles at least one more
+        position. Few large passes instead of T small ones; one synchronisation a pass.
+        """
+        sentence, position = asked.nonzero(as_tuple=True)
+        slot = asked.flatten().cumsum(0).view_as(asked) - 1  # where an answer stands among all
+        tokens = scan.reference_tokens(asked.size(1))
+        while True:
+            previous = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.eos), tokens[:, :-1]], 1)
+            features = decoder.teacher_forced(previous)[sentence, position]
+            sample = scan(_Answered(asked.cpu(), slot, decoder.log_probs(features), features))
+            drawn = torch.nn.functional.pad(sample.tokens, (0, tokens.size(1) - sample.tokens.size(1)), value=self.vocabulary.pad)
+            if torch.equal(drawn, tokens):
+                return sample
+            tokens = drawn
+
+
+class _Scan:
+    """One pass from left to right over a batch, whoever answers for the model."""
+
+    def __init__(self, sampler: Sampler[Any], reference: Reference, origin: Tensor, caps: Tensor, draws: Draws) -> None:
+        self.sampler, self.reference, self.origin, self.caps = sampler, reference, origin, caps
+        self.candidates = Candidates.of(reference, sampler.vocabulary)
+        self.uniforms = [draws(channel, origin.size(1)) for channel in (Channel.MODEL, Channel.TASK, Channel.MISS)]
+
+    def reference_tokens(self, steps: int) -> Tensor:
+        """y* with EOS, cut or padded to the batch's steps: the first guess.  -> [N, steps]"""
+        vocabulary, length = self.sampler.vocabulary, self.reference.length
+        tokens = torch.nn.functional.pad(self.reference.tokens, (0, steps + 1), value=vocabulary.pad)
+        return tokens.scatter(1, length[:, None], vocabulary.eos)[:, :steps]
+
+    def __call__(self, model: _Asked | _Answered) -> Sample:
+        """Algorithm 1, lines 4-13."""
+        sampler, vocabulary, reference, origin = self.sampler, self.sampler.vocabulary, self.reference, self.origin
+        state = sampler.reward.start(reference)
+        reward = sampler.reward.value(state)
+        kept = _Kept(origin, sampler)
         previous = torch.full_like(origin[:, :1], vocabulary.eos)
         delta_r = []
-        live = caps > 0
-        for t in range(steps):
+        live = self.caps > 0
+        for t in range(origin.size(1)):
             going = live.cpu()
             if not going.any():
                 break
             answer = model.answer(t, going, previous)
-            gains = self.reward.gains(state)
-            step = Step(t, origin[:, t], gains, u_model[:, t], u_task[:, t], u_miss[:, t])
-            token, weights = draw_step(step, candidates, self.experts, vocabulary, answer)
+            gains = sampler.reward.gains(state)
+            step = Step(t, origin[:, t], gains, *(u[:, t] for u in self.uniforms))
+            token, weights = draw_step(step, self.candidates, sampler.experts, vocabulary, answer)
             delta_r.append(gains.at(token, reference, vocabulary).masked_fill(~live, 0))
             reward = reward + delta_r[-1]  # in order of time, so that rounding does not depend on the batch's length
             kept.add(t, weights, answer)
             previous = torch.cat([previous, token.masked_fill(~live, vocabulary.pad)[:, None]], 1)
             ends = token.eq(vocabulary.eos)
-            state = self.reward.advance(state, token, live & ~ends)
-            live = live & (~ends | self.through_eos) & (t + 1 < caps)
+            state = sampler.reward.advance(state, token, live & ~ends)
+            live = live & (~ends | sampler.through_eos) & (t + 1 < self.caps)
         tokens = previous[:, 1:]
         return Sample(
             tokens=tokens,
@@ -268,3 +307,18 @@ class _Asked:
         if not asking.all():
             features = features[asking.nonzero()[:, 0].to(self.device)]
         return Answer(self.rows[asking].to(self.device), self.decoder.log_probs(features), features)
+
+
+class _Answered:
+    """The model's answers to a guess, all given at once."""
+
+    def __init__(self, asked: Tensor, slot: Tensor, log_p: Tensor, features: Tensor) -> None:
+        self.asked, self.slot, self.log_p, self.features = asked, slot, log_p, features
+
+    def answer(self, t: int, going: Tensor, previous: Tensor) -> Answer | None:
+        """As `_Asked.answer`."""
+        at = (self.asked[:, t] & going).nonzero()[:, 0].to(self.slot.device)
+        if not len(at):
+            return None
+        slot = self.slot[at, t]
+        return Answer(at, self.log_p[slot], self.features[slot])

@@ -42,6 +42,7 @@ BASELINES = ("none", "greedy", "leave_one_out", "learned")
 # Hamming payoff would leave practically every sentence as it is.
 PAYOFFS: Mapping[str, float] = {"ngram": 0.4, "hamming": 0.85}
 BANG_BANG_ALPHA = 1e-4  # Ding & Soricut 2017: a reward weight of 10,000
+SAMPLERS = ("auto", "cached", "parallel")
 UNITS = ("epoch", "update")
 Z = ("token", "batch")
 
@@ -94,6 +95,7 @@ FLAGS: Mapping[str, Flag] = {
     "erpo_samples_file": Flag(Optional[str], None, "file of samples drawn before: index TAB reward TAB tokens, one a line"),
     "erpo_noise": Flag(str, "unigram", "unigram, blank or kneser_ney"),
     "erpo_gamma": Flag(float, 0.2, "how much of the data noising replaces"),
+    "erpo_sampler": Flag(str, "auto", "cached: step by step; parallel: whole passes to a fixed point, same tokens; auto"),
     "erpo_z": Flag(
         str, "token", "token: an expert for each token of each sentence; batch: the older code's one a step, gold first"
     ),
@@ -113,6 +115,7 @@ class Settings:
     pretrain: int
     label_smoothing: float
     shared_z: bool
+    sampler: str
     samples: int
     drop_model: bool
     soft: bool
@@ -157,6 +160,7 @@ class Settings:
             pretrain=int(value.within(f"erpo_pretrain_{unit}s", 0, math.inf)),
             label_smoothing=value.within("label_smoothing", 0, math.nextafter(1, 0)),
             shared_z=value.one_of("erpo_z", Z) == "batch",
+            sampler=value.one_of("erpo_sampler", SAMPLERS),
             samples=int(value.within("erpo_samples", 1, 1000)),
             drop_model=value.one_of("erpo_model_targets", ("keep", "drop")) == "drop",
             soft=value.one_of("erpo_task_targets", ("hard", "soft")) == "soft",
@@ -175,8 +179,15 @@ class Settings:
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise ValueError("--erpo-baseline leave_one_out needs --erpo-samples 2 or more")
 
+    def parallel(self, device: str) -> bool:
+        """Which way to draw: step by step costs least where kernels start at once, whole passes where starting them counts.
+
+        Measured on CPUs only; for accelerators it follows from the number of kernels.
+        """
+        return self.sampler == "parallel" or (self.sampler == "auto" and device != "cpu")
+
     def elapsed(self, epoch: int, update: int, falls: int) -> float | None:
-        """Time since annealing began, None before: a pure function of the epoch (from 1), the update (from 0), and validations."""
+        """Time since annealing began, None before: a pure function of epoch (from 1), update (from 0) and validations."""
         elapsed = (epoch - 1 if self.unit == "epoch" else update) - self.pretrain
         if elapsed < 0:
             return None
@@ -225,7 +236,7 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-class flagged:  # noqa: N801 - reads as a statement
+class flagged:
     """Puts the flag's name in front of a ValueError."""
 
     def __init__(self, name: str) -> None:

@@ -108,7 +108,7 @@ def forked(module: str, arguments: list[str], output: str, env: Mapping[str, str
     os.dup2(sink, 2)
     if stdin is not None:
         os.dup2(os.open(stdin, os.O_RDONLY), 0)
-        sys.stdin = open(0, encoding="utf-8")
+        sys.stdin = os.fdopen(0, encoding="utf-8")
     os.environ.update(env)
     sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
     sys.argv = [module, *arguments]

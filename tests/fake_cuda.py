@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -54,6 +56,17 @@ def _view(tensor: Tensor, index: Any) -> Tensor:
             tensor = aten.index(tensor, [*[None] * dim, part])
         dim += 1
     return tensor
+
+
+class StaysOnCuda(TorchDispatchMode):
+    """Fails on any operation whose result lies elsewhere, numbers that PyTorch wraps excepted: fake tensors allow `.cpu()`."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor) and value.dim() > 0:
+                assert value.device.type == "cuda", func
+        return out
 
 
 @contextmanager

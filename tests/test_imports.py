@@ -34,10 +34,11 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": MATHS | {"sampler"},
     "border": MATHS | {"sampler", "settings", "engine", "compat", "decoding"},
     "logs": MATHS | {"sampler", "engine"},
-    "tasks": {"compat", "criterions", "decoding"},
+    "tasks": {"mixture", "annealers", "compat", "criterions", "decoding"},
     "criterions": MATHS | {"sampler", "settings", "engine", "mstep", "family", "compat", "decoding", "border", "logs", "tasks"},
 }
-TOOLS = {"__main__", "inspection"}  # may import everything, and nothing but each other imports them
+# May import everything; nothing but each other imports them.
+TOOLS = {"__main__", "exploration", "family_table", "files", "inspection", "loading", "pictures", "variance"}
 BORDER = {"criterions", "tasks", "decoding", "compat", "border", "logs"} | TOOLS
 STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary"}
 # Only these know stable-baselines3.

@@ -1,12 +1,22 @@
 """Algorithm 1 against exact enumeration, at its corners, and against itself under batching and padding."""
 
 import math
-from collections import Counter
 
 import pytest
 import torch
-from fake_cuda import fake_cuda
-from oracle import EOS, PAD, UNK, TableModel, edit_delta_r, sequence_probability, sequences, task_conditional, world
+from fake_cuda import StaysOnCuda, fake_cuda
+from oracle import (
+    EOS,
+    PAD,
+    UNK,
+    TableModel,
+    assert_distributed,
+    edit_delta_r,
+    sequence_probability,
+    sequences,
+    task_conditional,
+    world,
+)
 from scipy.stats import chisquare
 
 from fairseq_erpo.estep import Candidates, Experts, InverseTemperature, log_q, mixture_q, model_q, task_log_weights, task_q
@@ -33,6 +43,7 @@ def draw(
     update=0,
     origin=None,
     pads=0,
+    parallel=False,
 ):
     """n draws for one reference, or one for each of a list of references."""
     many = y_star if isinstance(y_star[0], (list, tuple)) else [y_star] * n
@@ -43,29 +54,13 @@ def draw(
     caps = length_caps(reference, cap or 10**6)
     if origin is None:
         origin = scattered(mixture, draws(Channel.ORIGIN, int(caps.max()) + pads))
-    sampler = Sampler(make_reward(reward), experts or Experts(SHARP), vocabulary)
+    sampler = Sampler(make_reward(reward), experts or Experts(SHARP), vocabulary, parallel=parallel)
     model = model or TableModel(vocabulary)
     return sampler.draw(reference, origin, caps, draws, lambda: model)
 
 
 def lines(sample):
     return [tuple(w for w in line if w != PAD) for line in sample.tokens.tolist()]
-
-
-def assert_distributed(drawn, expected):
-    """Chi-square at one in a thousand; cells that expect under five draws are joined."""
-    counts = Counter(drawn)
-    assert set(counts) <= {y for y, p in expected.items() if p > 0}, "an impossible sequence was drawn"
-    assert math.fsum(expected.values()) == pytest.approx(1)
-    big = [y for y, p in expected.items() if p * len(drawn) >= 5]
-    observed = [counts[y] for y in big]
-    probability = [expected[y] for y in big]
-    if 1 - math.fsum(probability) > 1e-9:
-        observed.append(len(drawn) - sum(observed))
-        probability.append(1 - math.fsum(probability))
-    if len(observed) == 1:  # one possible sequence, and it alone was drawn
-        return
-    assert chisquare(observed, [p * len(drawn) / math.fsum(probability) for p in probability]).pvalue > 1e-3
 
 
 # Corners
@@ -258,6 +253,30 @@ def test_a_batch_draws_what_its_sentences_draw_alone(reward, ties):
         assert alone.reward[0] == together.reward[i]
 
 
+@pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
+@pytest.mark.parametrize("ties", ["uniform", "position", "model"])
+@pytest.mark.parametrize("cap", [None, 4])
+def test_the_fixed_point_of_whole_passes_is_the_sequence_drawn_step_by_step(reward, ties, cap):
+    vocabulary = world(6)
+    references = [[4, 5, 6], [7], [9, 9, 4, 5, 9], [8, 7, 6, 5, 4, 4, 5, 6]] * 25
+    u = Draws(torch.arange(100), 1, 0)(99, 17)
+    origin = (u * 5).long()  # all five experts
+    ways = [
+        draw(
+            references,
+            None,
+            vocabulary,
+            reward=reward,
+            experts=Experts(InverseTemperature(eps=0.1), ties=ties, alpha=0.5, c_model=1.5),
+            origin=origin[:, : cap or 17],
+            cap=cap,
+            parallel=parallel,
+        )
+        for parallel in (False, True)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(ways[0][:5], ways[1][:5], strict=True))
+
+
 def test_padding_changes_nothing():
     vocabulary = world(6)
     references = [[4, 5, 6], [7], [9, 9, 4, 5, 9]] * 20
@@ -361,11 +380,11 @@ def test_drawing_runs_on_a_device_without_leaving_it(reward, ties):
         at = torch.empty(2, dtype=torch.int64, device="cuda")
         half = {"device": "cuda", "dtype": torch.float16}
         answer = Answer(at, torch.empty(2, vocabulary.size, **half), torch.empty(2, 8, **half))
-        log_p = torch.empty(2, vocabulary.size, device="cuda", dtype=torch.float16)
-        for t in range(3):
-            u = [draws(channel, 12)[:, t] for channel in (Channel.MODEL, Channel.TASK, Channel.MISS)]
-            step = Step(t, origin[:, t], engine.gains(state), *u)
-            token, _ = draw_step(step, candidates, experts, vocabulary, answer)
-            state = engine.advance(state, token, token.ne(EOS))
+        with StaysOnCuda():
+            for t in range(3):
+                u = [draws(channel, 12)[:, t] for channel in (Channel.MODEL, Channel.TASK, Channel.MISS)]
+                step = Step(t, origin[:, t], engine.gains(state), *u)
+                token, _ = draw_step(step, candidates, experts, vocabulary, answer)
+                state = engine.advance(state, token, token.ne(EOS))
         assert token.device.type == "cuda"
         assert engine.value(state).dtype == torch.float32

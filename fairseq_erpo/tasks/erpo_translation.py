@@ -15,7 +15,9 @@ from fairseq.tasks.fairseq_task import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.utils import split_paths
 
+from fairseq_erpo.annealers import falls
 from fairseq_erpo.decoding import check_model, feature_size, unwrapped
+from fairseq_erpo.mixture import MLE, Mixture
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +30,14 @@ class Clock:
 
     epoch: int = 1
     update: int = 0
-    # The plateau schedule reads these. fairseq restores no task state, so they live beside the checkpoints.
-    scores: dict[int, float] = field(default_factory=dict)  # update -> validation score
-    path: Path | None = None
     metric: str = "loss"
+    maximize: bool = False
+    scores: dict[int, float] = field(default_factory=dict)  # update -> validation score
+    # The plateau schedule needs the scores after a restart. fairseq restores no task state, so they lie beside the checkpoints.
+    path: Path | None = None
     synced: bool = False
-
-    def follow(self, folder: str, metric: str) -> None:
-        """Keep the validation scores of `metric` in `folder`."""
-        self.path, self.metric = Path(folder) / HISTORY, metric
+    mixture: Mixture = MLE  # λ of the last training batch
+    stages: list[tuple[Mixture, float]] = field(default_factory=list)  # (λ, best score), for the warning
 
     def resume(self, update: int) -> None:
         """Take up the scores of the run that stopped at `update`; later ones belong to a future that was lost."""
@@ -44,32 +45,53 @@ class Clock:
         if self.synced or self.path is None:
             return
         self.synced = True
-        stored: dict[str, float] = {}
+        stored: dict[int, float] = {}
         if self.path.is_file():
             try:
-                stored = json.loads(self.path.read_text())["scores"]
-            except (ValueError, KeyError, TypeError):
+                scores = json.loads(self.path.read_text())["scores"]
+                stored = {int(at): float(score) for at, score in scores.items()}
+            except (ValueError, KeyError, TypeError, AttributeError):
                 logger.warning(f"{self.path} is damaged; the plateau schedule starts again")
-        self.scores = {int(at): score for at, score in _from_first_rank(stored).items() if int(at) <= update}
+        self.scores = {at: score for at, score in _from_first_rank(stored).items() if at <= update}
 
     def validated(self, update: int, score: float, write: bool) -> None:
         """Note a validation score; `write` it down on one rank."""
         self.scores[update] = score
+        self._warn_if_falling(score)
         if write and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self.path.with_suffix(".part")
             part.write_text(json.dumps({"metric": self.metric, "scores": self.scores}))
             os.replace(part, self.path)
 
+    def falls(self) -> int:
+        """The plateau schedule's clock."""
+        return falls([score for _, score in sorted(self.scores.items())], self.maximize)
 
-def _from_first_rank(stored: dict[str, float]) -> dict[str, float]:
+    def _warn_if_falling(self, score: float) -> None:
+        """The letter of the algorithm is known to collapse as λ_delta falls: say so after two stages."""
+        if self.stages and self.stages[-1][0] == self.mixture:
+            best = (max if self.maximize else min)(score, self.stages.pop()[1])
+        else:
+            best = score
+        self.stages.append((self.mixture, best))
+        *_, first, second, third = [None, None, *(s for _, s in self.stages)]
+        sign = 1 if self.maximize else -1
+        if first is not None and second is not None and sign * third < sign * second < sign * first:
+            logger.warning(
+                f"validation {self.metric} fell for two stages of the schedule ({first:g}, {second:g}, {third:g}; now at "
+                f"{self.mixture}): hold λ earlier with --erpo-lambda, or use --erpo-preset robust; the best checkpoint is kept"
+            )
+
+
+def _from_first_rank(stored: dict[int, float]) -> dict[int, float]:
     """The first rank's file counts, so that all ranks have the same λ whatever their disks hold."""
     import torch.distributed as dist
     from fairseq.distributed import utils as distributed
 
     if not dist.is_available() or not dist.is_initialized() or distributed.get_data_parallel_world_size() == 1:
         return stored
-    return distributed.broadcast_object(stored, src_rank=0, group=distributed.get_data_parallel_group())  # type: ignore[no-any-return]
+    return distributed.broadcast_object(stored, src_rank=0, group=distributed.get_data_parallel_group())
 
 
 class Clocked:
@@ -77,7 +99,7 @@ class Clocked:
 
     @property
     def clock(self) -> Clock:
-        return self.__dict__.setdefault("_erpo_clock", Clock())  # type: ignore[no-any-return]
+        return self.__dict__.setdefault("_erpo_clock", Clock())
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         model = super().build_model(cfg, from_checkpoint)  # type: ignore[misc]
@@ -108,7 +130,7 @@ class Clocked:
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
         """fairseq's hook after each validation subset; the first one that carries the metric counts."""
         update, score = stats["num_updates"], stats.get(self.clock.metric)
-        if score is not None and self.clock.path is not None:
+        if score is not None:
             from fairseq.distributed import utils as distributed
 
             self.clock.validated(update, float(score), write=distributed.get_data_parallel_rank() == 0)
@@ -140,16 +162,18 @@ class ErpoTranslationConfig(TranslationConfig):
 
 
 @register_task("erpo_translation", dataclass=ErpoTranslationConfig)
-class ErpoTranslationTask(Clocked, TranslationTask):  # type: ignore[misc]
+class ErpoTranslationTask(Clocked, TranslationTask):
     """Translation, summarization, or any pair of texts."""
 
     @classmethod
     def setup_task(cls, cfg: ErpoTranslationConfig, **kwargs: Any) -> ErpoTranslationTask:
         try:
-            return super().setup_task(cfg, **kwargs)  # type: ignore[no-any-return]
+            return super().setup_task(cfg, **kwargs)
         except FileNotFoundError as error:
             raise SystemExit(f"erpo: {cfg.data} is not a folder made by fairseq-preprocess: {error}") from None
         except Exception as error:
             if "infer language pair" not in str(error):
                 raise
-            raise SystemExit(f"erpo: {cfg.data} was not made by fairseq-preprocess, or needs --source-lang, --target-lang") from None
+            raise SystemExit(
+                f"erpo: {cfg.data} was not made by fairseq-preprocess, or needs --source-lang, --target-lang"
+            ) from None

@@ -1,0 +1,26 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(flag: str, name: str) -> Iterator[Path]:
+    """A path to write to, which becomes the file that `flag` names once all is written.
+
+    Ends the program with one line if that fails; the file is then as it was.
+    """
+    file = Path(name)
+    part = file.with_name(f"{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, file)
+    except OSError as error:
+        raise SystemExit(f"erpo: {flag} {file} cannot be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,397 @@
+"""Every row of the family against exact enumeration, and the identities of the paper that make it one family."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracle import (
+    EOS,
+    FIXED,
+    ORACLES,
+    PAD,
+    WORLDS,
+    Variant,
+    World,
+    assert_distributed,
+    assert_mean,
+    expectation,
+    plain,
+    reward_of,
+    sequences,
+)
+from torch import Tensor
+
+from fairseq_erpo import family, mstep
+from fairseq_erpo.engine import Batch, Drawn, FromExperts, as_drawn
+from fairseq_erpo.estep import Candidates, log_q
+from fairseq_erpo.family import FAMILY, Row
+from fairseq_erpo.noising import NoiseStatistics, Noising, raml_weights
+from fairseq_erpo.rewards.base import Reference
+from fairseq_erpo.sampler import Expert
+from fairseq_erpo.settings import FLAGS, Settings
+from fairseq_erpo.uniforms import Draws
+
+N = 6000
+
+
+@dataclass
+class Stub:
+    """`engine.Sources` in a world."""
+
+    world: World
+    settings: Settings
+    predrawn: None = None
+
+    @property
+    def noising(self) -> Noising:
+        counts = (self.world.unigram, self.world.before, self.world.after)
+        statistics = NoiseStatistics(*map(torch.tensor, counts))
+        return Noising.of(self.settings.noise, statistics, self.world.vocabulary, self.settings.gamma)
+
+    @property
+    def words(self) -> Tensor:
+        return torch.tensor(self.world.words)
+
+    def baseline(self, features: Tensor) -> Tensor:
+        """Any function of the prefix leaves the expected gradient alone."""
+        return 0.2 * torch.arange(features.size(1)) + 0.3 * features[:, :, 4]
+
+    def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
+        table = self.world.prior if prior else self.world.table
+        log_p = table.log_p.detach()[table.numbers(previous_of(tokens))].gather(2, tokens[:, :, None])[:, :, 0]
+        return log_p.float().masked_fill(tokens.eq(PAD), 0)
+
+
+def previous_of(tokens: Tensor) -> Tensor:
+    """EOS, then the tokens before."""
+    shifted = torch.cat([torch.full_like(tokens[:, :1], EOS), tokens[:, :-1]], 1)
+    return shifted.masked_fill(tokens.eq(PAD), PAD)
+
+
+def batch_in(world: World, row: Row, variant: Variant, n: int) -> Batch:
+    """n sentences, all with the world's reference."""
+    settings = Settings.of({**row.defaults, **variant.flags})
+    now = (variant.epoch, variant.update, 0)
+    return Batch(
+        target=torch.tensor([world.closed]).repeat(n, 1),
+        draws=Draws(torch.arange(n), seed=1, update=variant.update),
+        mixture=settings.mixture(*now),
+        stage=settings.stage(*now),
+        settings=settings,
+        vocabulary=world.vocabulary,
+        max_positions=world.cap,
+        start=lambda copies: world.table,
+        sources=Stub(world, settings),
+    )
+
+
+def drawn_in(row: Row, batch: Batch) -> Drawn:
+    """What the row draws and weighs; the data themselves where it draws nothing."""
+    drawn = row.draw(batch)
+    if drawn is not None:
+        return row.weigh(batch, drawn)
+    rest = torch.zeros(batch.target.shape)
+    return Drawn(batch.target, torch.full_like(batch.target, int(Expert.DELTA)), rest, rest[:, 0], rest[:, 0].bool())
+
+
+def gradients(world: World, batch: Batch, drawn: Drawn) -> Tensor:
+    """∂ -loss / ∂ logits of each sentence, its samples together.  -> [B, P, V]"""
+    table = world.table
+    numbers = table.numbers(drawn.previous(world.vocabulary))
+    log_p = table.log_p.detach()[numbers].requires_grad_()
+    candidates = Candidates.of(Reference.of(batch.copies(drawn.samples)[0], world.vocabulary), world.vocabulary)
+    loss = mstep.drawn_losses(log_p, drawn, candidates, 0, world.vocabulary).sum()
+    (slope,) = torch.autograd.grad(-loss, log_p)
+    # Back through the softmax, and every position to its row of the table.
+    slope = slope - log_p.detach().exp() * slope.sum(2, keepdim=True)
+    sentence = torch.arange(len(batch.target)).repeat_interleave(drawn.samples)
+    found = torch.zeros(len(batch.target), *table.logits.shape, dtype=slope.dtype)
+    return found.index_put((sentence[:, None], numbers), slope, accumulate=True)
+
+
+def lines(tokens: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(w for w in line if w != PAD) for line in tokens.tolist()]
+
+
+def cases(table: Mapping[str, Row], oracles: Mapping[str, list[Variant]]) -> list[Any]:
+    """Every row of the family with its oracles; None for a row that has none."""
+    return [
+        pytest.param(row, variant, id=f"{name}-{variant}")
+        for name, row in table.items()
+        for variant in oracles.get(name) or [None]
+    ]
+
+
+def check(world: World, row: Row, variant: Variant | None) -> None:
+    assert variant is not None, f"row {row.name} has no entry in oracle.ORACLES"
+    q, objective = variant.expected(world)
+    batch = batch_in(world, row, variant, N)
+    drawn = drawn_in(row, batch)
+    assert drawn.samples == len(q)
+    for sample, share in enumerate(q):
+        assert_distributed(lines(drawn.tokens)[sample :: drawn.samples], share)
+    found = gradients(world, batch, drawn)
+    (expected,) = torch.autograd.grad(objective, world.table.logits, retain_graph=True)
+    assert expected.abs().max() > 0.02  # there is something to compare
+    if found.eq(found[0]).all():
+        torch.testing.assert_close(found[0], expected)
+    else:
+        # A prefix occurs once in a sequence, so that a coordinate holds at most one weight of each sample.
+        most = 1.0 if drawn.weights is None else float(drawn.weights.abs().max())
+        assert_mean(found, expected, most=drawn.samples * most)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize(("row", "variant"), cases(FAMILY, ORACLES))
+def test_row_draws_and_teaches_what_the_enumeration_says(row: Row, variant: Variant | None, name: str) -> None:
+    check(WORLDS[name], row, variant)
+
+
+def test_row_without_an_oracle_fails_by_its_name() -> None:
+    stranger = replace(FAMILY["interp"], name="stranger")
+    (case,) = [case for case in cases({**FAMILY, "stranger": stranger}, ORACLES) if case.id == "stranger-None"]
+    with pytest.raises(AssertionError, match="row stranger has no entry"):
+        check(WORLDS["V=3, T=3"], *case.values)
+
+
+def test_every_oracle_has_its_row() -> None:
+    assert ORACLES.keys() == FAMILY.keys()
+    assert len(FAMILY) == 11
+
+
+# Variance switches: the same expected gradient is checked above
+
+
+def spread(**flags: Any) -> float:
+    """Variance of a sentence's gradient under interp, all coordinates together."""
+    world = WORLDS["V=3, T=3"]
+    batch = batch_in(world, FAMILY["interp"], Variant(plain, {**FIXED, "erpo_c_model": 1.0, **flags}), N)
+    return float(gradients(world, batch, drawn_in(FAMILY["interp"], batch)).var(0).sum())
+
+
+def test_each_switch_takes_variance_away() -> None:
+    """By a tenth at least, where the estimate of a variance from 6,000 draws is good to a few per cent."""
+    dropped, soft = {"erpo_model_targets": "drop"}, {"erpo_task_targets": "soft"}
+    every = spread()
+    assert spread(**dropped) < 0.9 * every
+    assert spread(**soft) < 0.9 * every
+    assert spread(**dropped, **soft) < 0.9 * min(spread(**dropped), spread(**soft))
+
+
+def test_samples_of_a_sentence_share_the_variance() -> None:
+    """S independent samples of one source: their sum has S times the variance, their mean one S-th."""
+    assert spread(erpo_samples=3) == pytest.approx(3 * spread(), rel=0.1)
+
+
+def test_baselines_take_variance_away() -> None:
+    """Only a good baseline does; the sentences here are of one length and the reward is between 0 and 1."""
+    world = WORLDS["V=3, T=3"]
+    sizes = {}
+    for name, flags in (("pg", {"erpo_samples": 3}), ("self_critic", {"erpo_samples": 3, "erpo_baseline": "leave_one_out"})):
+        batch = batch_in(world, FAMILY[name], Variant(plain, flags), N)
+        sizes[name] = float(gradients(world, batch, drawn_in(FAMILY[name], batch)).var(0).sum())
+    assert sizes["self_critic"] < 0.9 * sizes["pg"]
+
+
+# Identities over all sequences
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return WORLDS["V=3, T=3"]
+
+
+@pytest.fixture(scope="module")
+def everything(world: World) -> list[tuple[int, ...]]:
+    return sequences(world.vocabulary, world.cap)
+
+
+@pytest.fixture(scope="module")
+def log_p(world: World, everything: list[tuple[int, ...]]) -> Tensor:
+    """log p_θ(y) of every sequence.  [1, n]"""
+    return torch.stack([world.table.likelihood(y, y) for y in everything])[None].detach()
+
+
+@pytest.fixture(scope="module")
+def reward(world: World, everything: list[tuple[int, ...]]) -> Tensor:
+    """Sentence BLEU.  [1, n]"""
+    return torch.tensor([[reward_of(world, y) for y in everything]], dtype=torch.float64)
+
+
+def slope(world: World, objective: Tensor) -> Tensor:
+    return torch.autograd.grad(objective, world.table.logits, retain_graph=True)[0]
+
+
+def taught(world: World, everything: list[tuple[int, ...]], q: Tensor) -> Tensor:
+    """E_q[∇ log p], the M-step."""
+    return slope(world, expectation(world, dict(zip(everything, q[0].tolist(), strict=True))))
+
+
+def test_the_model_is_a_distribution(log_p: Tensor) -> None:
+    assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0, 1e-6])
+def test_eq_2_with_the_data_as_reward_is_mle(
+    world: World, everything: list[tuple[int, ...]], log_p: Tensor, alpha: float
+) -> None:
+    """R_δ of Eq. 6, α → 0, β = 1."""
+    r_delta = torch.tensor([[1.0 if y == world.closed else -math.inf for y in everything]], dtype=torch.float64)
+    q = log_q(log_p, r_delta, alpha=alpha, beta=1).exp()
+    assert q[0, everything.index(world.closed)] == 1
+    batch = batch_in(world, FAMILY["mle"], ORACLES["mle"][0], 1)
+    mle = gradients(world, batch, drawn_in(FAMILY["mle"], batch))[0]
+    torch.testing.assert_close(taught(world, everything, q), mle)
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.4, 2.0])
+def test_eq_8_is_the_e_step(log_p: Tensor, reward: Tensor, tau: float) -> None:
+    """RAML: α → 0, β = τ.  The limit is taken as well as its value."""
+    q = raml_weights(reward[0], reward.size(1), tau)
+    torch.testing.assert_close(log_q(log_p, reward, alpha=0, beta=tau).exp()[0], q)
+    torch.testing.assert_close(log_q(log_p, reward, alpha=1e-9, beta=tau).exp()[0], q, rtol=1e-6, atol=0)
+    assert not torch.allclose(log_q(log_p, reward, alpha=0.1, beta=tau).exp()[0], q, atol=1e-4)
+
+
+def test_eq_11_is_eq_10_up_to_z(world: World, everything: list[tuple[int, ...]], log_p: Tensor, reward: Tensor) -> None:
+    """R = log R_PG, α = 1, β = 0: the M-step under q is policy gradient divided by Z = E_p[R_PG]."""
+    q = log_q(log_p, reward.log(), alpha=1, beta=0).exp()
+    z = (log_p.exp() * reward).sum()
+    policy = slope(world, plain(world).objective)
+    torch.testing.assert_close(taught(world, everything, q) * z, policy)
+
+
+def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
+    """At θ = prior exp{R/α} / Z, which maximises Eq. 1, sequence_tutor's expected gradient is zero."""
+    posterior = World(3, world.y_star, world.cap)
+    alpha = 0.7
+    # Values by backward induction: V(prefix) = α log Σ prior exp{V(prefix w) / α}.
+    value: dict[tuple[int, ...], float] = {}
+    for y in sequences(posterior.vocabulary, posterior.cap):
+        value[y] = reward_of(posterior, y)
+    logits = posterior.table.logits.detach().clone()
+    for prefix in sorted((p for p in posterior.prior.prefixes if EOS not in p), key=len, reverse=True):
+        prior = posterior.prior.row(prefix)
+        energy = torch.tensor([value.get((*prefix, w), -math.inf) for w in range(posterior.vocabulary.size)]) / alpha + prior
+        value[prefix] = alpha * float(energy.logsumexp(0))
+        logits[posterior.table.number[prefix]] = energy.clamp(min=-30)
+    posterior.table.logits = logits.requires_grad_()
+    posterior.table.log_p = logits.log_softmax(1)
+    flags = {"erpo_prior": "prior.pt", "erpo_alpha": alpha, "erpo_baseline": "none"}
+    batch = batch_in(posterior, FAMILY["sequence_tutor"], Variant(plain, flags), N)
+    drawn = drawn_in(FAMILY["sequence_tutor"], batch)
+    # R - α log p/prior is then the same for every y, α log Z.
+    first = drawn.weights[:, 0]  # type: ignore[index]
+    assert first.var() < 1e-9 and float(first.mean()) == pytest.approx(value[()], abs=1e-5)
+
+
+# The table itself
+
+
+def behaviour(settings: Settings) -> dict[str, Any]:
+    """All that a flag may change. λ and MIXER's stage stand for the schedule's flags."""
+    clock = ("annealer", "every", "plateau", "unit", "pretrain")
+    found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in clock}
+    found["reward"] = type(settings.reward), vars(settings.reward)
+    times = [(epoch, update, falls) for epoch in (1, 3, 5, 12) for update in (0, 7, 5000) for falls in (0, 2)]
+    return found | {"clock": [(settings.mixture(*time), settings.stage(*time)) for time in times]}
+
+
+IN_UPDATES = {"erpo_anneal_unit": "update", "erpo_pretrain_updates": 3}
+IN_EPOCHS = {"erpo_anneal_unit": "epoch", "erpo_pretrain_epochs": 3}
+# Each flag: (what it is compared with, another value).
+OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "label_smoothing": ({}, {"label_smoothing": 0.1}),
+    "erpo_preset": ({}, {"erpo_preset": "paper"}),
+    "erpo_reward": ({}, {"erpo_reward": "rouge"}),
+    "erpo_ties": ({}, {"erpo_ties": "position"}),
+    "erpo_c": ({}, {"erpo_c": "7"}),
+    "erpo_c_model": ({}, {"erpo_c_model": 1.7}),
+    "erpo_schedule": ({}, {"erpo_schedule": "linear"}),
+    "erpo_lambda": ({}, {"erpo_lambda": "model=.5,delta=.5"}),
+    "erpo_anneal_every": ({"erpo_lambda": "model=1"}, {"erpo_anneal_every": 2.0, "erpo_lambda": "model=1"}),
+    "erpo_anneal_unit": (IN_UPDATES, IN_EPOCHS),
+    "erpo_pretrain_epochs": ({"erpo_anneal_unit": "epoch"}, IN_EPOCHS),
+    "erpo_pretrain_updates": ({"erpo_anneal_unit": "update"}, IN_UPDATES),
+    "erpo_samples": ({}, {"erpo_samples": 3}),
+    "erpo_model_targets": ({}, {"erpo_model_targets": "drop"}),
+    "erpo_task_targets": ({}, {"erpo_task_targets": "soft"}),
+    "erpo_baseline": ({"erpo_samples": 2}, {"erpo_samples": 2, "erpo_baseline": "leave_one_out"}),
+    "erpo_alpha": ({}, {"erpo_alpha": 0.3}),
+    "erpo_bang_bang": ({}, {"erpo_bang_bang": 0.4}),
+    "erpo_prior": ({}, {"erpo_prior": "prior.pt"}),
+    "erpo_tau": ({}, {"erpo_tau": 0.3}),
+    "erpo_payoff": ({}, {"erpo_payoff": "hamming"}),
+    "erpo_samples_file": ({}, {"erpo_samples_file": "samples.tsv"}),
+    "erpo_noise": ({}, {"erpo_noise": "blank"}),
+    "erpo_gamma": ({}, {"erpo_gamma": 0.4}),
+    "erpo_z": ({}, {"erpo_z": "batch"}),
+}
+
+
+@pytest.mark.parametrize("row", FAMILY.values(), ids=FAMILY)
+def test_every_flag_of_a_row_changes_something(row: Row) -> None:
+    for flag in row.flags:
+        before, after = (behaviour(Settings.of({**row.defaults, **flags})) for flags in OTHERWISE[flag])
+        assert before != after, flag
+
+
+def test_every_flag_belongs_to_a_row() -> None:
+    assert {flag for row in FAMILY.values() for flag in row.flags} == FLAGS.keys() == OTHERWISE.keys()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"flags": ("erpo_zeal",)}, "row new: no such flag: erpo_zeal"),
+        ({"defaults": {"beta": 1}}, "row new: no such flag: beta"),
+        ({"name": "a b"}, "identifier"),
+        ({"page": " "}, "page"),
+    ],
+)
+def test_a_wrong_row_cannot_be_built(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(FAMILY["interp"], **{"name": "new", **wrong})
+
+
+def test_a_name_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "FAMILY", dict(FAMILY))
+    assert family.add(FAMILY["pg"]) is FAMILY["pg"]  # the same row again is harmless
+    with pytest.raises(ValueError, match="has a row 'pg' already"):
+        family.add(replace(FAMILY["pg"], page="Another."))
+
+
+def test_one_z_for_the_whole_batch() -> None:
+    """Parity with the older code: --erpo-z batch gives all sentences one expert a step, gold first."""
+    world = WORLDS["V=2, T=4"]
+    steps = set()
+    for update in range(20):
+        variant = Variant(plain, {**FIXED, "erpo_z": "batch"}, update=update)
+        batch = batch_in(world, FAMILY["interp"], variant, 50)
+        drawn = FromExperts()(batch)
+        assert drawn is not None
+        assert drawn.origin[:, 0].eq(Expert.DELTA).all()
+        for column in drawn.origin.unbind(1):
+            assert len(set(column.tolist()) - {int(Expert.NONE)}) <= 1
+        steps |= set(drawn.origin[:, 1:].unique().tolist())
+    assert steps >= {Expert.MODEL, Expert.TASK, Expert.DELTA}
+    assert as_drawn(batch, drawn) is drawn
+
+
+PACKAGE = Path(family.__file__).parent
+
+
+@pytest.mark.parametrize("module", ["criterions", "engine", "mstep", "estep", "border", "sampler", "settings", "logs"])
+def test_no_code_knows_an_algorithm_by_name(module: str) -> None:
+    """No string in the code is a row's name, docstrings apart: nothing can branch on one."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docstrings}
+    assert not strings & {text for name in FAMILY for text in (name, f"erpo_{name}", name.replace("_", "-"))}

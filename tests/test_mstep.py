@@ -1,0 +1,140 @@
+"""The one loss of the family against plain loops over its definition, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from oracle import EOS, PAD, UNK, world
+from torch import Tensor
+
+from fairseq_erpo import mstep
+from fairseq_erpo.engine import Drawn
+from fairseq_erpo.estep import Candidates, Experts, InverseTemperature, task_log_weights, task_q
+from fairseq_erpo.rewards import Reference, make_reward
+from fairseq_erpo.rewards.base import replay
+from fairseq_erpo.sampler import Expert
+
+VOCABULARY = world(5)
+# Padding, repeated tokens, UNK on both sides, a clipped sentence without EOS.
+TARGET = torch.tensor([[4, 5, 4, EOS], [6, UNK, EOS, PAD], [7, EOS, PAD, PAD]])
+TOKENS = torch.tensor([[4, 8, UNK, 5, EOS], [6, EOS, PAD, PAD, PAD], [7, 7, 4, 8, 5]])
+MODEL, TASK, DELTA, NONE = (int(e) for e in (Expert.MODEL, Expert.TASK, Expert.DELTA, Expert.NONE))
+ORIGIN = torch.tensor([[DELTA, TASK, MODEL, TASK, TASK], [TASK, DELTA, NONE, NONE, NONE], [MODEL, MODEL, TASK, TASK, MODEL]])
+N, T = TOKENS.shape
+
+
+@pytest.fixture
+def log_p() -> Tensor:
+    numbers = torch.Generator().manual_seed(2)
+    return torch.randn(N, T, VOCABULARY.size, generator=numbers, dtype=torch.float64).log_softmax(2)
+
+
+@pytest.fixture
+def candidates() -> Candidates:
+    return Candidates.of(Reference.of(TARGET, VOCABULARY), VOCABULARY)
+
+
+def drawn(**others: Any) -> Drawn:
+    delta_r = torch.zeros(N, T)
+    return Drawn(TOKENS, ORIGIN, delta_r, torch.tensor([0.5, -1.0, 2.0]), torch.tensor([False, False, True]), **others)
+
+
+def by_loops(log_p: Tensor, target: Tensor, weight: Tensor, smoothing: float = 0.0) -> list[list[float]]:
+    """- w_t ((1 - ε - ε/(V-1)) log p(target_t) + ε/(V-1) Σ_v log p(v)): fairseq's label smoothing."""
+    loss = [[0.0] * T for _ in range(N)]
+    for n in range(N):
+        for t in range(T):
+            if target[n, t] != PAD:
+                row = log_p[n, t].tolist()
+                each = smoothing / (len(row) - 1)
+                loss[n][t] = -float(weight[n, t]) * ((1 - smoothing - each) * row[int(target[n, t])] + each * sum(row))
+    return loss
+
+
+def assert_equals(found: Tensor, expected: list[list[float]]) -> None:
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def test_the_weights_and_targets_of_the_row_count(log_p: Tensor) -> None:
+    numbers = torch.Generator().manual_seed(3)
+    weights = torch.randn(N, T, generator=numbers)
+    learnt = TOKENS.flip(0)
+    for smoothing in (0.0, 0.1):
+        found = mstep.drawn_losses(log_p, drawn(weights=weights), None, smoothing, VOCABULARY)
+        assert_equals(found, by_loops(log_p, TOKENS, weights, smoothing))
+        found = mstep.drawn_losses(log_p, drawn(weights=weights, targets=learnt), None, smoothing, VOCABULARY)
+        assert_equals(found, by_loops(log_p, learnt, weights, smoothing))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_is_fairseqs_token_by_token(log_p: Tensor, smoothing: float) -> None:
+    from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+
+    found = mstep.drawn_losses(log_p, drawn(), None, smoothing, VOCABULARY)
+    flat = log_p.view(-1, VOCABULARY.size)
+    expected, _ = label_smoothed_nll_loss(flat, TOKENS.flatten(), smoothing, ignore_index=PAD, reduce=False)
+    torch.testing.assert_close(found.flatten(), expected.flatten(), rtol=1e-12, atol=0)
+
+
+def test_without_weights_it_is_cross_entropy_bit_for_bit(log_p: Tensor) -> None:
+    for dtype in (torch.float32, torch.float64):
+        losses = mstep.drawn_losses(log_p.to(dtype), drawn(), None, 0, VOCABULARY)
+        gold = mstep.gold_loss(log_p.to(dtype), TOKENS, PAD, reduce=False)
+        assert torch.equal(losses.flatten(), gold)
+    assert mstep.gold_loss(log_p, TOKENS, PAD, reduce=True) == pytest.approx(float(gold.sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "experts", [Experts(InverseTemperature(number=1.0)), Experts(InverseTemperature(eps=0.1)), Experts(ties="position")]
+)
+@pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
+def test_soft_targets_are_the_reward_experts_whole_distribution(
+    log_p: Tensor, candidates: Candidates, experts: Experts, reward: str
+) -> None:
+    """- w_t Σ_v q(v) log p(v) where the reward expert drew, q over the whole vocabulary; the drawn token elsewhere."""
+    gains = replay(make_reward(reward), candidates.reference, TOKENS, VOCABULARY).gains
+    steps = [type(gains)(*(column[:, t] for column in gains)) for t in range(T)]
+    logs = [task_log_weights(step, candidates, experts, t) for t, step in enumerate(steps)]
+    q = torch.stack([task_q(weights, candidates, VOCABULARY) for weights in logs], 1)
+    assert q.sum(2).allclose(torch.ones(N, T))
+    shares = torch.stack([weights.log_softmax(1) for weights in logs], 1)
+    weight = torch.rand(N, T, generator=torch.Generator().manual_seed(4))
+    expected = by_loops(log_p, TOKENS, weight)
+    for n in range(N):
+        for t in range(T):
+            if ORIGIN[n, t] == TASK:
+                pairs = zip(q[n, t].tolist(), log_p[n, t].tolist(), strict=True)
+                expected[n][t] = -float(weight[n, t]) * sum(share * value for share, value in pairs if share)
+    found = mstep.drawn_losses(log_p, drawn(weights=weight, shares=shares), candidates, 0, VOCABULARY)
+    # The shares are float32.
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+
+
+def test_baseline_is_fitted_to_the_reward_where_the_model_drew() -> None:
+    baseline = torch.randn(N, T + 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    rewards, total = drawn().reward.tolist(), 0.0
+    for n in range(N):
+        for t in range(T):
+            if ORIGIN[n, t] == MODEL:
+                total += 0.01 * (float(baseline[n, t]) - rewards[n]) ** 2
+    assert float(mstep.baseline_loss(baseline, drawn())) == pytest.approx(total, rel=1e-12)
+
+
+def test_baseline_is_linear_in_each_steps_features_and_leaves_them_alone() -> None:
+    from fairseq_erpo.border import MAX_STEPS, StepBaseline
+
+    baseline = StepBaseline(3)
+    with torch.no_grad():
+        baseline.weight.normal_(generator=torch.Generator().manual_seed(6))
+    features = torch.randn(2, MAX_STEPS + 2, 3, generator=torch.Generator().manual_seed(7), requires_grad=True)
+    value = baseline(features)
+    for t in (0, 1, MAX_STEPS - 1, MAX_STEPS, MAX_STEPS + 1):
+        weight = baseline.weight[min(t, MAX_STEPS - 1)].tolist()
+        expected = sum(w * x for w, x in zip(weight, [*features[1, t].tolist(), 1.0], strict=True))
+        assert value[1, t].item() == pytest.approx(expected, abs=1e-5)  # float32
+    value.square().sum().backward()
+    assert features.grad is None
+    assert baseline.weight.grad is not None and baseline.weight.grad.abs().min() > 0
+    assert StepBaseline(3)(features).eq(0).all()  # it begins at no baseline at all

@@ -1,0 +1,199 @@
+"""`python -m fairseq_erpo variance` against gradients that are stored and compared directly."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build, load
+
+from fairseq_erpo import loading
+from fairseq_erpo.__main__ import main
+from fairseq_erpo.variance import VARIANTS, Measured, Moments, Variant, flags_of, gradient, measure
+
+HALF = "--lambda model=.5,task=.1,delta=.4 --erpo-c-model 1"  # at c = 1 the model's own targets teach nothing in expectation
+REWARD = "--lambda task=.8,delta=.2 --erpo-reward edit --erpo-c 1"  # a reward expert that spreads over the vocabulary
+SOFT, DROP = {"erpo_task_targets": "soft"}, {"erpo_model_targets": "drop"}
+Measure = Callable[..., Measured]
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_data: Path, tiny_checkpoint: Path) -> Measure:
+    def run(
+        flags: str, row: str = "interp", switches: dict[str, Any] | None = None, draws: int = 8, sentences: int = 8
+    ) -> Measured:
+        parser = ArgumentParser()
+        loading.add_arguments(parser, split="train", count="--batch", sentences=sentences)
+        loaded = loading.load(parser.parse_args([str(tiny_checkpoint), str(tiny_data), *flags.split()]))
+        sample = loaded.dataset.collater([loaded.dataset[i] for i in loaded.chosen])
+        return measure(Variant("", row, switches or {}), loaded, sample, draws)
+
+    return run
+
+
+def test_moments_are_those_of_the_stored_vectors() -> None:
+    torch.manual_seed(1)
+    vectors = 3 + torch.randn(40, 50) * torch.linspace(0.1, 2, 50)
+    moments = Moments()
+    for vector in vectors:
+        moments.add(vector)
+    variance = float(vectors.double().var(0).sum())
+    assert moments.variance == pytest.approx(variance, rel=1e-5)
+    assert moments.mean_norm == pytest.approx(math.sqrt(float(vectors.mean(0).square().sum()) - variance / 40), rel=1e-5)
+    pairs = (vectors[::2] - vectors[1::2]).square().sum(1) / 2
+    assert moments.error == pytest.approx(float(pairs.std()) / 20**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("flags", ["", "--erpo-model-targets drop", "--erpo-task-targets soft --erpo-samples 2"])
+def test_equals_the_variance_of_stored_gradients(flags: str, tiny_data: Path, tiny_checkpoint: Path, measured: Measure) -> None:
+    """The criterion as fairseq-train builds it from the same flags, five gradients kept."""
+    share = "model=.3,task=.3,delta=.4"
+    built = build(tiny_data, f"--criterion erpo_interp --seed 3 --erpo-schedule constant --erpo-lambda {share} {flags}")
+    built.model.load_state_dict(load(tiny_checkpoint)["model"])
+    sample = built.batch(list(range(6)))
+    built.criterion.train()
+    built.model.eval()
+    gradients, sizes = [], []
+    for update in (1, 2, 3, 4, 5):
+        built.task.clock.update = update
+        built.model.zero_grad()
+        loss, size, _ = built.criterion(built.model, sample)
+        loss.backward()
+        gradients.append(
+            {name: p.grad.double() / float(size) for name, p in built.model.named_parameters() if p.grad is not None}
+        )
+        sizes.append(float(size))
+    variance = sum(float(torch.stack([g[name] for g in gradients]).var(0).sum()) for name in gradients[0])
+    means = sum(float(torch.stack([g[name] for g in gradients]).mean(0).square().sum()) for name in gradients[0])
+    words = flags.split()
+    switches = {flag[2:].replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    switches = {name: int(value) if value.isdigit() else value for name, value in switches.items()}
+    found = measured(f"--lambda {share} --seed 3", switches=switches, draws=5, sentences=6)
+    # float32 sums of some hundred thousand terms
+    assert found.variance == pytest.approx(variance, rel=1e-3)
+    assert found.tokens == pytest.approx(sum(sizes) / 5) and found.per_token == pytest.approx(variance * sum(sizes) / 5, rel=1e-3)
+    assert found.mean_norm == pytest.approx(math.sqrt(means - variance / 5), rel=1e-2)
+    assert found.snr == pytest.approx(math.sqrt(max(means - variance / 5, 0) / variance), rel=1e-2)
+
+
+def test_soft_reward_targets_take_variance_away(measured: Measure) -> None:
+    hard, soft = measured(REWARD), measured(REWARD, switches=SOFT)
+    assert hard.tokens == soft.tokens  # the same draws
+    assert soft.per_token + 2 * soft.error * soft.tokens < 0.7 * hard.per_token
+    assert soft.mean_norm == pytest.approx(hard.mean_norm, rel=0.25)  # the same expected gradient
+
+
+def test_dropped_model_targets_take_variance_away(measured: Measure) -> None:
+    kept, dropped = measured(HALF, draws=16), measured(HALF, switches=DROP, draws=16)
+    assert dropped.tokens < 0.65 * kept.tokens
+    assert dropped.per_token < 0.9 * kept.per_token
+    assert dropped.snr > 1.25 * kept.snr
+    # The sum's expectation stays, and is divided by fewer.
+    assert dropped.mean_norm * dropped.tokens == pytest.approx(kept.mean_norm * kept.tokens, rel=0.25)
+
+
+def test_more_samples_count_by_their_tokens(measured: Measure) -> None:
+    one, four = measured(HALF), measured(HALF, switches={"erpo_samples": 4})
+    assert four.tokens == pytest.approx(4 * one.tokens, rel=0.1)
+    assert four.variance < 0.4 * one.variance and 0.6 < four.per_token / one.per_token < 1.5
+    assert four.snr > 1.4 * one.snr
+
+
+def test_a_baseline_takes_variance_away(measured: Measure) -> None:
+    none = measured("", "pg")
+    others = measured("", "pg", {"erpo_baseline": "leave_one_out", "erpo_samples": 4})
+    assert others.per_token < 0.7 * none.per_token
+
+
+def test_nothing_is_drawn_and_nothing_varies_on_the_data(measured: Measure) -> None:
+    found = measured("--lambda delta=1")
+    assert found.variance == pytest.approx(0, abs=1e-9) and found.mean_norm > 0
+
+
+def test_flags_are_the_rows_own_with_lambda_to_the_last_digit() -> None:
+    from fairseq_erpo.mixture import Mixture
+
+    given = {"erpo_preset": "paper", "erpo_c": "7", "erpo_z": "batch", "erpo_reward": "rouge", "erpo_lambda": "model=1"}
+    mixture = Mixture(1 / 3, 1 / 3, 1 / 3)
+    flags = flags_of(VARIANTS[1], given, mixture)
+    assert Mixture.parse(flags.pop("erpo_lambda")) == mixture
+    expected = {"erpo_preset": "paper", "erpo_c": "7", "erpo_z": "batch", "erpo_reward": "rouge", "erpo_schedule": "constant"}
+    assert flags == expected | SOFT
+    assert flags_of(Variant("", "pg", {"erpo_baseline": "greedy"}), given, mixture) == {
+        "erpo_reward": "rouge",
+        "erpo_baseline": "greedy",
+    }
+
+
+def test_dropout_stays_off(tiny_data: Path) -> None:
+    built = build(tiny_data, "--criterion erpo_interp --erpo-schedule constant --dropout .5")
+    sample = built.batch([1, 2, 3])
+    built.model.train()
+    (first, size), (second, _) = (gradient(built.criterion.train(), built.model, sample, 4) for _ in range(2))
+    assert torch.equal(first, second) and size > 0 and len(first) == sum(p.numel() for p in built.model.parameters())
+
+
+# ---- the command line ----
+
+
+def test_table_and_json(
+    tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    file = tmp_path / "new" / "x.json"
+    where = [str(tiny_checkpoint), str(tiny_data)]
+    main(["variance", *where, *["--batch", "3", "--draws", "4", "--lambda", "model=.4,task=.3,delta=.3", "--json"], str(file)])
+    output = capsys.readouterr().out
+    found = json.loads(file.read_text())
+    assert found.keys() == {"checkpoint", "data", "split", "sentences", "draws", "seed", "lambda", "variants"}
+    assert [found[key] for key in ("checkpoint", "data", "split", "sentences", "draws", "seed")] == [
+        *where,
+        "train",
+        [0, 1, 2],
+        4,
+        1,
+    ]
+    lines = found["variants"]
+    assert len(lines) == len(VARIANTS) and {name for line in lines for name in line["switches"]} == {
+        "--erpo-task-targets",
+        "--erpo-model-targets",
+        "--erpo-samples",
+        "--erpo-baseline",
+    }
+    keys = "criterion switches flags target_tokens variance variance_per_token standard_error_per_token ratio mean_norm snr"
+    for line, variant in zip(lines, VARIANTS, strict=True):
+        assert line.keys() == set(keys.split()) and line["criterion"] == f"erpo_{variant.row}"
+        assert line["variance_per_token"] == pytest.approx(line["variance"] * line["target_tokens"])
+        assert line["ratio"] == pytest.approx(line["variance_per_token"] / lines[0]["variance_per_token"])
+        row = next(text for text in output.splitlines() if re.match(re.escape(variant.label) + r"  ", text))
+        assert row.split()[-6:-4] == [f"{line['target_tokens']:.0f}", f"{line['variance_per_token']:.4g}"]
+        assert row.split()[-3] == f"{line['ratio']:.2f}" and len(row.rstrip()) <= 80
+    assert "\x1b" not in output and "λ model=0.4,task=0.3,delta=0.3" in " ".join(output.split())
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_can_be_wrong_is_one_line(
+    tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: Any) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["variance", *map(str, arguments)])
+        message = str(ended.value.code)
+        assert message.startswith("erpo: ") and "\n" not in message and capsys.readouterr().out == ""
+        return message
+
+    assert "no checkpoint at" in refused(tmp_path / "none.pt", tiny_data)
+    assert "there is no folder" in refused(tiny_checkpoint, tmp_path / "none")
+    assert "--split dev" in refused(tiny_checkpoint, tiny_data, "--split", "dev")
+    assert "--batch must be at least 1, not 0" in refused(tiny_checkpoint, tiny_data, "--batch", 0)
+    assert "--draws must be at least 4, not 3" in refused(tiny_checkpoint, tiny_data, "--draws", 3)
+    assert "--lambda: λ must sum to one" in refused(tiny_checkpoint, tiny_data, "--lambda", "model=.5")
+    assert "--erpo-reward 'blue' is unknown" in refused(tiny_checkpoint, tiny_data, "--erpo-reward", "blue")
