@@ -65,7 +65,10 @@ class ErpoCriterion(FairseqCriterion):
                 raise ValueError("the --task has no target dictionary; use --task erpo_translation")
             if getattr(task.cfg, "left_pad_target", False):
                 raise ValueError("--left-pad-target is not supported: targets are padded on the right")
-            for path in (cfg.finetune_from_model, settings.prior):
+            # fairseq reads --finetune-from-model at the first launch only. Later it may be gone, as it may where others validate.
+            folder = Path(cfg.save_dir)
+            first_launch = folder.is_dir() and not (folder / "checkpoint_last.pt").exists()
+            for path in (cfg.finetune_from_model if first_launch else None, settings.prior):
                 if path:
                     check_checkpoint(path)
             if "erpo_prior" in cls.row.flags and not settings.prior:

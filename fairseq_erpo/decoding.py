@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
+from fairseq.models import FairseqDecoder, FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 from torch import Tensor
 
 
@@ -57,7 +57,11 @@ class IncrementalDecoder:
         self.encoder_out = encoder_out
         self.state: dict[str, dict[str, Tensor | None]] = {}
         # The projection is split from the layers where the decoder allows it, so that it can be left out.
-        self.splits = hasattr(model.decoder, "extract_features") and hasattr(model.decoder, "output_layer")
+        # Not by hasattr: fairseq's base classes have both, and raise.
+        kind, bases = type(model.decoder), (FairseqDecoder, FairseqIncrementalDecoder)
+        self.splits = all(kind.extract_features is not base.extract_features for base in bases) and (
+            kind.output_layer is not FairseqDecoder.output_layer
+        )
 
     def step(self, previous: Tensor) -> Tensor:
         decode = self.model.decoder.extract_features if self.splits else self.model.decoder

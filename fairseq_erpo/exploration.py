@@ -25,7 +25,7 @@ from fairseq_erpo.vocabulary import Vocabulary
 VOCABULARY = Vocabulary(size=8, pad=1, eos=2, unk=3, never=(0, 1))  # fairseq's order: BOS, PAD, EOS, UNK, then four words
 Y_STAR = (4, 5, 6, VOCABULARY.eos)
 PULL = 1.5  # the model's logit of y*_t, all others 0: a right token has p = .47
-DRAWS = 12_000  # sequences; the entropies' standard errors are then below .02 bits
+DRAWS = 12_000  # sequences
 PERIODS = 8  # of a schedule; by then each has come to its end in this world
 ALPHAS = (0.1, 1.0)  # beside a row's own α: 1 is policy gradient's
 # What the rows' defaults leave open: the paper's own λ and reward, and one period for all schedules, 20, at which the inverse
@@ -133,7 +133,10 @@ def reach(tokens: Tensor, weights: Tensor, label: str) -> Reach:
 
 
 def entropy(y: Tensor, weights: Tensor) -> float:
-    """Bits: the plug-in estimate with Miller and Madow's correction, (distinct - 1) / 2N.  [N, T], [N] -> bits"""
+    """Bits: the plug-in estimate with Miller and Madow's correction, (distinct - 1) / 2N.  [N, T], [N] -> bits
+
+    Sequences too rare to be drawn are missed: 12,000 draws of the model give 8.6 of its 9.3 bits; narrower rows lose less.
+    """
     # A sequence as one number: its digits are its ids.
     code = (y * VOCABULARY.size ** torch.arange(y.size(1))).sum(1)
     distinct, index = torch.unique(code, return_inverse=True)
@@ -165,6 +168,9 @@ class Table:
         return features
 
     def keep(self, rows: Tensor) -> None: ...
+
+    def teacher_forced(self, previous: Tensor) -> Tensor:
+        return torch.stack([self.step(previous[:, : t + 1]) for t in range(previous.size(1))], 1)
 
 
 @dataclass

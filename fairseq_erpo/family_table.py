@@ -93,13 +93,13 @@ def show_row(row: Row, console: Console) -> None:
     console.print(Text(f"erpo_{row.name}", "bold"))
     console.print(f"R = {row.reward} · α = {row.alpha} · β = {row.beta} · drawn from {row.point} · layout: {row.layout}\n")
     console.print(f"{inspect.cleandoc(row.page)}\n", soft_wrap=True)
-    grid = Table("flag", "default", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table("flag", "default", "", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for flag in row.flags:
         grid.add_row(dashed(flag), default(row, flag), FLAGS[flag].help)
     console.print(grid)
     fixed = {dashed(name): value for name, value in row.defaults.items() if name not in row.flags}
     if fixed:
-        console.print("Fixed: " + ", ".join(f"{name} {value}" for name, value in fixed.items()))
+        console.print("\nFixed: " + ", ".join(f"{name} {value}" for name, value in fixed.items()))
 
 
 def default(row: Row, flag: str) -> str:

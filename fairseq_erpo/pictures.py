@@ -35,7 +35,7 @@ def exploration_figure(family: Mapping[str, Row], measured: Mapping[str, Sequenc
     entropy, share = (figure.add_axes((left, BELOW / high, width, ROW * len(order) / high)) for left, width in PANELS)
     _panel(entropy, {name: [reach.entropy for reach in measured[name]] for name in order}, measured)
     _panel(share, {name: [reach.off_sequences for reach in measured[name]] for name in order}, measured)
-    entropy.set_xlabel("entropy of the drawn sequences, bits", color=INK, fontsize=11)
+    entropy.set_xlabel("entropy of the drawn sequences, bits (Miller-Madow)", color=INK, fontsize=11)
     share.set_xlabel("drawn sequences that are not y*", color=INK, fontsize=11)
     share.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     for y, name in enumerate(order):

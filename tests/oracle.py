@@ -459,8 +459,12 @@ ORACLES: dict[str, list[Variant]] = {
         Variant(partial(inside, c_model=2), {**FIXED, "erpo_task_targets": "soft"}),
         Variant(partial(inside, c_model=1, reward="bleu"), {**FIXED, "erpo_c_model": 1.0, "erpo_reward": "bleu"}),
         Variant(partial(inside, c_model=1), {**FIXED, "erpo_c_model": 1.0, "erpo_model_targets": "drop"}),
+        Variant(partial(inside, c_model=2), {**FIXED, "erpo_sampler": "parallel"}),
     ],
-    "scheduled_sampling": [Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": 3.0}, update=4)],
+    "scheduled_sampling": [
+        Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": 3.0, "erpo_sampler": sampler}, update=4)
+        for sampler in ("cached", "parallel")
+    ],
     "sequence_tutor": [
         Variant(partial(policy, value=partial(tutored, alpha=0.05)), {"erpo_prior": "prior.pt"}),
         Variant(

@@ -5,13 +5,13 @@ import logging
 
 import pytest
 
-from fairseq_erpo.mixture import MLE, Mixture
+from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
 from fairseq_erpo.tasks.erpo_translation import Clock
 
 
 def test_scores_of_a_lost_future_are_forgotten(tmp_path):
     path = tmp_path / "new" / "scores.json"
-    clock = Clock(path=path)
+    clock = Clock(path=path, mixture=PAPER_END)
     for update, score in ((10, 3.0), (20, 2.0), (30, 2.5)):
         clock.validated(update, score, write=True)
     assert [p.name for p in path.parent.iterdir()] == ["scores.json"]
@@ -26,9 +26,16 @@ def test_scores_of_a_lost_future_are_forgotten(tmp_path):
 
 
 def test_only_one_rank_writes(tmp_path):
-    clock = Clock(path=tmp_path / "scores.json")
+    clock = Clock(path=tmp_path / "scores.json", mixture=PAPER_END)
     clock.validated(10, 3.0, write=False)
     assert clock.scores == {10: 3.0} and not clock.path.exists()
+
+
+def test_validations_before_annealing_do_not_count():
+    clock = Clock(maximize=True)
+    for update, score in enumerate((3.0, 2.0, 1.0)):
+        clock.validated(update, score, write=False)
+    assert clock.falls() == 0
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"scores": 3}', json.dumps([1])])

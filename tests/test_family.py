@@ -321,6 +321,7 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "erpo_pretrain_epochs": ({"erpo_anneal_unit": "epoch"}, IN_EPOCHS),
     "erpo_pretrain_updates": ({"erpo_anneal_unit": "update"}, IN_UPDATES),
     "erpo_samples": ({}, {"erpo_samples": 3}),
+    "erpo_sampler": ({}, {"erpo_sampler": "parallel"}),
     "erpo_model_targets": ({}, {"erpo_model_targets": "drop"}),
     "erpo_task_targets": ({}, {"erpo_task_targets": "soft"}),
     "erpo_baseline": ({"erpo_samples": 2}, {"erpo_samples": 2, "erpo_baseline": "leave_one_out"}),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fairseq_erpo import exploration, family_table, pictures
@@ -140,11 +141,10 @@ def test_measured_figures_agree_with_enumeration(measured: dict[str, list[Reach]
         alive *= 1 - float(at[VOCABULARY.eos])
     right = math.prod(float(p[t, w]) for t, w in enumerate(Y_STAR))
     pg = measured["pg"][0]
-    # 6000 draws: the standard error of the share is .003; the entropy misses part of the rarest sequences.
+    # 6000 draws: the standard error of the share is .003; the entropy misses the rarest sequences, fewer with more draws.
     assert pg.off_sequences == pytest.approx(1 - right, abs=0.012)
-    assert bits - 0.6 < pg.entropy < bits + 0.1
-    exact = reaches(FAMILY["pg"], draws=60_000)[0]
-    assert abs(exact.entropy - bits) < abs(pg.entropy - bits) < 0.6
+    assert bits - 1 < pg.entropy < bits
+    assert pg.entropy + 0.3 < reaches(FAMILY["pg"], draws=60_000)[0].entropy < bits
 
 
 def test_entropy_of_known_draws() -> None:
@@ -173,11 +173,12 @@ def drawn(measured: dict[str, list[Reach]]) -> Figure:
 
 def test_no_text_of_the_picture_lies_on_another(measured: dict[str, list[Reach]]) -> None:
     figure = drawn(measured)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     entropy_axes, share_axes = figure.axes
     texts = [t for t in (*figure.texts, *entropy_axes.texts, *share_axes.texts) if t.get_text()]
     assert {f"erpo_{name}" for name in FAMILY} <= {t.get_text() for t in texts}
     boxes = [(t.get_text(), t.get_window_extent()) for t in (*texts, entropy_axes.xaxis.label, share_axes.xaxis.label)]
+    assert len(figure.legends) == 1
     boxes.append(("legend", figure.legends[0].get_window_extent()))
     for i, (one, box) in enumerate(boxes):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 and box.y1 <= figure.bbox.height, one

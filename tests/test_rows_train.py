@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,13 +150,11 @@ def test_a_row_is_added_at_run_time(tiny_data: Path, registries: None) -> None:
     from fairseq_erpo import criterions
 
     assert family.__doc__ is not None
-    example = textwrap.dedent(family.__doc__[family.__doc__.index("    register(Row(") :])
-    assert len(example.strip().splitlines()) <= 10
-
-    def register(row: Row) -> None:
-        criterions.register(family.add(row))
-
-    exec(example, {"register": register, "Row": Row, "FromExperts": engine.FromExperts, "as_drawn": engine.as_drawn})
+    # The indented paragraph.
+    example = textwrap.dedent(re.search(r"(?:^    .*\n)+", family.__doc__, re.MULTILINE)[0])  # type: ignore[index]
+    assert len(example.splitlines()) <= 10
+    names = {"register": criterions.register, "replace": dataclasses.replace}
+    exec(example, {**vars(family), **names})
     built, moved = train(tiny_data, "--criterion erpo_half_model --erpo-reward rouge", [IDS])
     assert built.criterion.row is FAMILY["half_model"]
     assert max(float(value.abs().max()) for value in moved.values()) > 1e-4
@@ -374,7 +373,7 @@ def test_fairseq_train_runs_every_row(
     jobs = {"alone": fairseq.train(tiny_data, tmp_path / "alone", f"{flags} --update-freq 2")}
     for rank in ("0", "1"):
         ranked = f"{flags} {gloo(port)} --distributed-no-spawn --distributed-rank {rank}"
-        jobs[rank] = fairseq.train(tiny_data, tmp_path / rank, ranked)
+        jobs[rank] = fairseq.train(tiny_data, tmp_path / rank, ranked, console=True)
     for job in jobs.values():
         job.succeed()
     alone, both = by_update(tmp_path / "alone" / "log"), by_update(tmp_path / "0" / "log")

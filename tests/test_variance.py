@@ -150,7 +150,8 @@ def test_table_and_json(
     monkeypatch.setenv("NO_COLOR", "1")
     file = tmp_path / "new" / "x.json"
     where = [str(tiny_checkpoint), str(tiny_data)]
-    main(["variance", *where, *["--batch", "3", "--draws", "4", "--lambda", "model=.4,task=.3,delta=.3", "--json"], str(file)])
+    flags = ["--batch", "3", "--draws", "4", "--lambda", "model=.4,task=.3,delta=.3"]
+    main(["variance", *where, *flags, "--json", str(file)])
     output = capsys.readouterr().out
     found = json.loads(file.read_text())
     assert found.keys() == {"checkpoint", "data", "split", "sentences", "draws", "seed", "lambda", "variants"}

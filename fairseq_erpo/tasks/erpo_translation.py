@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+from fairseq.distributed import utils as distributed
 from fairseq.tasks import register_task
 from fairseq.tasks.fairseq_task import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -56,8 +58,10 @@ class Clock:
 
     def validated(self, update: int, score: float, write: bool) -> None:
         """Note a validation score; `write` it down on one rank."""
-        self.scores[update] = score
         self._warn_if_falling(score)
+        if self.mixture == MLE:  # the schedule has not begun
+            return
+        self.scores[update] = score
         if write and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self.path.with_suffix(".part")
@@ -84,14 +88,17 @@ class Clock:
             )
 
 
+def _is_parallel() -> bool:
+    # fairseq's own functions ask for a process group, which a single process has not.
+    return dist.is_available() and dist.is_initialized()
+
+
 def _from_first_rank(stored: dict[int, float]) -> dict[int, float]:
     """The first rank's file counts, so that all ranks have the same λ whatever their disks hold."""
-    import torch.distributed as dist
-    from fairseq.distributed import utils as distributed
-
-    if not dist.is_available() or not dist.is_initialized() or distributed.get_data_parallel_world_size() == 1:
+    if not _is_parallel():
         return stored
-    return distributed.broadcast_object(stored, src_rank=0, group=distributed.get_data_parallel_group())
+    shared: dict[int, float] = distributed.broadcast_object(stored, src_rank=0, group=distributed.get_data_parallel_group())
+    return shared
 
 
 class Clocked:
@@ -121,6 +128,20 @@ class Clocked:
         self.clock.epoch = epoch
         super().begin_epoch(epoch, model)  # type: ignore[misc]
 
+    def get_batch_iterator(
+        self, dataset: Any, *, seed: int = 1, epoch: int = 1, update_epoch_batch_itr: bool = False, **options: Any
+    ) -> Any:
+        """Batches that do not depend on the epoch in which the process started.
+
+        fairseq makes them once a process, from seed + epoch, so that a resumed run would train on other batches.
+        """
+        first = epoch if update_epoch_batch_itr else 1  # the epoch whose batches are wanted
+        iterator = super().get_batch_iterator(  # type: ignore[misc]
+            dataset, seed=seed + first - epoch, epoch=epoch, update_epoch_batch_itr=update_epoch_batch_itr, **options
+        )
+        iterator.seed = seed  # of the order of the batches, to which fairseq adds the epoch
+        return iterator
+
     def train_step(
         self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False, **extra: Any
     ) -> Any:
@@ -131,9 +152,7 @@ class Clocked:
         """fairseq's hook after each validation subset; the first one that carries the metric counts."""
         update, score = stats["num_updates"], stats.get(self.clock.metric)
         if score is not None:
-            from fairseq.distributed import utils as distributed
-
-            self.clock.validated(update, float(score), write=distributed.get_data_parallel_rank() == 0)
+            self.clock.validated(update, float(score), write=not _is_parallel() or distributed.get_data_parallel_rank() == 0)
 
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
         nothing = f"erpo: the {split} data holds no sentence pair; look at what fairseq-preprocess was given"
