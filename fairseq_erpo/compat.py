@@ -1,4 +1,4 @@
-"""What newer torch needs to read fairseq's checkpoints, and what newer Python needs of fairseq's parser."""
+"""What newer torch needs to read fairseq's checkpoints."""
 
 import argparse
 import pickle
@@ -6,10 +6,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
-# torch >= 2.6 unpickles plain data only. fairseq-train's checkpoints hold one more class, and it carries no code.
-torch.serialization.add_safe_globals([argparse.Namespace])
+# torch >= 2.6 unpickles plain data only, which stays so. fairseq-train's checkpoints hold a Namespace, and with --eval-bleu the
+# counts of the last validation as arrays of integers (fairseq logs them so); none of these carries code.
+torch.serialization.add_safe_globals(
+    [argparse.Namespace, numpy._core.multiarray._reconstruct, numpy.ndarray, numpy.dtype, numpy.dtypes.Int64DType]
+)
 
 
 def check_checkpoint(path: str) -> dict[str, Any]:
@@ -24,7 +28,8 @@ def check_checkpoint(path: str) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = next((line for line in lines if line.startswith("WeightsUnpickler")), lines[0])
         raise ValueError(f"{path} is not a checkpoint that loads safely: {reason[:160]}") from None
     if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
         raise ValueError(f"{path} holds no fairseq model (no 'model' and 'cfg' in it)")

@@ -200,6 +200,26 @@ def test_baselines_take_variance_away() -> None:
     assert sizes["self_critic"] < 0.9 * sizes["pg"]
 
 
+@pytest.mark.parametrize("baseline", ["none", "greedy", "leave_one_out"])
+def test_weights_are_reward_minus_baseline(baseline: str) -> None:
+    """Any baseline leaves the expected gradient alone, so that its value has to be looked at by itself."""
+    world = WORLDS["V=2, T=4"]
+    batch = batch_in(world, FAMILY["pg"], Variant(plain, {"erpo_samples": 3, "erpo_baseline": baseline}), 100)
+    drawn = drawn_in(FAMILY["pg"], batch)
+    greedy: tuple[int, ...] = ()
+    while len(greedy) < world.cap and EOS not in greedy:
+        greedy = (*greedy, int(world.table.row(greedy).argmax()))
+    rewards = [reward_of(world, y) for y in lines(drawn.tokens)]
+    assert len(set(rewards)) > 10
+    assert drawn.weights is not None
+    for i, weights in enumerate(drawn.weights.tolist()):
+        others = [rewards[j] for j in range(i // 3 * 3, i // 3 * 3 + 3) if j != i]
+        values = {"none": 0.0, "greedy": reward_of(world, greedy), "leave_one_out": sum(others) / 2}
+        length = len(lines(drawn.tokens)[i])
+        expected = [rewards[i] - values[baseline]] * length + [0.0] * (len(weights) - length)
+        assert weights == pytest.approx(expected, abs=1e-6)
+
+
 # Identities over all sequences
 
 

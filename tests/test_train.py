@@ -15,6 +15,8 @@ import pytest
 import torch
 from conftest import LIMIT, QUIET, ROOT, TINY, Done, Fairseq, Job, assert_equal_bits, by_update, lambdas, load, records
 
+from fairseq_erpo.compat import check_checkpoint
+
 # λ changes after each epoch: MLE, (.12, .16, .72), (.24, .32, .44), the paper's end.
 ANNEALED = (
     "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-pretrain-epochs 1 --erpo-anneal-every 1 --max-epoch 4"
@@ -291,6 +293,18 @@ def test_pretraining_by_another_command(fairseq: Fairseq, tiny_data: Path, tiny_
     fairseq.train(tiny_data, tmp_path / "still", f"{flags} --lr 1e-30 --max-update 2").succeed()
     common = [tiny_data, "--user-dir", "fairseq_erpo", "--task", "translation", "--cpu", "--max-tokens", 150]
     fairseq.start("fairseq-validate", [*common, "--path", tmp_path / "still" / LAST]).succeed()
+
+
+def test_checkpoints_selected_by_bleu_load_and_resume(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
+    """With --eval-bleu fairseq puts arrays into its checkpoints, which torch's safe loading has to be told of."""
+    flags = "--criterion erpo_interp --no-epoch-checkpoints --eval-bleu --maximize-best-checkpoint-metric"
+    flags += " --best-checkpoint-metric bleu"
+    fairseq.train(tiny_data, tmp_path / "run", f"{flags} --max-epoch 1").succeed()
+    assert check_checkpoint(str(tmp_path / "run" / LAST))["extra_state"]["metrics"]
+    again = fairseq.train(tiny_data, tmp_path / "run", f"{flags} --max-epoch 2").succeed()
+    assert "Loaded checkpoint" in again.output
+    fine = f"{flags} --max-epoch 1 --finetune-from-model {tmp_path / 'run' / 'checkpoint_best.pt'}"
+    fairseq.train(tiny_data, tmp_path / "more", fine).succeed()
 
 
 CONVOLUTIONS = {

@@ -27,7 +27,7 @@ Measure = Callable[..., Measured]
 @pytest.fixture(scope="module")
 def measured(tiny_data: Path, tiny_checkpoint: Path) -> Measure:
     def run(
-        flags: str, row: str = "interp", switches: dict[str, Any] | None = None, draws: int = 8, sentences: int = 8
+        flags: str, row: str = "interp", switches: dict[str, Any] | None = None, draws: int = 6, sentences: int = 6
     ) -> Measured:
         parser = ArgumentParser()
         loading.add_arguments(parser, split="train", count="--batch", sentences=sentences)
@@ -83,33 +83,38 @@ def test_equals_the_variance_of_stored_gradients(flags: str, tiny_data: Path, ti
     assert found.snr == pytest.approx(math.sqrt(max(means - variance / 5, 0) / variance), rel=1e-2)
 
 
+# The margins: over five seeds soft / hard lay in .23-.28, dropped / kept in .40-.51 (sums) and 1.47-1.69 (SNR), four samples in
+# .23-.26 (variance) and .95-1.01 (per token), leave one out / none in .09-.14.
+
+
 def test_soft_reward_targets_take_variance_away(measured: Measure) -> None:
     hard, soft = measured(REWARD), measured(REWARD, switches=SOFT)
     assert hard.tokens == soft.tokens  # the same draws
-    assert soft.per_token + 2 * soft.error * soft.tokens < 0.7 * hard.per_token
+    assert soft.per_token < 0.5 * hard.per_token
     assert soft.mean_norm == pytest.approx(hard.mean_norm, rel=0.25)  # the same expected gradient
 
 
 def test_dropped_model_targets_take_variance_away(measured: Measure) -> None:
-    kept, dropped = measured(HALF, draws=16), measured(HALF, switches=DROP, draws=16)
+    kept, dropped = measured(HALF, draws=12), measured(HALF, switches=DROP, draws=12)
     assert dropped.tokens < 0.65 * kept.tokens
-    assert dropped.per_token < 0.9 * kept.per_token
-    assert dropped.snr > 1.25 * kept.snr
-    # The sum's expectation stays, and is divided by fewer.
+    # The expected sum stays, and is divided by fewer: its variance falls, and so does that per token, by less.
     assert dropped.mean_norm * dropped.tokens == pytest.approx(kept.mean_norm * kept.tokens, rel=0.25)
+    assert dropped.variance * dropped.tokens**2 < 0.65 * kept.variance * kept.tokens**2
+    assert dropped.per_token < kept.per_token
+    assert dropped.snr > 1.25 * kept.snr
 
 
 def test_more_samples_count_by_their_tokens(measured: Measure) -> None:
     one, four = measured(HALF), measured(HALF, switches={"erpo_samples": 4})
     assert four.tokens == pytest.approx(4 * one.tokens, rel=0.1)
-    assert four.variance < 0.4 * one.variance and 0.6 < four.per_token / one.per_token < 1.5
-    assert four.snr > 1.4 * one.snr
+    assert four.variance < 0.4 * one.variance and four.per_token == pytest.approx(one.per_token, rel=0.35)
+    assert four.snr > 1.3 * one.snr
 
 
 def test_a_baseline_takes_variance_away(measured: Measure) -> None:
     none = measured("", "pg")
     others = measured("", "pg", {"erpo_baseline": "leave_one_out", "erpo_samples": 4})
-    assert others.per_token < 0.7 * none.per_token
+    assert others.per_token < 0.4 * none.per_token
 
 
 def test_nothing_is_drawn_and_nothing_varies_on_the_data(measured: Measure) -> None:
@@ -121,7 +126,7 @@ def test_flags_are_the_rows_own_with_lambda_to_the_last_digit() -> None:
     from fairseq_erpo.mixture import Mixture
 
     given = {"erpo_preset": "paper", "erpo_c": "7", "erpo_z": "batch", "erpo_reward": "rouge", "erpo_lambda": "model=1"}
-    mixture = Mixture(1 / 3, 1 / 3, 1 / 3)
+    mixture = Mixture(1 / 7, 2 / 7, 4 / 7)
     flags = flags_of(VARIANTS[1], given, mixture)
     assert Mixture.parse(flags.pop("erpo_lambda")) == mixture
     expected = {"erpo_preset": "paper", "erpo_c": "7", "erpo_z": "batch", "erpo_reward": "rouge", "erpo_schedule": "constant"}

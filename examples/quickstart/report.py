@@ -135,7 +135,7 @@ def plot(logs: Mapping[str, Path], path: Path) -> None:
             label=SYSTEMS[name].split(",")[0] if name == "pretrain" else SYSTEMS[name],
         )
     above.set_ylabel("validation BLEU (greedy)")
-    above.legend(loc="lower right")
+    above.legend(loc="best")
 
     annealed = mixtures(logs["interp"])
     edges = [0, before, *(before + epoch for epoch in sorted(annealed))]

@@ -35,14 +35,16 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = Path(sys.executable).parent  # fairseq's commands stand beside the interpreter, activated or not
 
 PRETRAIN_EPOCHS, MORE_EPOCHS = 5, 2
+# With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
+WHOLE = "--required-batch-size-multiple 1"
 PLUGIN = "--user-dir fairseq_erpo --task erpo_translation --cpu --seed 1"
 MODEL = (
     "--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 160 --decoder-embed-dim 160 "
     "--encoder-ffn-embed-dim 640 --decoder-ffn-embed-dim 640 --encoder-attention-heads 4 --decoder-attention-heads 4 "
-    "--share-all-embeddings --dropout .2"
+    "--encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout .2"
 )
-OPTIMISER = "--optimizer adam --adam-betas '(.9, .98)' --clip-norm 1 --max-tokens 1500 --num-workers 0"
-PRETRAIN_RATE = "--lr 3e-3 --lr-scheduler inverse_sqrt --warmup-updates 300"
+OPTIMISER = f"--optimizer adam --adam-betas '(.9, .98)' --clip-norm 1 --max-tokens 750 --num-workers 0 {WHOLE}"
+PRETRAIN_RATE = "--lr 2e-3 --lr-scheduler inverse_sqrt --warmup-updates 400"
 MORE_RATE = "--lr 7e-4 --lr-scheduler fixed"
 SELECTION = (
     """--eval-bleu --eval-bleu-args '{"beam": 1, "max_len_a": 1.2, "max_len_b": 10}' --eval-bleu-remove-bpe sentencepiece """
@@ -51,7 +53,7 @@ SELECTION = (
 LOGGING = "--log-format json --log-interval 20"
 MLE = "--criterion erpo_mle"
 INTERP = "--criterion erpo_interp --erpo-preset robust"
-DECODING = "--gen-subset test --beam 5 --lenpen .6 --remove-bpe sentencepiece --batch-size 64"
+DECODING = f"--gen-subset test --beam 5 --remove-bpe sentencepiece --batch-size 64 {WHOLE}"
 
 
 @dataclass(frozen=True)
