@@ -37,6 +37,8 @@ INTERPOLATED = (
     "erpo_anneal_every",
 )
 TARGETS = ("erpo_samples", "erpo_sampler", "erpo_model_targets", "erpo_task_targets")
+# What the presets say of targets is meant for the interpolation and its like.
+PLAIN = {"erpo_model_targets": "keep", "erpo_task_targets": "hard"}
 SCORED = ("erpo_reward", "erpo_samples", "erpo_baseline", "erpo_sampler")
 
 
@@ -89,7 +91,7 @@ MLE = Row(
     draw=engine.gold,
     weigh=engine.as_drawn,
     flags=("label_smoothing",),
-    defaults={"erpo_schedule": "constant", "erpo_lambda": "delta=1", "erpo_reward": "bleu"},
+    defaults={**PLAIN, "erpo_schedule": "constant", "erpo_lambda": "delta=1", "erpo_reward": "bleu"},
 )
 NOISING = replace(
     MLE,
@@ -120,7 +122,7 @@ RAML = Row(
     draw=engine.replaced,
     weigh=engine.by_payoff,
     flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_tau", "erpo_payoff", "erpo_samples_file"),
-    defaults={"erpo_schedule": "constant", "erpo_lambda": "task=1", "erpo_reward": "bleu", "erpo_samples": 6},
+    defaults={**PLAIN, "erpo_schedule": "constant", "erpo_lambda": "task=1", "erpo_reward": "bleu", "erpo_samples": 6},
 )
 PG = Row(
     name="pg",
@@ -137,7 +139,7 @@ PG = Row(
     draw=FromExperts(),
     weigh=engine.Advantage(),
     flags=(*PRETRAINED, *SCORED),
-    defaults={"erpo_schedule": "constant", "erpo_lambda": "model=1", "erpo_reward": "bleu", "erpo_c_model": 1.0},
+    defaults={**PLAIN, "erpo_schedule": "constant", "erpo_lambda": "model=1", "erpo_reward": "bleu", "erpo_c_model": 1.0},
 )
 SPG = replace(
     PG,
@@ -206,9 +208,10 @@ INTERP = Row(
     page="""The interpolation algorithm: section 4, Algorithm 1. Each token of each sentence comes from the model, the task
     reward or the data, as λ says; λ is annealed from data to reward and model (A.3.2).
 
-    Every drawn token is a target of weight 1, the model's own too; --erpo-model-targets drop and --erpo-task-targets soft
-    take variance away without changing the expected gradient. Watch the validation metric at each step of the schedule,
-    `seq_reward` and `clipped`: the letter of the algorithm (--erpo-preset paper) falls as λ_delta goes to 0.
+    In the paper every drawn token is a target of weight 1, the model's own too. --erpo-model-targets drop and
+    --erpo-task-targets soft take variance away without changing the expected gradient at c_model = 1. Watch the validation
+    metric at each step of the schedule, `seq_reward` and `clipped`: the letter of the algorithm (--erpo-preset paper) falls
+    as λ_delta goes to 0.
     Use it on a model pretrained by MLE.""",
     reward="R_δ → task",
     alpha="annealed",

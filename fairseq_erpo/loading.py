@@ -129,6 +129,8 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
         # Only what says how Algorithm 1 draws: a row may also have, say, several samples of each sentence.
         values = {**row.defaults, **{flag: value for flag, value in config.items() if value is not None}}
         run = {flag: values[flag] for flag in (*SAMPLING, "erpo_lambda") if flag in values}
+        if "erpo_reward" not in row.flags:  # it has one for the log only
+            run.pop("erpo_reward", None)
     annealed = row is not None and "erpo_lambda" in row.flags
     end = Settings.of(run).annealer.end if annealed else MIDWAY
     given = {name: value for name, value in typed.items() if value is not None}

@@ -16,7 +16,8 @@ from fairseq_erpo.rewards.base import Reward
 
 # `paper` is the letter of the paper where it speaks, with section 3's answers where it is silent. It is known to collapse as
 # the data's share goes to zero: one step after any miss all reference tokens have the same ΔBLEU. `robust` is what validation
-# supported: a reward that points at the way back, sharper experts, and λ held at the schedule's first step.
+# supported: a reward that points at the way back, sharper experts, λ held at the schedule's first step; and what the reward
+# teaches without the noise of its own draws, and without the model's mistakes (an early EOS above all) as targets.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
         "erpo_reward": "bleu",
@@ -26,6 +27,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "erpo_schedule": "stairs",
         "erpo_lambda": "model=3/7,task=4/7,delta=0",
         "erpo_anneal_every": 4,
+        "erpo_model_targets": "keep",
+        "erpo_task_targets": "hard",
     },
     "robust": {
         "erpo_reward": "edit",
@@ -35,6 +38,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "erpo_schedule": "stairs",
         "erpo_lambda": "model=.12,task=.16,delta=.72",
         "erpo_anneal_every": 4,
+        "erpo_model_targets": "drop",
+        "erpo_task_targets": "soft",
     },
 }
 BASELINES = ("none", "greedy", "leave_one_out", "learned")
@@ -84,8 +89,12 @@ FLAGS: Mapping[str, Flag] = {
     "erpo_pretrain_epochs": Flag(int, 0, "epochs of MLE before annealing starts (--erpo-anneal-unit epoch)"),
     "erpo_pretrain_updates": Flag(int, 0, "updates of MLE before annealing starts (--erpo-anneal-unit update)"),
     "erpo_samples": Flag(int, 1, "sequences drawn for each source, after one encoder pass"),
-    "erpo_model_targets": Flag(str, "keep", "keep or drop the model's own tokens as targets: in expectation they teach nothing"),
-    "erpo_task_targets": Flag(str, "hard", "hard: the drawn reward token; soft: the reward expert's whole distribution"),
+    "erpo_model_targets": Flag(
+        Optional[str], None, f"keep or drop the model's own tokens as targets ({_preset_help('erpo_model_targets')})"
+    ),
+    "erpo_task_targets": Flag(
+        Optional[str], None, f"the reward's draw, hard, or its whole distribution, soft ({_preset_help('erpo_task_targets')})"
+    ),
     "erpo_baseline": Flag(str, "none", "subtracted from the reward: none, greedy, leave_one_out or learned"),
     "erpo_alpha": Flag(float, 1.0, "α of Eq. 1: the pull towards the model, or towards the prior"),
     "erpo_bang_bang": Flag(Optional[float], None, "probability that the reward's weight is 0; otherwise it is 10,000"),

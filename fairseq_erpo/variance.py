@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fairseq_erpo.family import FAMILY
+from fairseq_erpo.family import FAMILY, PLAIN
 from fairseq_erpo.files import whole
 from fairseq_erpo.loading import Loaded, add_arguments, at_least, dashed, load
 from fairseq_erpo.mixture import Mixture
@@ -51,14 +51,15 @@ class Variant(NamedTuple):
     switches: Mapping[str, Any]
 
 
+SOFT, DROP = {"erpo_task_targets": "soft"}, {"erpo_model_targets": "drop"}
 VARIANTS = (
-    Variant("interp", "interp", {}),
-    Variant("· soft reward targets", "interp", {"erpo_task_targets": "soft"}),
-    Variant("· model targets dropped", "interp", {"erpo_model_targets": "drop"}),
-    Variant("· soft and dropped", "interp", {"erpo_task_targets": "soft", "erpo_model_targets": "drop"}),
-    Variant("· 2 samples", "interp", {"erpo_samples": 2}),
-    Variant("· 4 samples", "interp", {"erpo_samples": 4}),
-    Variant("pg", "pg", {}),
+    Variant("interp, hard and kept", "interp", PLAIN),
+    Variant("· soft reward targets", "interp", PLAIN | SOFT),
+    Variant("· model targets dropped", "interp", PLAIN | DROP),
+    Variant("· soft and dropped", "interp", PLAIN | SOFT | DROP),
+    Variant("· 2 samples", "interp", PLAIN | {"erpo_samples": 2}),
+    Variant("· 4 samples", "interp", PLAIN | {"erpo_samples": 4}),
+    Variant("pg, no baseline", "pg", {}),
     Variant("· greedy baseline", "pg", {"erpo_baseline": "greedy"}),
     Variant("· leave one out, 4 samples", "pg", {"erpo_baseline": "leave_one_out", "erpo_samples": 4}),
 )

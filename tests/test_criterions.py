@@ -26,7 +26,7 @@ POINTS = {
 
 
 def interp(flags: str) -> str:
-    return f"--criterion erpo_interp --erpo-schedule constant {flags}"
+    return f"--criterion erpo_interp --erpo-model-targets keep --erpo-task-targets hard --erpo-schedule constant {flags}"
 
 
 @pytest.fixture(scope="module", params=ARCHS)

@@ -31,7 +31,7 @@ from torch import Tensor
 from fairseq_erpo import family, mstep
 from fairseq_erpo.engine import Batch, Drawn, FromExperts, as_drawn
 from fairseq_erpo.estep import Candidates, log_q
-from fairseq_erpo.family import FAMILY, Row
+from fairseq_erpo.family import FAMILY, PLAIN, Row
 from fairseq_erpo.noising import NoiseStatistics, Noising, raml_weights
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.sampler import Expert
@@ -77,7 +77,7 @@ def previous_of(tokens: Tensor) -> Tensor:
 
 def batch_in(world: World, row: Row, variant: Variant, n: int) -> Batch:
     """n sentences, all with the world's reference."""
-    settings = Settings.of({**row.defaults, **variant.flags})
+    settings = Settings.of({**PLAIN, **row.defaults, **variant.flags})
     now = (variant.epoch, variant.update, 0)
     return Batch(
         target=torch.tensor([world.closed]).repeat(n, 1),
@@ -342,8 +342,8 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "erpo_pretrain_updates": ({"erpo_anneal_unit": "update"}, IN_UPDATES),
     "erpo_samples": ({}, {"erpo_samples": 3}),
     "erpo_sampler": ({}, {"erpo_sampler": "parallel"}),
-    "erpo_model_targets": ({}, {"erpo_model_targets": "drop"}),
-    "erpo_task_targets": ({}, {"erpo_task_targets": "soft"}),
+    "erpo_model_targets": ({"erpo_model_targets": "keep"}, {"erpo_model_targets": "drop"}),
+    "erpo_task_targets": ({"erpo_task_targets": "hard"}, {"erpo_task_targets": "soft"}),
     "erpo_baseline": ({"erpo_samples": 2}, {"erpo_samples": 2, "erpo_baseline": "leave_one_out"}),
     "erpo_alpha": ({}, {"erpo_alpha": 0.3}),
     "erpo_bang_bang": ({}, {"erpo_bang_bang": 0.4}),

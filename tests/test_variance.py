@@ -16,11 +16,10 @@ from conftest import build, load
 
 from fairseq_erpo import loading
 from fairseq_erpo.__main__ import main
-from fairseq_erpo.variance import VARIANTS, Measured, Moments, Variant, flags_of, gradient, measure
+from fairseq_erpo.variance import DROP, PLAIN, SOFT, VARIANTS, Measured, Moments, Variant, flags_of, gradient, measure
 
 HALF = "--lambda model=.5,task=.1,delta=.4 --erpo-c-model 1"  # at c = 1 the model's own targets teach nothing in expectation
 REWARD = "--lambda task=.8,delta=.2 --erpo-reward edit --erpo-c 1"  # a reward expert that spreads over the vocabulary
-SOFT, DROP = {"erpo_task_targets": "soft"}, {"erpo_model_targets": "drop"}
 Measure = Callable[..., Measured]
 
 
@@ -88,14 +87,14 @@ def test_equals_the_variance_of_stored_gradients(flags: str, tiny_data: Path, ti
 
 
 def test_soft_reward_targets_take_variance_away(measured: Measure) -> None:
-    hard, soft = measured(REWARD), measured(REWARD, switches=SOFT)
+    hard, soft = measured(REWARD, switches=PLAIN), measured(REWARD, switches=PLAIN | SOFT)
     assert hard.tokens == soft.tokens  # the same draws
     assert soft.per_token < 0.5 * hard.per_token
     assert soft.mean_norm == pytest.approx(hard.mean_norm, rel=0.25)  # the same expected gradient
 
 
 def test_dropped_model_targets_take_variance_away(measured: Measure) -> None:
-    kept, dropped = measured(HALF, draws=12), measured(HALF, switches=DROP, draws=12)
+    kept, dropped = (measured(HALF, switches=PLAIN | switch, draws=12) for switch in ({}, DROP))
     assert dropped.tokens < 0.65 * kept.tokens
     # The expected sum stays, and is divided by fewer: its variance falls, and so does that per token, by less.
     assert dropped.mean_norm * dropped.tokens == pytest.approx(kept.mean_norm * kept.tokens, rel=0.25)
@@ -105,7 +104,7 @@ def test_dropped_model_targets_take_variance_away(measured: Measure) -> None:
 
 
 def test_more_samples_count_by_their_tokens(measured: Measure) -> None:
-    one, four = measured(HALF), measured(HALF, switches={"erpo_samples": 4})
+    one, four = measured(HALF, switches=PLAIN), measured(HALF, switches=PLAIN | {"erpo_samples": 4})
     assert four.tokens == pytest.approx(4 * one.tokens, rel=0.1)
     assert four.variance < 0.4 * one.variance and four.per_token == pytest.approx(one.per_token, rel=0.35)
     assert four.snr > 1.3 * one.snr
@@ -130,7 +129,7 @@ def test_flags_are_the_rows_own_with_lambda_to_the_last_digit() -> None:
     flags = flags_of(VARIANTS[1], given, mixture)
     assert Mixture.parse(flags.pop("erpo_lambda")) == mixture
     expected = {"erpo_preset": "paper", "erpo_c": "7", "erpo_z": "batch", "erpo_reward": "rouge", "erpo_schedule": "constant"}
-    assert flags == expected | SOFT
+    assert flags == expected | PLAIN | SOFT
     assert flags_of(Variant("", "pg", {"erpo_baseline": "greedy"}), given, mixture) == {
         "erpo_reward": "rouge",
         "erpo_baseline": "greedy",
