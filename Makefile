@@ -37,8 +37,8 @@ format: .venv/ready  ## let ruff correct what it can
 	@$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/ready  ## side-by-side timings
-	@if [ -e benchmarks/run.py ]; then $(BIN)/python benchmarks/run.py; else echo "benchmarks/run.py does not exist yet: nothing to measure."; fi
+bench: .venv/ready  ## training steps beside cross_entropy, ratios in one run
+	@$(BIN)/python benchmarks/run.py --json runs/benchmarks.json
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -75,12 +75,12 @@ def shared_encoder(model: Any, copies: int) -> Iterator[None]:
         return
     encoder = unwrapped(model).encoder
 
-    def repeat(_: Any, inputs: Any, out: Any) -> Any:
-        size = (out["encoder_padding_mask"][0] if isinstance(out, dict) else out[3].t()).size(0)
-        order = torch.arange(size, device=next(model.parameters()).device).repeat_interleave(copies)
+    def repeat(_: Any, inputs: tuple[Any, ...], named: dict[str, Any], out: Any) -> Any:
+        tokens = inputs[0] if inputs else named["src_tokens"]
+        order = torch.arange(len(tokens), device=tokens.device).repeat_interleave(copies)
         return encoder.reorder_encoder_out(out, order)
 
-    handle = encoder.register_forward_hook(repeat)
+    handle = encoder.register_forward_hook(repeat, with_kwargs=True)
     try:
         yield
     finally:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy
 import torch
+from numpy._core import multiarray
 
 # torch >= 2.6 unpickles plain data only, which stays so. fairseq-train's checkpoints hold a Namespace, and with --eval-bleu the
 # counts of the last validation as arrays of integers (fairseq logs them so); none of these carries code.
 torch.serialization.add_safe_globals(
-    [argparse.Namespace, numpy._core.multiarray._reconstruct, numpy.ndarray, numpy.dtype, numpy.dtypes.Int64DType]
+    [argparse.Namespace, multiarray._reconstruct, numpy.ndarray, numpy.dtype, numpy.dtypes.Int64DType]
 )
 
 

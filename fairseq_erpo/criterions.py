@@ -101,14 +101,15 @@ class ErpoCriterion(FairseqCriterion):
         drew = time.perf_counter()
         if drawn is None:
             loss, nll, ntokens = *self.gold_loss(model, sample, reduce), sample["ntokens"]
-            size = ntokens
+            size, sequences = ntokens, sample["target"].size(0)
         else:
             loss, nll = self.drawn_loss(model, sample, drawn)
             ntokens = drawn.tokens.ne(self.padding_idx).sum()
             size = ntokens if drawn.size is None else drawn.size
+            sequences = drawn.sequences or len(drawn.tokens)
         if self.baseline is not None and self.training:
             loss = loss + self.baseline_loss(drawn)
-        sample_size = sample["target"].size(0) if self.sentence_avg else size
+        sample_size = sequences if self.sentence_avg else size
         log = {"loss": loss.data, "nll_loss": nll.data, "ntokens": ntokens}
         log |= {"nsentences": sample["target"].size(0), "sample_size": sample_size}
         if self.training:

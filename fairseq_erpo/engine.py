@@ -83,6 +83,7 @@ class Drawn(NamedTuple):
     weights: Tensor | None = None  # [N, T] float32: w_t; None stands for 1
     size: Tensor | None = None  # scalar: what the loss is divided by; None stands for the number of targets
     samples: int = 1  # S
+    sequences: int | None = None  # what --sentence-avg divides by; None stands for N
     greedy: Tensor | None = None  # [B] float32: reward of the greedy output
 
     def previous(self, vocabulary: Vocabulary) -> Tensor:
@@ -253,7 +254,7 @@ def by_payoff(batch: Batch, drawn: Drawn) -> Drawn:
     else:
         share = torch.full_like(drawn.reward, 1 / drawn.samples)
     weights = drawn.origin.ne(Expert.NONE) * share[:, None]
-    return drawn._replace(weights=weights, size=weights.sum())
+    return drawn._replace(weights=weights, size=weights.sum(), sequences=len(batch.target))
 
 
 class Baseline(NamedTuple):

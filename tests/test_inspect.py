@@ -378,7 +378,7 @@ def test_files_that_are_not_there_or_something_else(
 ):
     other = tmp_path / "notes.pt"
     other.write_text("not a checkpoint")
-    assert "notes.pt is not a checkpoint that loads safely" in refused(other, tiny_data)
+    assert "notes.pt is not a checkpoint" in refused(other, tiny_data)
     torch.save({"model": {}}, other)
     assert "notes.pt holds no fairseq model" in refused(other, tiny_data)
     assert "no checkpoint at" in refused(tmp_path / "none.pt", tiny_data)

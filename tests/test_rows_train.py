@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import Built, Fairseq, build, by_update, configuration, load
 from fake_cuda import StaysOnCuda, fake_cuda
-from test_train import LAST, LSTM, free_port, gloo
+from test_train import CONVOLUTIONS, LAST, LSTM, free_port, gloo
 from torch import Tensor
 
 from fairseq_erpo import engine, family, mstep
@@ -189,7 +189,9 @@ def test_every_row_with_the_flag_draws_several_samples() -> None:
     assert {name for name, row in FAMILY.items() if "erpo_samples" in row.flags} == {*MANY, "raml"}
 
 
-@pytest.mark.parametrize(("name", "arch"), [*((name, "") for name in MANY), ("self_critic", LSTM)])
+@pytest.mark.parametrize(
+    ("name", "arch"), [*((name, "") for name in MANY), *(("self_critic", arch) for arch in (LSTM, CONVOLUTIONS["fconv"]))]
+)
 def test_three_samples_are_three_copies(tiny_data: Path, row_flags: Callable[[str], str], name: str, arch: str) -> None:
     """Sample s of sentence i is what a sentence with its id draws alone; one encoder pass for the draws, one for the loss."""
     arguments = f"{row_flags(name)} {arch}"

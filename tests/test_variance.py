@@ -136,6 +136,14 @@ def test_flags_are_the_rows_own_with_lambda_to_the_last_digit() -> None:
     }
 
 
+def test_every_line_of_the_table_is_another_and_no_preset_changes_one() -> None:
+    lines = {(variant.row, *sorted(variant.switches.items())) for variant in VARIANTS}
+    assert len(lines) == len(VARIANTS)
+    interp = [variant.switches for variant in VARIANTS if variant.row == "interp"]
+    assert interp[0] == {"erpo_task_targets": "hard", "erpo_model_targets": "keep"}
+    assert all(switches.keys() >= interp[0].keys() for switches in interp)
+
+
 def test_dropout_stays_off(tiny_data: Path) -> None:
     built = build(tiny_data, "--criterion erpo_interp --erpo-schedule constant --dropout .5")
     sample = built.batch([1, 2, 3])
