@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         "gail": ["gymnasium", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "scipy"],
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "scipy"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -209,6 +209,7 @@ cli_main()
 """
 
 
+@pytest.mark.slow
 def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
     """Workers unpickle their configuration before any --user-dir is imported. The plugin is found without being installed."""
     script = tmp_path / "spawn.py"
@@ -221,6 +222,7 @@ def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
     assert load(tmp_path / LAST)["optimizer_history"][-1]["num_updates"] == 3
 
 
+@pytest.mark.slow
 def test_every_task_trains_the_same(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """The clock comes along with --task translation and with none."""
     flags = f"--criterion erpo_interp --erpo-schedule linear --erpo-anneal-unit update --erpo-anneal-every 2 {SHORT}"
