@@ -33,16 +33,9 @@ def vocabulary_of(dictionary: Dictionary) -> Vocabulary:
 
 
 def batch_of(
-    sample: dict[str, Any],
-    model: Any,
-    draws: tuple[int, int],
-    mixture: Mixture,
-    stage: int,
-    settings: Settings,
-    vocabulary: Vocabulary,
-    resources: Resources,
+    sample: dict[str, Any], model: Any, resources: Resources, *, seed: int, update: int, mixture: Mixture, stage: int
 ) -> Batch:
-    """fairseq's sample dictionary as plain tensors; `draws` is (seed, update)."""
+    """fairseq's sample dictionary as plain tensors, at one moment of training."""
     model = unwrapped(model)
     check_model(model)
 
@@ -53,14 +46,14 @@ def batch_of(
 
     return Batch(
         target=sample["target"],
-        draws=Draws(sample["id"], *draws),
+        draws=Draws(sample["id"], seed, update),
         mixture=mixture,
         stage=stage,
-        settings=settings,
-        vocabulary=vocabulary,
+        settings=resources.settings,
+        vocabulary=resources.vocabulary,
         max_positions=model.max_decoder_positions(),
         start=start,
-        sources=Resources.at(resources, model, sample),
+        sources=SourcesAt(resources, model, sample),
     )
 
 
@@ -106,10 +99,6 @@ class Resources:
 
     def __init__(self, task: Any, settings: Settings, vocabulary: Vocabulary, baseline: StepBaseline | None) -> None:
         self.task, self.settings, self.vocabulary, self.step_baseline = task, settings, vocabulary, baseline
-
-    def at(self, model: Any, sample: dict[str, Any]) -> SourcesAt:
-        """The same, bound to a batch."""
-        return SourcesAt(self, model, sample)
 
     @cached_property
     def noising(self) -> Noising:

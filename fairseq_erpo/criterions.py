@@ -126,12 +126,11 @@ class ErpoCriterion(FairseqCriterion):
             batch = batch_of(
                 sample,
                 model,
-                draws=(self.seed, self.task.clock.update),
+                self.resources,
+                seed=self.seed,
+                update=self.task.clock.update,
                 mixture=self.mixture,
                 stage=self.settings.stage(*self.now),
-                settings=self.settings,
-                vocabulary=self.vocabulary,
-                resources=self.resources,
             )
             drawn = self.row.draw(batch)
             if drawn is not None:

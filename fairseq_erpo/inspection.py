@@ -136,12 +136,11 @@ def sentences_of(loaded: Loaded, with_sources: bool = True) -> Iterator[Sentence
             batch = batch_of(
                 sample,
                 loaded.model,
-                draws=(conditions.seed, conditions.update),
+                Resources(task, loaded.settings, vocabulary, None),
+                seed=conditions.seed,
+                update=conditions.update,
                 mixture=conditions.mixture,
                 stage=1,
-                settings=loaded.settings,
-                vocabulary=vocabulary,
-                resources=Resources(task, loaded.settings, vocabulary, None),
             )
             drawn = FAMILY["interp"].draw(batch) or _data(batch)
         reference = Reference.of(batch.target, vocabulary)

@@ -34,7 +34,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = Path(sys.executable).parent  # fairseq's commands stand beside the interpreter, activated or not
 
-PRETRAIN_EPOCHS, MORE_EPOCHS = 5, 2
+PRETRAIN_EPOCHS, MORE_EPOCHS = 4, 2
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
 WHOLE = "--required-batch-size-multiple 1"
 PLUGIN = "--user-dir fairseq_erpo --task erpo_translation --cpu --seed 1"
