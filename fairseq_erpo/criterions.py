@@ -173,6 +173,10 @@ class ErpoCriterion(FairseqCriterion):
             return self.baseline.weight.sum() * 0
         return mstep.baseline_loss(self.baseline(drawn.features), drawn)
 
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; None, from a checkpoint whose criterion had no parameters, leaves a learned baseline at its start."""
+        return super().load_state_dict(self.state_dict() if state_dict is None else state_dict, strict, assign)
+
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
         logs.reduce(logging_outputs)

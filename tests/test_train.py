@@ -297,6 +297,18 @@ def test_pretraining_by_another_command(fairseq: Fairseq, tiny_data: Path, tiny_
     fairseq.start("fairseq-validate", [*common, "--path", tmp_path / "still" / LAST]).succeed()
 
 
+def test_a_learned_baseline_starts_from_an_mle_checkpoint(
+    fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """fairseq restores the parameters of a criterion, of which MLE's checkpoint has none; resuming finds them."""
+    flags = f"--criterion erpo_mixer --task erpo_translation --finetune-from-model {tiny_checkpoint} --no-epoch-checkpoints"
+    fairseq.train(tiny_data, tmp_path / "run", f"{flags} --disable-validation --max-update 2").succeed()
+    learned = load(tmp_path / "run" / LAST)["criterion"]["baseline.weight"]
+    assert learned.abs().sum() > 0
+    fairseq.train(tiny_data, tmp_path / "run", f"{flags} --disable-validation --max-update 3 --lr 1e-30").succeed()
+    torch.testing.assert_close(load(tmp_path / "run" / LAST)["criterion"]["baseline.weight"], learned, rtol=0, atol=1e-9)
+
+
 def test_checkpoints_selected_by_bleu_load_and_resume(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """With --eval-bleu fairseq puts arrays into its checkpoints, which torch's safe loading has to be told of."""
     flags = "--criterion erpo_interp --no-epoch-checkpoints --eval-bleu --maximize-best-checkpoint-metric"
