@@ -230,3 +230,12 @@ def test_draws_depend_on_seed_and_update_alone(tiny_data: Path) -> None:
     assert draw(1, 10) == first
     for other in (draw(1, 11), draw(2, 10)):
         assert sum(a != b for a, b in zip(first, other, strict=True)) > len(IDS) // 2
+
+
+@pytest.mark.parametrize(("row", "sequences"), [("interp", 3), ("self_critic", 3), ("raml", 1), ("mle", 1)])
+def test_sentence_average_counts_drawn_sequences(tiny_data: Path, row: str, sequences: int) -> None:
+    """S samples of a source are S sentences, but for RAML, whose samples' weights sum to one."""
+    samples = "" if row == "mle" else "--erpo-samples 3"
+    built = build(tiny_data, f"--criterion erpo_{row} --sentence-avg {samples} --arch transformer_tiny")
+    _, size, _ = built.criterion.train()(built.model, built.batch(IDS))
+    assert size == sequences * len(IDS)
