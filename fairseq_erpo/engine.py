@@ -308,7 +308,7 @@ class Advantage:
                 drawn.tokens, drawn.samples, prior=True
             )
             # A token answers for the ratio at and behind it, not before.
-            gain = gain - batch.settings.alpha * log_ratio.flip(1).cumsum(1).flip(1)
+            gain = gain - (batch.settings.alpha or 0) * log_ratio.flip(1).cumsum(1).flip(1)
         weights = torch.where(drawn.origin.eq(Expert.MODEL), gain, self.data_weight)
         real = drawn.origin.ne(Expert.NONE)
         return drawn._replace(weights=weights * real, size=real.sum())

@@ -155,9 +155,8 @@ def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: E
         columns = torch.where(candidates.reference.owner, candidates.reference.tokens, vocabulary.pad)
         columns = torch.cat([columns, torch.full_like(columns[:, :1], vocabulary.eos)], 1)
         weights = weights.scatter_add(1, columns[answer.at], lift[answer.at])
-        # exp would overflow at a small α.
-        weights = weights - weights.amax(1, keepdim=True)
-    return weights.exp().index_fill(1, candidates.never, 0)
+    # exp would overflow at a small α, and leave nothing at a large c.
+    return (weights - weights.amax(1, keepdim=True)).exp().index_fill(1, candidates.never, 0)
 
 
 def product_lift(gains: Gains, reference: Reference, alpha: float, where: Tensor) -> Tensor:

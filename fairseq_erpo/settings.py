@@ -96,7 +96,7 @@ FLAGS: Mapping[str, Flag] = {
         Optional[str], None, f"the reward's draw, hard, or its whole distribution, soft ({_preset_help('erpo_task_targets')})"
     ),
     "erpo_baseline": Flag(str, "none", "subtracted from the reward: none, greedy, leave_one_out or learned"),
-    "erpo_alpha": Flag(float, 1.0, "α of Eq. 1: the pull towards the model, or towards the prior"),
+    "erpo_alpha": Flag(Optional[float], None, "α of Eq. 1: the pull towards the model, or towards the prior"),
     "erpo_bang_bang": Flag(Optional[float], None, "probability that the reward's weight is 0; otherwise it is 10,000"),
     "erpo_prior": Flag(Optional[str], None, "checkpoint of the frozen prior"),
     "erpo_tau": Flag(Optional[float], None, "temperature τ of exp{R/τ} (ngram: .4, hamming: .85)"),
@@ -129,7 +129,7 @@ class Settings:
     drop_model: bool
     soft: bool
     baseline: str
-    alpha: float
+    alpha: float | None
     bang_bang: float | None
     prior: str | None
     tau: float
@@ -145,7 +145,8 @@ class Settings:
         with flagged("erpo_c"):
             c_task = InverseTemperature.parse(value("erpo_c"))
         bang_bang = value("erpo_bang_bang")
-        alpha = value.within("erpo_alpha", 0, math.inf)
+        # Only rows that have an α draw from the product, or weigh the prior by it.
+        alpha = None if value("erpo_alpha") is None else value.within("erpo_alpha", 0, math.inf)
         with flagged("erpo_ties or --erpo-c-model or --erpo-alpha"):
             experts = Experts(
                 c_task, value("erpo_c_model"), value("erpo_ties"), BANG_BANG_ALPHA if bang_bang is not None else alpha
