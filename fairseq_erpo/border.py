@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from fairseq_erpo.compat import check_checkpoint
-from fairseq_erpo.decoding import IncrementalDecoder, check_model, sampling_mode, unwrapped
+from fairseq_erpo.decoding import IncrementalDecoder, check_model, sampling_mode, splits_projection, unwrapped
 from fairseq_erpo.engine import Batch
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.noising import NoiseStatistics, Noising, PredrawnSamples, real_words
@@ -78,6 +78,27 @@ def shared_encoder(model: Any, copies: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def projecting(model: Any, at: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Inside, the decoder projects only these positions of the flattened batch onto the vocabulary: padding costs nothing there.
+
+    [m] int64 -> what takes the model's log-probabilities to [m, V]. The model's own forward stays the way in, as in
+    `shared_encoder`.
+    """
+    decoder = unwrapped(model).decoder
+    if not splits_projection(decoder):
+        yield lambda log_p: log_p.flatten(0, 1)[at]
+        return
+    project = decoder.output_layer
+
+    # fairseq's adaptive softmax and output layers expect a batch and a time axis.
+    decoder.output_layer = lambda features: project(features.flatten(0, 1)[at][None])
+    try:
+        yield lambda log_p: log_p[0]
+    finally:
+        del decoder.output_layer
 
 
 class StepBaseline(nn.Module):

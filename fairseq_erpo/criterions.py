@@ -15,7 +15,7 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq_erpo import logs, mstep
-from fairseq_erpo.border import Resources, StepBaseline, batch_of, shared_encoder, vocabulary_of
+from fairseq_erpo.border import Resources, StepBaseline, batch_of, projecting, shared_encoder, vocabulary_of
 from fairseq_erpo.compat import check_checkpoint
 from fairseq_erpo.decoding import sampling_mode, unwrapped
 from fairseq_erpo.engine import BASELINES, Drawn
@@ -153,18 +153,18 @@ class ErpoCriterion(FairseqCriterion):
     def drawn_loss(self, model: Any, sample: dict[str, Any], drawn: Drawn) -> tuple[Tensor, Tensor]:
         """M-step: the weighted loss of what was drawn, and the plain - Σ log p_θ of the same tokens."""
         inputs = {**sample["net_input"], "prev_output_tokens": drawn.previous(self.vocabulary)}
-        with shared_encoder(model, drawn.samples):
-            log_p = model.get_normalized_probs(model(**inputs), log_probs=True)
-        target = drawn.tokens if drawn.targets is None else drawn.targets
-        nll = mstep.gold_loss(log_p, target.contiguous(), self.padding_idx, reduce=True)
+        at = mstep.real_positions(drawn, self.padding_idx)
+        with shared_encoder(model, drawn.samples), projecting(model, at) as packed:
+            log_p = packed(model.get_normalized_probs(model(**inputs), log_probs=True))
+        nll = mstep.gold_loss(log_p, drawn.learnt.flatten()[at], self.padding_idx, reduce=True)
         if drawn.weights is None and drawn.shares is None and not self.settings.label_smoothing:
             return nll, nll
         candidates = None
         if drawn.shares is not None:
             gold = sample["target"].repeat_interleave(drawn.samples, 0)
             candidates = Candidates.of(Reference.of(gold, self.vocabulary), self.vocabulary)
-        losses = mstep.drawn_losses(log_p, drawn, candidates, self.settings.label_smoothing, self.vocabulary)
-        return losses.sum(), nll
+        losses = mstep.drawn_losses(log_p, drawn, at, candidates, self.settings.label_smoothing)
+        return losses.sum(), nll.detach()
 
     def baseline_loss(self, drawn: Drawn | None) -> Tensor:
         """The learned baseline's own loss; 0, but part of the graph on every rank, where the model drew nothing."""

@@ -49,6 +49,15 @@ def feature_size(model: Any) -> int:
         return decoder.step(eos).size(1)
 
 
+def splits_projection(decoder: FairseqDecoder) -> bool:
+    """Whether the vocabulary projection is split from the layers, so that it can be left out."""
+    # Not by hasattr: fairseq's base classes have both methods, and raise.
+    kind, bases = type(decoder), (FairseqDecoder, FairseqIncrementalDecoder)
+    return all(kind.extract_features is not base.extract_features for base in bases) and (
+        kind.output_layer is not FairseqDecoder.output_layer
+    )
+
+
 class IncrementalDecoder:
     """A `StepDecoder` over fairseq's incremental state."""
 
@@ -56,12 +65,7 @@ class IncrementalDecoder:
         self.model = model
         self.encoder_out = encoder_out
         self.state: dict[str, dict[str, Tensor | None]] = {}
-        # The projection is split from the layers where the decoder allows it, so that it can be left out.
-        # Not by hasattr: fairseq's base classes have both, and raise.
-        kind, bases = type(model.decoder), (FairseqDecoder, FairseqIncrementalDecoder)
-        self.splits = all(kind.extract_features is not base.extract_features for base in bases) and (
-            kind.output_layer is not FairseqDecoder.output_layer
-        )
+        self.splits = splits_projection(model.decoder)
 
     def step(self, previous: Tensor) -> Tensor:
         decode = self.model.decoder.extract_features if self.splits else self.model.decoder

@@ -86,6 +86,11 @@ class Drawn(NamedTuple):
     sequences: int | None = None  # what --sentence-avg divides by; None stands for N
     greedy: Tensor | None = None  # [B] float32: reward of the greedy output
 
+    @property
+    def learnt(self) -> Tensor:
+        """The targets.  -> [N, T] int64"""
+        return self.tokens if self.targets is None else self.targets
+
     def previous(self, vocabulary: Vocabulary) -> Tensor:
         """What the decoder reads: EOS, then the tokens before.  -> [N, T] int64"""
         shifted = torch.cat([torch.full_like(self.tokens[:, :1], vocabulary.eos), self.tokens[:, :-1]], 1)

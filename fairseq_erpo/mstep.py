@@ -1,9 +1,11 @@
 """The M-step: max E_q log p_θ, as the one loss of the family.
 
-N drawn sequences, T steps, R reference positions, V words.
+N drawn sequences, T steps, R reference positions, V words; m positions of the N·T that are no padding, F words never drawn.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,47 +14,85 @@ from torch import Tensor
 from fairseq_erpo.engine import Drawn
 from fairseq_erpo.estep import Candidates
 from fairseq_erpo.sampler import Expert
-from fairseq_erpo.vocabulary import Vocabulary
 
 BASELINE_WEIGHT = 0.01  # Ranzato et al. 2016: of the baseline's squared error
 
 
-def token_losses(log_p: Tensor, target: Tensor, smoothing: float, pad: int) -> Tensor:
-    """- log p_θ(target), label-smoothed as fairseq does it; 0 at padding.  [N, T, V], [N, T] -> [N, T]"""
-    loss = -log_p.gather(2, target[:, :, None])[:, :, 0]
-    if smoothing:
-        each = smoothing / (log_p.size(2) - 1)
-        loss = (1 - smoothing - each) * loss - each * log_p.sum(2)
-    return loss.masked_fill(target.eq(pad), 0)
+def real_positions(drawn: Drawn, pad: int) -> Tensor:
+    """Where there is something to learn, in the flattened [N, T].  -> [m] int64; one synchronisation"""
+    return drawn.learnt.ne(pad).flatten().nonzero()[:, 0]
 
 
-def soft_losses(log_p: Tensor, shares: Tensor, candidates: Candidates) -> Tensor:
-    """- E_q log p_θ under the reward expert's whole q: Rao-Blackwell instead of its draw.  [N, T, V], [N, T, R + 2] -> [N, T]
+class Spread(NamedTuple):
+    """What each position is to learn, as weights of words: `share[k]` more for each word `ids[k]`, and `each` for all words.
 
-    One gather of R + 1 ids and one sum over V, like label smoothing.
+    Sparse and constant parts are enough for a drawn token, for label smoothing and for the reward expert's whole q.
     """
+
+    ids: Tensor  # [m, K] int64; a word may stand there several times
+    share: Tensor  # [m, K]
+    each: Tensor | None = None  # [m]; None stands for 0
+
+
+def hard_targets(log_p: Tensor, target: Tensor, smoothing: float) -> Spread:
+    """The drawn token, label-smoothed as fairseq does it.  [m, V], [m] int64 -> Spread with K = 1"""
+    each = smoothing / (log_p.size(1) - 1)
+    share = log_p.new_full((len(target), 1), 1 - smoothing - each if smoothing else 1.0)
+    return Spread(target[:, None], share, torch.full_like(share[:, 0], each) if smoothing else None)
+
+
+def soft_targets(hard: Spread, where: Tensor, shares: Tensor, sentence: Tensor, candidates: Candidates) -> Spread:
+    """The reward expert's whole q `where` it drew, Rao-Blackwell instead of its draw; `hard` elsewhere.
+
+    [m] bool, [m, R + 2] log shares, [m] int64 rows of `candidates` -> Spread with K = 1 + R + 1 + F
+    """
+    owner = candidates.reference.owner
+    counted = torch.cat([owner, torch.ones_like(owner[:, :1])], 1)[sentence]
     q = shares.exp()
-    own = log_p.gather(2, candidates.ids[:, None].expand(-1, log_p.size(1), -1))
-    counted = torch.cat([candidates.reference.owner, torch.ones_like(candidates.reference.owner[:, :1])], 1)
-    others = log_p.sum(2) - log_p.index_select(2, candidates.never).sum(2) - (own * counted[:, None]).sum(2)
-    return -(q[:, :, :-1] * own).sum(2) - q[:, :, -1] * others / candidates.misses.clamp(min=1)[:, None]
+    other = q[:, -1] / candidates.misses.clamp(min=1)[sentence]  # of each word that is neither in y* nor EOS
+    never = candidates.never.expand(len(other), -1)
+    soft = torch.cat([(q[:, :-1] - other[:, None]) * counted, -other[:, None].expand_as(never)], 1)
+    return Spread(
+        ids=torch.cat([hard.ids, candidates.ids[sentence], never], 1),
+        share=torch.cat([hard.share * ~where[:, None], soft * where[:, None]], 1),
+        each=torch.where(where, other, 0.0 if hard.each is None else hard.each),
+    )
 
 
-def drawn_losses(log_p: Tensor, drawn: Drawn, candidates: Candidates | None, smoothing: float, vocabulary: Vocabulary) -> Tensor:
-    """- Σ w_t log p_θ(target_t | inputs_<t), token by token.  [N, T, V] -> [N, T]
+class _Expected(torch.autograd.Function):
+    """Σ_v weight(v) log p(v), row by row, with one vocabulary-sized gradient however many words are named."""
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor, ids: Tensor, share: Tensor, each: Tensor | None) -> Tensor:
+        ctx.save_for_backward(ids, share, each)
+        ctx.words = log_p.size(1)
+        found = (log_p.gather(1, ids) * share).sum(1)
+        return found if each is None else found + log_p.sum(1) * each
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = gradients
+        ids, share, each = ctx.saved_tensors
+        dense = gradient.new_zeros(len(ids)) if each is None else (gradient * each).to(gradient.dtype)
+        dense = dense[:, None].repeat(1, ctx.words)
+        return dense.scatter_add_(1, ids, (gradient[:, None] * share).to(dense.dtype)), None, None, None
+
+
+def drawn_losses(log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates | None, smoothing: float) -> Tensor:
+    """- w_t Σ_v weight(v) log p_θ(v | inputs_<t) at the positions `at` of the flattened batch (`real_positions`).  [m, V] -> [m]
 
     `candidates` are needed for soft targets only.
     """
-    target = drawn.tokens if drawn.targets is None else drawn.targets
-    loss = token_losses(log_p, target, smoothing, vocabulary.pad)
+    spread = hard_targets(log_p, drawn.learnt.flatten()[at], smoothing)
     if drawn.shares is not None and candidates is not None:
-        soft = soft_losses(log_p, drawn.shares, candidates)
-        loss = torch.where(drawn.origin.eq(Expert.TASK), soft, loss)
-    return loss if drawn.weights is None else loss * drawn.weights
+        from_reward = drawn.origin.flatten()[at].eq(Expert.TASK)
+        spread = soft_targets(spread, from_reward, drawn.shares.flatten(0, 1)[at], at // drawn.origin.size(1), candidates)
+    loss = -_Expected.apply(log_p, *spread)
+    return loss if drawn.weights is None else loss * drawn.weights.flatten()[at]
 
 
 def gold_loss(log_p: Tensor, target: Tensor, pad: int, reduce: bool) -> Tensor:
-    """Eq. 5, in the very operations of fairseq's cross_entropy: equal to the last bit.  [N, T, V], [N, T] -> scalar"""
+    """Eq. 5, in the very operations of fairseq's cross_entropy: equal to the last bit.  [..., V], [...] -> scalar"""
     flat = log_p.view(-1, log_p.size(-1))
     return F.nll_loss(flat, target.view(-1), ignore_index=pad, reduction="sum" if reduce else "none")
 

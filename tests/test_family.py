@@ -107,7 +107,8 @@ def gradients(world: World, batch: Batch, drawn: Drawn) -> Tensor:
     numbers = table.numbers(drawn.previous(world.vocabulary))
     log_p = table.log_p.detach()[numbers].requires_grad_()
     candidates = Candidates.of(Reference.of(batch.copies(drawn.samples)[0], world.vocabulary), world.vocabulary)
-    loss = mstep.drawn_losses(log_p, drawn, candidates, 0, world.vocabulary).sum()
+    at = mstep.real_positions(drawn, PAD)
+    loss = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, 0).sum()
     (slope,) = torch.autograd.grad(-loss, log_p)
     # Back through the softmax, and every position to its row of the table.
     slope = slope - log_p.detach().exp() * slope.sum(2, keepdim=True)

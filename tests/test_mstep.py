@@ -41,6 +41,13 @@ def drawn(**others: Any) -> Drawn:
     return Drawn(TOKENS, ORIGIN, delta_r, torch.tensor([0.5, -1.0, 2.0]), torch.tensor([False, False, True]), **others)
 
 
+def losses_of(log_p: Tensor, drawn: Drawn, candidates: Candidates | None = None, smoothing: float = 0.0) -> Tensor:
+    """`drawn_losses`, at their places.  -> [N, T]"""
+    at = mstep.real_positions(drawn, PAD)
+    found = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, smoothing)
+    return torch.zeros(N * T, dtype=found.dtype).index_copy(0, at, found).view(N, T)
+
+
 def by_loops(log_p: Tensor, target: Tensor, weight: Tensor, smoothing: float = 0.0) -> list[list[float]]:
     """- w_t ((1 - ε - ε/(V-1)) log p(target_t) + ε/(V-1) Σ_v log p(v)): fairseq's label smoothing."""
     loss = [[0.0] * T for _ in range(N)]
@@ -62,9 +69,9 @@ def test_the_weights_and_targets_of_the_row_count(log_p: Tensor) -> None:
     weights = torch.randn(N, T, generator=numbers)
     learnt = TOKENS.flip(0)
     for smoothing in (0.0, 0.1):
-        found = mstep.drawn_losses(log_p, drawn(weights=weights), None, smoothing, VOCABULARY)
+        found = losses_of(log_p, drawn(weights=weights), smoothing=smoothing)
         assert_equals(found, by_loops(log_p, TOKENS, weights, smoothing))
-        found = mstep.drawn_losses(log_p, drawn(weights=weights, targets=learnt), None, smoothing, VOCABULARY)
+        found = losses_of(log_p, drawn(weights=weights, targets=learnt), smoothing=smoothing)
         assert_equals(found, by_loops(log_p, learnt, weights, smoothing))
 
 
@@ -72,7 +79,7 @@ def test_the_weights_and_targets_of_the_row_count(log_p: Tensor) -> None:
 def test_label_smoothing_is_fairseqs_token_by_token(log_p: Tensor, smoothing: float) -> None:
     from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 
-    found = mstep.drawn_losses(log_p, drawn(), None, smoothing, VOCABULARY)
+    found = losses_of(log_p, drawn(), smoothing=smoothing)
     flat = log_p.view(-1, VOCABULARY.size)
     expected, _ = label_smoothed_nll_loss(flat, TOKENS.flatten(), smoothing, ignore_index=PAD, reduce=False)
     torch.testing.assert_close(found.flatten(), expected.flatten(), rtol=1e-12, atol=0)
@@ -80,7 +87,7 @@ def test_label_smoothing_is_fairseqs_token_by_token(log_p: Tensor, smoothing: fl
 
 def test_without_weights_it_is_cross_entropy_bit_for_bit(log_p: Tensor) -> None:
     for dtype in (torch.float32, torch.float64):
-        losses = mstep.drawn_losses(log_p.to(dtype), drawn(), None, 0, VOCABULARY)
+        losses = losses_of(log_p.to(dtype), drawn())
         gold = mstep.gold_loss(log_p.to(dtype), TOKENS, PAD, reduce=False)
         assert torch.equal(losses.flatten(), gold)
     assert mstep.gold_loss(log_p, TOKENS, PAD, reduce=True) == pytest.approx(float(gold.sum()), rel=1e-12)
@@ -107,9 +114,20 @@ def test_soft_targets_are_the_reward_experts_whole_distribution(
             if ORIGIN[n, t] == TASK:
                 pairs = zip(q[n, t].tolist(), log_p[n, t].tolist(), strict=True)
                 expected[n][t] = -float(weight[n, t]) * sum(share * value for share, value in pairs if share)
-    found = mstep.drawn_losses(log_p, drawn(weights=weight, shares=shares), candidates, 0, VOCABULARY)
+    found = losses_of(log_p, drawn(weights=weight, shares=shares), candidates)
     # The shares are float32.
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_the_one_dense_gradient_is_the_slope(log_p: Tensor, each: bool) -> None:
+    """A word that is named twice counts twice."""
+    numbers = torch.Generator().manual_seed(8)
+    rows = log_p.flatten(0, 1).requires_grad_()
+    ids = torch.tensor([[4, 5, 4]]).repeat(len(rows), 1)
+    share = torch.randn(len(rows), 3, generator=numbers, dtype=torch.float64)
+    spread = mstep.Spread(ids, share, share[:, 0] if each else None)
+    assert torch.autograd.gradcheck(lambda x: mstep._Expected.apply(x, *spread), rows)
 
 
 def test_baseline_is_fitted_to_the_reward_where_the_model_drew() -> None:

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from fairseq_erpo import engine, family, mstep
 from fairseq_erpo.engine import Batch, Drawn
-from fairseq_erpo.estep import Candidates, Experts, task_log_weights
+from fairseq_erpo.estep import Candidates
 from fairseq_erpo.family import FAMILY, Row
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.noising import NoiseStatistics, Noising
-from fairseq_erpo.rewards.base import Reference, replay
+from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.sampler import Channel, Expert
 from fairseq_erpo.settings import Settings
 from fairseq_erpo.uniforms import Draws, sample_ids
@@ -314,6 +314,7 @@ def test_row_runs_on_a_device_without_leaving_it(name: str, flags: dict[str, Any
         batch = fake_batch(device, row, **flags)
         vocabulary, samples = batch.vocabulary, batch.settings.samples
         baseline = engine.BASELINES[batch.settings.baseline]
+        candidates = Candidates.of(Reference.of(batch.copies(samples)[0], vocabulary), vocabulary)
         with StaysOnCuda():
             if isinstance(row.draw, engine.FromExperts):
                 rows = samples + baseline.greedy
@@ -331,26 +332,12 @@ def test_row_runs_on_a_device_without_leaving_it(name: str, flags: dict[str, Any
                 return
             drawn = row.weigh(batch, drawn)
             assert len(drawn.tokens) == 4 * drawn.samples
-            log_p = torch.zeros((*drawn.tokens.shape, vocabulary.size), device=device)
             assert drawn.previous(vocabulary).shape == drawn.tokens.shape
-            loss = mstep.token_losses(log_p, drawn.tokens, 0.1, vocabulary.pad)
-            loss = loss if drawn.weights is None else loss * drawn.weights
-            assert loss.shape == drawn.tokens.shape
+            at = torch.arange(drawn.tokens.numel(), device=device)
+            log_p = torch.zeros((len(at), vocabulary.size), device=device)
+            assert mstep.drawn_losses(log_p, drawn, at, candidates, 0.1).shape == at.shape
             if drawn.features is not None:
                 assert mstep.baseline_loss(batch.sources.baseline(drawn.features), drawn).dim() == 0
-
-
-def test_soft_losses_run_on_a_device_without_leaving_it() -> None:
-    with fake_cuda() as device:
-        batch = fake_batch(device, FAMILY["interp"], erpo_task_targets="soft")
-        reference = Reference.of(batch.target, batch.vocabulary)
-        candidates = Candidates.of(reference, batch.vocabulary)
-        with StaysOnCuda():
-            gains = replay(batch.settings.reward, reference, batch.target, batch.vocabulary).gains
-            step = type(gains)(*(column.select(1, 0) for column in gains))
-            shares = task_log_weights(step, candidates, Experts(), 0)[:, None].expand(-1, 9, -1)
-            log_p = torch.zeros((*batch.target.shape, batch.vocabulary.size), device=device)
-            assert mstep.soft_losses(log_p, shares, candidates).shape == batch.target.shape
 
 
 def test_statistics_of_noise_follow_the_batch() -> None:
