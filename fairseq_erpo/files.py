@@ -21,6 +21,6 @@ def whole(flag: str, name: str) -> Iterator[Path]:
         yield part
         os.replace(part, file)
     except OSError as error:
-        raise SystemExit(f"erpo: {flag} {file} cannot be written: {error.strerror}") from None
+        raise SystemExit(f"erpo: {flag} {file} cannot be written: {error.strerror}; it is left as it was") from None
     finally:
         part.unlink(missing_ok=True)

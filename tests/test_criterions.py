@@ -10,6 +10,8 @@ import torch
 from conftest import Built, assert_equal_bits, build
 from torch import Tensor
 
+from fairseq_erpo.sampler import Expert
+
 ARCHS = {
     "transformer": "--arch transformer_tiny --dropout .3",
     "lstm": "--arch lstm_luong_wmt_en_de --encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-hidden-size 16 "
@@ -217,6 +219,51 @@ def test_one_batch_draws_what_its_sentences_draw_alone(tiny_data: Path, arch: st
             assert_equal_bits(getattr(together, name)[row, :width], getattr(alone, name)[0], name)
         assert together.tokens[row, width:].eq(1).all()
         assert together.reward[row] == alone.reward[0] and together.clipped[row] == alone.clipped[0]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_both_ways_to_ask_the_model_draw_the_same(tiny_data: Path, arch: str, point: str) -> None:
+    """Step by step with a cache, and whole passes until nothing changes: the same tokens from the same uniforms.
+
+    In float64 as above. Several samples of a sentence share its encoder pass in both.
+    """
+    cached, parallel = (
+        build(tiny_data, f"{interp(POINTS[point])} {arch} --erpo-samples 2 --erpo-sampler {way}")
+        for way in ("cached", "parallel")
+    )
+    cached.model.double()
+    batch = cached.batch(IDS)
+    one, other = (built.criterion.train().draw(cached.model, batch) for built in (cached, parallel))
+    assert_equal_bits(one._asdict(), other._asdict())
+    assert one.origin.eq(int(Expert.MODEL)).any() or point == "task"
+
+
+def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) -> None:
+    """Reward, ΔR, cumulative probabilities and loss are float32 whatever the model's precision.
+
+    The bfloat16 model's own answers, raised to float32 before they are drawn from, give the same tokens: nothing else rounds.
+    """
+    built = build(tiny_data, f"{interp(POINTS['ties by the model'])} {arch}")
+    criterion, batch = built.criterion.train(), built.batch(IDS)
+    built.model.bfloat16()
+    drawn = criterion.draw(built.model, batch)
+    assert drawn.delta_r.dtype == drawn.reward.dtype == torch.float32
+    normalised = built.model.get_normalized_probs
+    seen = set()
+
+    def raised(*args: Any, **kwargs: Any) -> Tensor:
+        log_p = normalised(*args, **kwargs)
+        seen.add(log_p.dtype)
+        return log_p.float()
+
+    built.model.get_normalized_probs = raised
+    again = criterion.draw(built.model, batch)
+    assert seen == {torch.float32}  # fairseq's softmax raises the logits itself
+    assert_equal_bits(drawn._asdict(), again._asdict())
+    loss, _, _ = criterion(built.model, batch)
+    assert loss.dtype == torch.float32 and bool(loss.isfinite())
+    loss.backward()
+    assert all(p.grad is None or p.grad.dtype == torch.bfloat16 for p in built.model.parameters())
 
 
 def test_draws_depend_on_seed_and_update_alone(tiny_data: Path) -> None:

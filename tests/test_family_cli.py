@@ -212,6 +212,8 @@ def test_plot_is_written_whole(
 
     before = png.read_bytes()
     monkeypatch.setattr(Figure, "savefig", full)
-    with pytest.raises(SystemExit, match=r"^erpo: --plot .*x.png cannot be written: No space left on device$"):
+    with pytest.raises(
+        SystemExit, match=r"^erpo: --plot .*x.png cannot be written: No space left on device; it is left as it was$"
+    ):
         family("--plot", png)
     assert png.read_bytes() == before and not list(tmp_path.rglob("*.part"))

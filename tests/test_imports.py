@@ -31,16 +31,18 @@ ALLOWED: dict[str, set[str]] = {
     "mstep": MATHS | {"sampler", "engine"},
     "family": {"engine", "settings"},
     "compat": set(),
+    "files": set(),
+    "saving": {"files"},
     "decoding": MATHS | {"sampler"},
     "border": MATHS | {"sampler", "settings", "engine", "compat", "decoding"},
     "logs": MATHS | {"sampler", "engine"},
-    "tasks": {"mixture", "annealers", "compat", "criterions", "decoding"},
+    "tasks": {"mixture", "annealers", "compat", "criterions", "decoding", "files", "saving"},
     "criterions": MATHS | {"sampler", "settings", "engine", "mstep", "family", "compat", "decoding", "border", "logs", "tasks"},
 }
 # May import everything; nothing but each other imports them.
-TOOLS = {"__main__", "exploration", "family_table", "files", "inspection", "loading", "pictures", "variance"}
-BORDER = {"criterions", "tasks", "decoding", "compat", "border", "logs"} | TOOLS
-STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary"}
+TOOLS = {"__main__", "exploration", "family_table", "inspection", "loading", "pictures", "variance"}
+BORDER = {"criterions", "tasks", "decoding", "compat", "border", "logs", "saving"} | TOOLS
+STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files"}
 # Only these know stable-baselines3.
 CONTROL = {"ppo", "envs", "evaluate"}
 

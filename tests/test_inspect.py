@@ -437,6 +437,8 @@ def test_the_page_is_whole_or_as_it_was(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(SystemExit, match=r"^erpo: --html .*page.html cannot be written: No space left on device$"):
+    with pytest.raises(
+        SystemExit, match=r"^erpo: --html .*page.html cannot be written: No space left on device; it is left as it was$"
+    ):
         inspect(tiny_checkpoint, tiny_data, "--sentences", 1, "--html", html)
     assert html.read_text() == "before"

@@ -151,9 +151,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def gloo(port: int) -> str:
+def gloo(port: int, world: int = 2) -> str:
     return (
-        f"--distributed-world-size 2 --distributed-init-method tcp://127.0.0.1:{port} --distributed-backend gloo "
+        f"--distributed-world-size {world} --distributed-init-method tcp://127.0.0.1:{port} --distributed-backend gloo "
         "--ddp-backend legacy_ddp"
     )
 
@@ -162,38 +162,52 @@ def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load(checkpoint)["model"]  # type: ignore[no-any-return]
 
 
-def test_two_processes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, spy: Path) -> None:
-    """Two ranks draw for different sentences with equal λ, end with equal parameters, and do what one process with
-    --update-freq 2 does: rank r of 2 gets the batches r, r+2, ..., and draws belong to sentences, not to ranks."""
-    # λ changes at each of the eight updates; without dropout, whose masks are the ranks' own.
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, spy: Path, world: int) -> None:
+    """Ranks draw for different sentences with equal λ, end with equal parameters, and do what one process with --update-freq
+    does: rank r of n gets the batches r, r+n, ..., and draws belong to sentences, not to ranks.
+
+    Four ranks run to the end of the epoch, where some of them have no batch left and get fairseq's dummy.
+    """
+    # λ changes at each update; without dropout, whose masks are the ranks' own.
     flags = (
-        f"--criterion erpo_interp --erpo-schedule inverse_sigmoid --erpo-lambda model=.4,task=.4,delta=.2 "
-        f"--erpo-anneal-unit update --erpo-anneal-every 3 --max-update 8 --disable-validation --dropout 0 --user-dir {spy}"
+        f"--criterion erpo_interp --erpo-schedule inverse_sigmoid --erpo-lambda model=.4,task=.4,delta=.2 --dropout 0 "
+        f"--erpo-anneal-unit update --erpo-anneal-every 3 --disable-validation --user-dir {spy} "
     )
+    flags += "--max-update 8" if world == 2 else "--max-epoch 1"
     port = free_port()
-    runs: dict[str, tuple[Path, Job]] = {}
-    for name in ("0", "1", "alone"):
+    ranks = [str(rank) for rank in range(world)]
+    jobs: list[Job] = []
+    for name in (*ranks, "alone"):
         folder = tmp_path / name
         folder.mkdir()
-        extra = "--update-freq 2" if name == "alone" else f"{gloo(port)} --distributed-no-spawn --distributed-rank {name}"
+        extra = (
+            f"--update-freq {world}"
+            if name == "alone"
+            else f"{gloo(port, world)} --distributed-no-spawn --distributed-rank {name}"
+        )
         env = {"SPY": str(folder), "PYTHONPATH": str(ROOT)}
-        runs[name] = folder, fairseq.train(tiny_data, folder, f"{flags} {extra}", console=name != "alone", env=env)
-    for _, job in runs.values():
+        jobs.append(fairseq.train(tiny_data, folder, f"{flags} {extra}", console=name != "alone", env=env))
+    for job in jobs:
         job.succeed()
-    first, second, alone = seen(tmp_path / "0", 0), seen(tmp_path / "1", 1), seen(tmp_path / "alone", 0)
-    assert list(first) == list(second) == list(alone) == list(range(8))
-    for update, here in first.items():
-        there, both = second[update], alone[update]
-        assert here.mixture == there.mixture == both.mixture
-        assert here.parameters == there.parameters
-        assert here.drawn.keys().isdisjoint(there.drawn)
-        assert {tuple(y) for y in here.drawn.values()} != {tuple(y) for y in there.drawn.values()}
-        assert both.drawn.keys() == here.drawn.keys() | there.drawn.keys()
-    assert len({tuple(here.mixture) for here in first.values()}) == 8
+    alone = seen(tmp_path / "alone", 0)
+    together = [seen(tmp_path / rank, int(rank)) for rank in ranks]
+    batches = len((tmp_path / "alone" / "rank0").read_text().splitlines())
+    assert world == 2 or batches % world  # so that shards run empty
+    updates = list(range(8 if world == 2 else -(-batches // world)))
+    for update in updates:
+        here, both = [rank[update] for rank in together], alone[update]
+        assert {tuple(rank.mixture) for rank in here} == {tuple(both.mixture)}
+        assert len({rank.parameters for rank in here}) == 1
+        if world == 2 or update < updates[-1]:
+            assert sorted(sentence for rank in here for sentence in rank.drawn) == sorted(both.drawn)
+            assert len({str(sorted(rank.drawn.values())) for rank in here}) == world
+    assert [list(rank) for rank in (alone, *together)] == [updates] * (world + 1)
+    assert len({tuple(alone[update].mixture) for update in updates}) == len(updates)
     # Before the first update the parameters are the same bits, and so are the draws. (Rounding may separate them later.)
-    assert alone[0].parameters == first[0].parameters
-    assert alone[0].drawn == first[0].drawn | second[0].drawn
-    # Float32 sums in another order, through eight Adam steps of about 2e-3 each: a tenth of one step.
+    assert alone[0].parameters == together[0][0].parameters
+    assert alone[0].drawn == {sentence: y for rank in together for sentence, y in rank[0].drawn.items()}
+    # Float32 sums in another order, through some Adam steps of about 2e-3 each: a tenth of one step.
     one, two = parameters(tmp_path / "0" / LAST), parameters(tmp_path / "alone" / LAST)
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
@@ -220,6 +234,21 @@ def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count("initialized host") == 2 or done.stderr.count("initialized host") == 2
     assert load(tmp_path / LAST)["optimizer_history"][-1]["num_updates"] == 3
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_and_resumes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
+    """--bf16 on a CPU: near the float32 run, and a resumed run is the uninterrupted one."""
+    flags = "--criterion erpo_interp --disable-validation --no-epoch-checkpoints"
+    exact = fairseq.train(tiny_data, tmp_path / "exact", f"{flags} --max-update 6")
+    whole = fairseq.train(tiny_data, tmp_path / "whole", f"{flags} --max-update 6 --bf16")
+    fairseq.train(tiny_data, tmp_path / "parts", f"{flags} --max-update 3 --bf16").succeed()
+    fairseq.train(tiny_data, tmp_path / "parts", f"{flags} --max-update 6 --bf16").succeed()
+    exact.succeed()
+    whole.succeed()
+    assert_same_training(tmp_path / "whole" / LAST, tmp_path / "parts" / LAST)
+    losses = [by_update(tmp_path / name / "log")[6]["loss"] for name in ("exact", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # bfloat16 has eight significant bits
 
 
 @pytest.mark.slow

@@ -24,17 +24,17 @@ class Bleu(OverlapReward):
 
     def phi(self, counts: Tensor, drawn: Tensor, length: Tensor) -> Tensor:
         shorter = torch.arange(ORDERS, device=drawn.device)
-        ngrams = (drawn[:, None] - shorter).clamp(min=0)[:, None]
-        precision = (counts + 1).float() / (ngrams + 1)
-        bleu = precision.prod(2).sqrt().sqrt()
-        return bleu * brevity_penalty(drawn, length)[:, None] if self.prefix_penalty else bleu
+        ngrams = (drawn[:, :, None] - shorter).clamp(min=0)
+        bleu = ((counts + 1) / (ngrams + 1)).prod(2).sqrt().sqrt()
+        return bleu * log_brevity_penalty(drawn, length).exp() if self.prefix_penalty else bleu
 
-    def closing(self, state: Overlap) -> Tensor:
+    def closing(self, state: Overlap, value: Tensor) -> Tensor:
         if self.prefix_penalty:
-            return super().closing(state)
-        return self.value(state) * (brevity_penalty(state.drawn, state.length) - 1)
+            return super().closing(state, value)
+        return value * log_brevity_penalty(state.drawn[:, -1:], state.length).expm1()[:, 0]
 
 
-def brevity_penalty(drawn: Tensor, length: Tensor) -> Tensor:
-    """exp(1 - r/t) where t < r, else 1; 0 at t = 0 < r.  [B], [B] -> [B] float32"""
-    return torch.where(drawn < length, (1 - length.float() / drawn).exp(), 1.0)
+def log_brevity_penalty(drawn: Tensor, length: Tensor) -> Tensor:
+    """1 - r/t where t < r, else 0; -inf, or as good as that, at t = 0 < r.  [B, K], [B] float32 -> [B, K] float32"""
+    wanted = length[:, None]
+    return ((drawn - wanted) / drawn.clamp(min=torch.finfo(drawn.dtype).tiny)).clamp(max=0)

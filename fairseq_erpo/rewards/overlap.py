@@ -3,7 +3,10 @@
 A token adds at most 1 to each of these counts, so its ΔR depends on M bits δ(w) alone: δ_n for the n-grams of n = 1..N and,
 where asked for, δ_L for the longest common subsequence (LCS).  Tokens outside y* have no bit set.
 
-B sentences, R reference positions without EOS, N orders, S = 1 if the LCS is counted and 0 if not, M = N + S.
+The sampler asks at every step, so few and small operations count: the M numbers of a position share one int64, 15 bits each (a
+lane), and are added, compared and counted together. The highest bit of a lane says yes or no, the others count.
+
+B sentences, R reference positions without EOS, N orders, S = 1 if the LCS is counted and 0 if not, M = N + S <= 4 lanes.
 """
 
 from abc import abstractmethod
@@ -13,7 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fairseq_erpo.rewards.base import Gains, Reference, Reward, any_equal
+from fairseq_erpo.rewards.base import Gains, Reference, Reward
+
+LANE = 15
+COUNT = LANE - 1  # bits that count: at most 16,383 positions
+MOST_LANES = 4
+# Moves the highest bits of lanes 0..3, at 14, 29, 44 and 59, to 59, 60, 61 and 62, and nothing else there.
+TO_CODE = sum(1 << (45 - 14 * lane) for lane in range(MOST_LANES))
+CODE_AT = 59
+
+
+def each_lane(lanes: int, number: int) -> int:
+    """The same number in each of the first lanes."""
+    return sum(number << (LANE * lane) for lane in range(lanes))
 
 
 class Overlap(NamedTuple):
@@ -21,86 +36,121 @@ class Overlap(NamedTuple):
 
     keys: Tensor  # [B, R] int64: Reference.keys
     first: Tensor  # [B, R] int64: Reference.first
-    length: Tensor  # [B] int64: r
-    drawn: Tensor  # [B] int64: t
-    suffix: Tensor  # [B, R] int64: how many tokens just before position j equal the end of the prefix
-    unclaimed: Tensor  # [B, N, R] int64: copies in y* of the n-gram ending at j that the prefix has not claimed
+    length: Tensor  # [B] float32: r
+    drawn: Tensor  # [B, K] float32: the tokens that the rows of `counts` belong to, t in the last row and t + 1 in the others
+    behind: Tensor  # [B, R] int64: lane n - 1 says yes if the n - 1 tokens before j are the end of the prefix
+    unclaimed: Tensor  # [B, R] int64: lane n - 1 counts the copies in y* of the n-gram ending at j that the prefix left
+    adds: Tensor  # [B, R] int64: lane n - 1 holds δ_n(j), lane N holds δ_L(j): 1 where emitting y*_j adds a match
     lcs: Tensor  # [B, S, R + 1] int64: LCS of the prefix and y*_1:j
-    counts: Tensor  # [B, 2^M, M] int64: the counts after a token with bits 0, 1, 2, ...; [:, 0] are those of the prefix
-
-    def bits(self) -> Tensor:
-        """δ_n(j), then δ_L(j), True where emitting y*_j adds a match.  -> [B, M, R] bool
-
-        δ_n wants the n - 1 tokens before j at the end of the prefix (`suffix` is at most j, so there are that many) and an
-        unclaimed copy; δ_L wants y*_1:j-1 to hold as long a subsequence as the whole of y*.
-        """
-        before = torch.arange(self.unclaimed.size(1), device=self.suffix.device)[:, None]
-        claims = self.suffix[:, None].ge(before) & self.unclaimed.gt(0)
-        extends = self.lcs[..., :-1].eq(self.lcs[..., -1:]) & self.keys.ge(0)[:, None]
-        return torch.cat([claims, extends], 1)
-
-    def outcome(self) -> Tensor:
-        """The row of `counts` that emitting y*_j leads to, one for equal tokens.  -> [B, R] int64"""
-        bits = any_equal(self.bits(), self.first)
-        return (bits << torch.arange(bits.size(1), device=bits.device)[:, None]).sum(1)
+    counts: (
+        Tensor  # [B, K, M] float32, K = 2^M + 1: the counts after a token with bits 0, 1, 2, ..., and last those of the prefix
+    )
 
 
 class OverlapReward(Reward[Overlap]):
     """Eq. 3 for a metric that is a function of match counts and the two lengths."""
 
     def __init__(self, orders: int, subsequence: bool) -> None:
+        lanes = orders + subsequence
+        if lanes > MOST_LANES:
+            raise ValueError(f"at most {MOST_LANES} counts fit, not {lanes}")
         self.orders = orders
         self.subsequence = subsequence
+        # Tensors without dimensions go along with tensors on any device; numbers would be made into such every time.
+        self.shift, self.lane, self.to_code, self.code_at = (torch.tensor(n) for n in (COUNT, LANE, TO_CODE, CODE_AT))
+        self.unigram = torch.tensor(1 << COUNT if orders else 0)
+        # Added to counts, these carry into the yes of each lane unless it counts 0.
+        self.carry_ngrams = torch.tensor(each_lane(orders, (1 << COUNT) - 1))
+        self.carry = torch.tensor(each_lane(lanes, (1 << COUNT) - 1))
+        self.yes = torch.tensor(each_lane(lanes, 1 << COUNT))
+        self.lcs_yes = torch.tensor(1 << (LANE * orders + COUNT) if subsequence else 0)
 
     @abstractmethod
     def phi(self, counts: Tensor, drawn: Tensor, length: Tensor) -> Tensor:
-        """Φ of prefixes of `drawn` tokens with such counts.  [B, K, M], [B], [B] -> [B, K] float32"""
+        """Φ of prefixes of `drawn` tokens with such counts.  [B, K, M], [B, K], [B], float32 -> [B, K]"""
 
-    def closing(self, state: Overlap) -> Tensor:
-        """ΔR(EOS).  -> [B] float32"""
-        return torch.zeros_like(state.drawn, dtype=torch.float32)
+    def closing(self, state: Overlap, value: Tensor) -> Tensor:
+        """ΔR(EOS) of prefixes with Φ = `value`.  [B] -> [B] float32"""
+        return torch.zeros_like(value)
 
     def start(self, reference: Reference) -> Overlap:
         keys = reference.keys
         batch, positions = keys.shape
+        if positions >> COUNT:
+            raise ValueError(f"references of more than {(1 << COUNT) - 1} tokens are not supported, this batch has {positions}")
         equal = keys[:, :, None].eq(keys[:, None, :]) & reference.matchable[:, :, None]
-        copies = keys.new_zeros((batch, self.orders, positions))
+        copies = torch.zeros_like(keys)
         ending = equal
         for n in range(self.orders):
-            copies[:, n] = ending.sum(2)
+            copies = copies + (ending.sum(2) << LANE * n)
             # Two n-grams are equal if their last tokens are and so are the (n - 1)-grams before these.
             ending = equal & pad(ending[:, :-1, :-1], (1, 0, 1, 0))
         bits = torch.arange(self.orders + self.subsequence, device=keys.device)
         codes = torch.arange(2 ** bits.size(0), device=keys.device)
+        counts = pad((codes[:, None] >> bits & 1).float(), (0, 0, 0, 1))
+        drawn = torch.ones_like(counts[:, 0]).index_fill(0, codes[-1:] + 1, 0)
+        behind = torch.zeros_like(keys) | self.unigram
+        lcs = keys.new_zeros((batch, int(self.subsequence), positions + 1))
         return Overlap(
             keys=keys,
             first=reference.first,
-            length=reference.length,
-            drawn=torch.zeros_like(reference.length),
-            suffix=torch.zeros_like(keys),
+            length=reference.length.float(),
+            drawn=drawn.repeat(batch, 1),
+            behind=behind,
             unclaimed=copies,
-            lcs=keys.new_zeros((batch, int(self.subsequence), positions + 1)),
-            counts=(codes[:, None] >> bits & 1).repeat(batch, 1, 1),
+            adds=self._adds(keys, behind, copies, lcs),
+            lcs=lcs,
+            counts=counts.repeat(batch, 1, 1),
         )
 
     def value(self, state: Overlap) -> Tensor:
-        return self.phi(state.counts[:, :1], state.drawn, state.length)[:, 0]
+        return self.phi(state.counts[:, -1:], state.drawn[:, -1:], state.length)[:, 0]
 
     def gains(self, state: Overlap) -> Gains:
+        # Equal tokens stand at several places and add what any of these does.
+        adds = torch.zeros_like(state.adds).scatter_add(1, state.first, state.adds).gather(1, state.first)
+        phi = self.phi(state.counts, state.drawn, state.length)
+        value = phi[:, -1]
         # Hits are looked up, not computed one by one: equal bits are then equal to the last float bit, and ties are exact.
-        table = self.phi(state.counts, state.drawn + 1, state.length) - self.value(state)[:, None]
-        return Gains(table.gather(1, state.outcome()), table[:, 0], self.closing(state))
+        table = phi - value[:, None]
+        return Gains(table.gather(1, self._code(adds)), table[:, 0], self.closing(state, value))
 
     def advance(self, state: Overlap, token: Tensor, live: Tensor) -> Overlap:
-        here = state.keys.eq(token[:, None]) & live[:, None]
+        alive = live[:, None]
+        here = (state.keys.eq(token[:, None]) & alive).long()
+        claimed = state.adds * here
+        code = self._code(claimed.sum(1))[:, None, None].expand(-1, 1, state.counts.size(2))
+        lcs = state.lcs
+        if self.subsequence:
+            longer = (lcs[..., :-1] + 1) * here[:, None]
+            lcs = torch.maximum(lcs, pad(longer, (1, 0))).cummax(2).values
+            claimed = claimed & self.carry_ngrams
+        # A lane moves up where its n-gram goes on; no token stands behind position 0, whose column never changes.
+        further = ((state.behind << self.lane) * here)[:, :-1] | self.unigram
+        behind = torch.where(alive, torch.cat([state.behind[:, :1], further], 1), state.behind)
         # Positions where δ_n is set and y*_j = w end the same n-gram: all of them lose the one copy that w claims.
-        claimed = state.bits() & here[:, None]
-        suffix = torch.where(here, state.suffix + 1, 0)
-        longer = torch.where(here[:, None], state.lcs[..., :-1] + 1, 0)
-        return state._replace(
-            drawn=state.drawn + live,
-            suffix=torch.where(live[:, None], pad(suffix[:, :-1], (1, 0)), state.suffix),
-            unclaimed=state.unclaimed - claimed[:, : self.orders].long(),
-            lcs=torch.maximum(state.lcs, pad(longer, (1, 0))).cummax(2).values,
-            counts=state.counts + claimed.any(2)[:, None],
+        unclaimed = state.unclaimed - claimed
+        return Overlap(
+            keys=state.keys,
+            first=state.first,
+            length=state.length,
+            drawn=state.drawn + alive,
+            behind=behind,
+            unclaimed=unclaimed,
+            adds=self._adds(state.keys, behind, unclaimed, lcs),
+            lcs=lcs,
+            counts=state.counts + (state.counts.gather(1, code) - state.counts[:, -1:]),
         )
+
+    def _adds(self, keys: Tensor, behind: Tensor, unclaimed: Tensor, lcs: Tensor) -> Tensor:
+        """δ_n wants the n - 1 tokens before j at the end of the prefix and an unclaimed copy; δ_L wants y*_1:j-1 to hold as
+        long a subsequence as the whole of y*.  -> [B, R] int64"""
+        adds = (unclaimed + self.carry_ngrams) & behind
+        if self.subsequence:
+            extends = lcs[:, 0, :-1].eq(lcs[:, 0, -1:]) & keys.ge(0)
+            adds = adds | extends * self.lcs_yes
+        return adds >> self.shift
+
+    def _code(self, adds: Tensor) -> Tensor:
+        """The row of `counts` that belongs to lanes that count something.  int64 -> int64 in 0..2^M - 1"""
+        return ((adds + self.carry) & self.yes) * self.to_code >> self.code_at

@@ -14,16 +14,16 @@ class Rouge(OverlapReward):
 
     def __init__(self, ngrams: tuple[int, ...] = (), subsequence: bool = False) -> None:
         super().__init__(orders=max(ngrams, default=0), subsequence=subsequence)
-        self.ngrams = ngrams
+        self.parts = ngrams
 
     def phi(self, counts: Tensor, drawn: Tensor, length: Tensor) -> Tensor:
-        parts = [f1(counts[..., n - 1], drawn - n + 1, length - n + 1) for n in self.ngrams]
+        parts = [f1(counts[..., n - 1], drawn - n + 1, length - n + 1) for n in self.parts]
         if self.subsequence:
             parts.append(f1(counts[..., -1], drawn, length))
         return sum(parts[1:], start=parts[0])
 
 
 def f1(matches: Tensor, drawn: Tensor, wanted: Tensor) -> Tensor:
-    """Harmonic mean of matches/drawn and matches/wanted, 0 without matches.  [B, K], [B], [B] -> [B, K] float32"""
+    """Harmonic mean of matches/drawn and matches/wanted, 0 without matches.  [B, K], [B, K], [B] -> [B, K] float32"""
     # Where there is a match both numbers are positive; elsewhere any divisor gives 0.
-    return 2 * matches.float() / (drawn + wanted).clamp(min=1)[:, None]
+    return 2 * matches / (drawn + wanted[:, None]).clamp(min=1)

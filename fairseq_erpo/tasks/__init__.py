@@ -1,3 +1,3 @@
-"""fairseq imports this folder by itself for `--user-dir fairseq_erpo`; the criterions come along."""
+"""fairseq imports this folder by itself for `--user-dir fairseq_erpo`; the criterions and safe checkpoints come along."""
 
-from fairseq_erpo import compat, criterions  # noqa: F401
+from fairseq_erpo import compat, criterions, saving  # noqa: F401

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from fairseq.utils import split_paths
 
 from fairseq_erpo.annealers import falls
 from fairseq_erpo.decoding import check_model, feature_size, unwrapped
+from fairseq_erpo.files import whole
 from fairseq_erpo.mixture import MLE, Mixture
 
 logger = logging.getLogger(__name__)
@@ -63,10 +63,8 @@ class Clock:
             return
         self.scores[update] = score
         if write and self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_suffix(".part")
-            part.write_text(json.dumps({"metric": self.metric, "scores": self.scores}))
-            os.replace(part, self.path)
+            with whole("--save-dir", str(self.path)) as part:
+                part.write_text(json.dumps({"metric": self.metric, "scores": self.scores}))
 
     def falls(self) -> int:
         """The plateau schedule's clock."""

@@ -1,0 +1,104 @@
+"""How things are measured: in alternation, in one process, on one thread, in seconds of the processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+
+class Figure(NamedTuple):
+    """A case beside the first one of its table: ratios of the same round, over all rounds; seconds of the processor."""
+
+    ratio: float  # median
+    least: float
+    largest: float
+    seconds: float  # median
+
+
+Case = Callable[[], Any]
+
+
+def alternate(cases: Mapping[str, Case], rounds: int, name: str) -> dict[str, Figure]:
+    """Every round runs each case once, so that what else the machine does meets all of them alike.
+
+    Processor time: with one thread it is the time of an idle machine, and waiting for others is not counted.
+    """
+    seconds: dict[str, list[float]] = {case: [] for case in cases}
+    for turn in tqdm(range(rounds + 1), name, leave=False):
+        for case, run in cases.items():
+            began = time.process_time()
+            run()
+            if turn:  # the first round warms up
+                seconds[case].append(time.process_time() - began)
+    base = next(iter(seconds.values()))
+    found = {}
+    for case, times in seconds.items():
+        ratios = [mine / first for mine, first in zip(times, base, strict=True)]
+        found[case] = Figure(statistics.median(ratios), min(ratios), max(ratios), statistics.median(times))
+    return found
+
+
+def peak(run: Case) -> int:
+    """Bytes that `run` needs at most beyond what the process has already: measured in a fork, whose peak starts at its size."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        run()
+        os.write(writer, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as answer:
+        return int(answer.read()) * 1024  # Linux counts in KiB
+
+
+def peaks(cases: Mapping[str, Case]) -> dict[str, Figure]:
+    """As `alternate`, of memory: the last column is megabytes."""
+    sizes = {case: peak(run) / 1e6 for case, run in tqdm(cases.items(), "memory", leave=False)}
+    base = next(iter(sizes.values()))
+    return {case: Figure(*[size / base] * 3, size) for case, size in sizes.items()}
+
+
+def table(title: str, found: Mapping[str, Figure], unit: str = "seconds") -> None:
+    """Print one table."""
+    print(f"\n{title}\n{'':44}{'ratio':>9}{'least':>9}{'largest':>9}{unit:>10}")
+    for case, figure in found.items():
+        print(f"{case:44}{figure.ratio:9.3f}{figure.least:9.3f}{figure.largest:9.3f}{figure.seconds:10.4f}")
+
+
+def environment() -> dict[str, str]:
+    """What the figures depend on."""
+    import fairseq
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        cpu = next((line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return {
+        "cpu": f"{cpu}, {os.cpu_count()} cores",
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "fairseq": fairseq.__version__,
+        "commit": git.stdout.strip(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def write(path: Path, tables: Mapping[str, Mapping[str, Figure]]) -> None:
+    """All tables as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures = {title: {case: figure._asdict() for case, figure in found.items()} for title, found in tables.items()}
+    path.write_text(json.dumps({"environment": environment(), "tables": figures}, indent=1) + "\n")

@@ -1,0 +1,93 @@
+"""The plain ways to do what the project does fast: recomputed rewards, and a sampler that asks for everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from measure import Case
+from torch import Tensor
+from world import World
+
+from fairseq_erpo import sampler
+from fairseq_erpo.rewards import Reference, make_reward
+from fairseq_erpo.sampler import Answer
+from fairseq_erpo.vocabulary import Vocabulary
+
+WORDS = 8000
+VOCABULARY = Vocabulary(WORDS, pad=1, eos=2, unk=3, never=(0, 1))
+
+
+def references(batch: int, r: int) -> Tensor:
+    return torch.randint(4, WORDS, (batch, r), generator=torch.Generator().manual_seed(1))
+
+
+def engine(reward: str, batch: int, r: int, steps: int | None = None) -> Case:
+    """Eq. 3 for every token of the vocabulary, at each step along the reference."""
+    target, made = references(batch, r), make_reward(reward)
+
+    def run() -> None:
+        state, live = made.start(Reference.of(target, VOCABULARY)), torch.ones(batch, dtype=torch.bool)
+        for t in range(steps or r):
+            made.gains(state)
+            state = made.advance(state, target[:, t], live)
+
+    return run
+
+
+def sacrebleus() -> Callable[[list[str], list[str]], Any]:
+    from sacrebleu.metrics import BLEU
+
+    bleu = BLEU(smooth_method="add-k", smooth_value=1, tokenize="none", effective_order=True)
+    return lambda hypothesis, reference: bleu.sentence_score(" ".join(hypothesis), [" ".join(reference)])
+
+
+def rouge_scores() -> Callable[[list[str], list[str]], Any]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    return lambda hypothesis, reference: scorer.score(" ".join(reference), " ".join(hypothesis))
+
+
+CANDIDATES = {"bleu": {"sacrebleu": sacrebleus}, "rouge": {"rouge-score": rouge_scores}}
+
+
+def recomputing(library: str, r: int) -> Case:
+    """As older code does it: each step scores the prefix with each word of the reference behind it, for one sentence."""
+    make = next(libraries[library] for libraries in CANDIDATES.values() if library in libraries)
+    score = make()
+    words = [str(w) for w in references(1, r)[0].tolist()]
+
+    def run() -> None:
+        for t in range(r):
+            for word in words:
+                score([*words[:t], word], words)
+
+    return run
+
+
+class AsksForAll(sampler._Asked):
+    """Every sentence at every step, finished or not, with the whole vocabulary's probabilities."""
+
+    def answer(self, t: int, going: Tensor, previous: Tensor) -> Answer | None:
+        if self.decoder is None:
+            return None
+        features = self.decoder.step(previous)
+        log_p = self.decoder.log_probs(features)
+        at = (self.asked[:, t] & going).nonzero()[:, 0]
+        return Answer(at, log_p[at], features[at]) if len(at) else None
+
+
+def drawing(world: World, flags: str, plain: bool = False) -> Case:
+    """The draw of a batch, without the loss."""
+    criterion = world.criterion(flags)
+
+    def run() -> None:
+        kept, sampler._Asked = sampler._Asked, AsksForAll if plain else sampler._Asked  # type: ignore[misc]
+        try:
+            criterion.draw(world.model, world.sample)
+        finally:
+            sampler._Asked = kept  # type: ignore[misc]
+
+    return run
