@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from fairseq_erpo.decoding import IncrementalDecoder, check_model, sampling_mode
 from fairseq_erpo.engine import Batch
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.noising import NoiseStatistics, Noising, PredrawnSamples, real_words
+from fairseq_erpo.packing import Packing
 from fairseq_erpo.settings import Settings
 from fairseq_erpo.uniforms import Draws
 from fairseq_erpo.vocabulary import Vocabulary
@@ -80,25 +81,38 @@ def shared_encoder(model: Any, copies: int) -> Iterator[None]:
         handle.remove()
 
 
+def reordered(encoder: Any, encoder_out: Any, rows: Tensor) -> Any:
+    """These sentences of the encoder's output, which stays as it is.  [n] int64"""
+    if isinstance(encoder_out, dict):  # fairseq's models write into the dictionaries and lists that they are given
+        encoder_out = {name: list(part) if isinstance(part, list) else part for name, part in encoder_out.items()}
+    return encoder.reorder_encoder_out(encoder_out, rows)
+
+
 @contextmanager
-def projecting(model: Any, at: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Inside, the decoder projects only these positions of the flattened batch onto the vocabulary: padding costs nothing there.
+def in_pieces(model: Any, packing: Packing) -> Iterator[None]:
+    """Inside, the decoder reads piece after piece and projects no padding: the model's output is [1, m, V], at `packing.at`.
 
-    [m] int64 -> what takes the model's log-probabilities to [m, V]. The model's own forward stays the way in, as in
-    `shared_encoder`.
+    The model's own forward stays the way in, as in `shared_encoder`.
     """
-    decoder = unwrapped(model).decoder
-    if not splits_projection(decoder):
-        yield lambda log_p: log_p.flatten(0, 1)[at]
-        return
-    project = decoder.output_layer
+    inner = unwrapped(model)
+    decoder, whole = inner.decoder, inner.decoder.forward
+    splits = splits_projection(decoder)
+    layers = decoder.extract_features if splits else whole
 
-    # fairseq's adaptive softmax and output layers expect a batch and a time axis.
-    decoder.output_layer = lambda features: project(features.flatten(0, 1)[at][None])
+    def forward(prev_output_tokens: Tensor, encoder_out: Any = None, **_: Any) -> tuple[Tensor, None]:
+        parts = []
+        for piece in packing.pieces:
+            read = reordered(inner.encoder, encoder_out, piece.rows) if len(packing.pieces) > 1 else encoder_out
+            out = layers(prev_output_tokens[piece.rows, : piece.width], encoder_out=read)[0]
+            parts.append(out.flatten(0, 1)[piece.at])
+        found = torch.cat(parts)[None]  # fairseq's output layers and adaptive softmax expect a batch and a time axis
+        return (decoder.output_layer(found) if splits else found), None
+
+    decoder.forward = forward
     try:
-        yield lambda log_p: log_p[0]
+        yield
     finally:
-        del decoder.output_layer
+        del decoder.forward
 
 
 class StepBaseline(nn.Module):

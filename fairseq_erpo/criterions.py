@@ -15,13 +15,14 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq_erpo import logs, mstep
-from fairseq_erpo.border import Resources, StepBaseline, batch_of, projecting, shared_encoder, vocabulary_of
+from fairseq_erpo.border import Resources, StepBaseline, batch_of, in_pieces, shared_encoder, vocabulary_of
 from fairseq_erpo.compat import check_checkpoint
 from fairseq_erpo.decoding import sampling_mode, unwrapped
 from fairseq_erpo.engine import BASELINES, Drawn
 from fairseq_erpo.estep import Candidates
 from fairseq_erpo.family import FAMILY, Row
 from fairseq_erpo.mixture import Mixture
+from fairseq_erpo.packing import Packing
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.settings import FLAGS, Settings
 from fairseq_erpo.tasks.erpo_translation import HISTORY, clocked
@@ -153,17 +154,17 @@ class ErpoCriterion(FairseqCriterion):
     def drawn_loss(self, model: Any, sample: dict[str, Any], drawn: Drawn) -> tuple[Tensor, Tensor]:
         """M-step: the weighted loss of what was drawn, and the plain - Σ log p_θ of the same tokens."""
         inputs = {**sample["net_input"], "prev_output_tokens": drawn.previous(self.vocabulary)}
-        at = mstep.real_positions(drawn, self.padding_idx)
-        with shared_encoder(model, drawn.samples), projecting(model, at) as packed:
-            log_p = packed(model.get_normalized_probs(model(**inputs), log_probs=True))
-        nll = mstep.gold_loss(log_p, drawn.learnt.flatten()[at], self.padding_idx, reduce=True)
+        packing = Packing.of(drawn.learnt, self.padding_idx)
+        with shared_encoder(model, drawn.samples), in_pieces(model, packing):
+            log_p = model.get_normalized_probs(model(**inputs), log_probs=True)[0]
+        nll = mstep.gold_loss(log_p, drawn.learnt.flatten()[packing.at], self.padding_idx, reduce=True)
         if drawn.weights is None and drawn.shares is None and not self.settings.label_smoothing:
             return nll, nll
         candidates = None
         if drawn.shares is not None:
             gold = sample["target"].repeat_interleave(drawn.samples, 0)
             candidates = Candidates.of(Reference.of(gold, self.vocabulary), self.vocabulary)
-        losses = mstep.drawn_losses(log_p, drawn, at, candidates, self.settings.label_smoothing)
+        losses = mstep.drawn_losses(log_p, drawn, packing.at, candidates, self.settings.label_smoothing)
         return losses.sum(), nll.detach()
 
     def baseline_loss(self, drawn: Drawn | None) -> Tensor:

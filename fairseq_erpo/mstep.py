@@ -18,11 +18,6 @@ from fairseq_erpo.sampler import Expert
 BASELINE_WEIGHT = 0.01  # Ranzato et al. 2016: of the baseline's squared error
 
 
-def real_positions(drawn: Drawn, pad: int) -> Tensor:
-    """Where there is something to learn, in the flattened [N, T].  -> [m] int64; one synchronisation"""
-    return drawn.learnt.ne(pad).flatten().nonzero()[:, 0]
-
-
 class Spread(NamedTuple):
     """What each position is to learn, as weights of words: `share[k]` more for each word `ids[k]`, and `each` for all words.
 
@@ -79,7 +74,7 @@ class _Expected(torch.autograd.Function):
 
 
 def drawn_losses(log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates | None, smoothing: float) -> Tensor:
-    """- w_t Σ_v weight(v) log p_θ(v | inputs_<t) at the positions `at` of the flattened batch (`real_positions`).  [m, V] -> [m]
+    """- w_t Σ_v weight(v) log p_θ(v | inputs_<t) at the positions `at` of the flattened batch (`packing`).  [m, V] -> [m]
 
     `candidates` are needed for soft targets only.
     """

@@ -136,6 +136,26 @@ def test_loss_is_the_likelihood_of_what_was_drawn(tiny_data: Path, arch: str) ->
     assert size == drawn.tokens.ne(1).sum()
 
 
+def test_the_loss_in_pieces_is_the_loss(tiny_data: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentences of like length read apart, without padding: loss and gradients of the whole batch, in float64."""
+    from fairseq_erpo import packing
+
+    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --label-smoothing .1 --dropout 0")
+    built.model.double()
+    sample = built.batch(IDS)
+    found = []
+    for worth, several in ((0.0, True), (1.0, False)):  # a cut wherever one saves anything, and none
+        monkeypatch.setattr(packing, "WORTH", worth)
+        found.append(loss_and_gradients(built, built.criterion, sample))
+        drawn = built.criterion.draw(built.model, sample)
+        assert (len(packing.Packing.of(drawn.learnt, 1).pieces) > 2) == several
+    pieces, whole = found
+    torch.testing.assert_close(pieces["loss"], whole["loss"], rtol=1e-10, atol=0)
+    assert pieces["gradients"].keys() == whole["gradients"].keys()
+    for name, gradient in whole["gradients"].items():
+        torch.testing.assert_close(pieces["gradients"][name], gradient, rtol=1e-8, atol=1e-10, msg=name)
+
+
 class Backward:
     """As much of an optimizer as train_step uses."""
 

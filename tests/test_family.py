@@ -33,6 +33,7 @@ from fairseq_erpo.engine import Batch, Drawn, FromExperts, as_drawn
 from fairseq_erpo.estep import Candidates, log_q
 from fairseq_erpo.family import FAMILY, PLAIN, Row
 from fairseq_erpo.noising import NoiseStatistics, Noising, raml_weights
+from fairseq_erpo.packing import Packing
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.sampler import Expert
 from fairseq_erpo.settings import FLAGS, Settings
@@ -107,7 +108,7 @@ def gradients(world: World, batch: Batch, drawn: Drawn) -> Tensor:
     numbers = table.numbers(drawn.previous(world.vocabulary))
     log_p = table.log_p.detach()[numbers].requires_grad_()
     candidates = Candidates.of(Reference.of(batch.copies(drawn.samples)[0], world.vocabulary), world.vocabulary)
-    at = mstep.real_positions(drawn, PAD)
+    at = Packing.of(drawn.learnt, PAD).at
     loss = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, 0).sum()
     (slope,) = torch.autograd.grad(-loss, log_p)
     # Back through the softmax, and every position to its row of the table.

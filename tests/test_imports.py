@@ -32,12 +32,14 @@ ALLOWED: dict[str, set[str]] = {
     "family": {"engine", "settings"},
     "compat": set(),
     "files": set(),
+    "packing": set(),
     "saving": {"files"},
     "decoding": MATHS | {"sampler"},
-    "border": MATHS | {"sampler", "settings", "engine", "compat", "decoding"},
+    "border": MATHS | {"sampler", "settings", "engine", "compat", "decoding", "packing"},
     "logs": MATHS | {"sampler", "engine"},
     "tasks": {"mixture", "annealers", "compat", "criterions", "decoding", "files", "saving"},
-    "criterions": MATHS | {"sampler", "settings", "engine", "mstep", "family", "compat", "decoding", "border", "logs", "tasks"},
+    "criterions": MATHS
+    | {"sampler", "settings", "engine", "mstep", "family", "compat", "decoding", "border", "logs", "packing", "tasks"},
 }
 # May import everything; nothing but each other imports them.
 TOOLS = {"__main__", "exploration", "family_table", "inspection", "loading", "pictures", "variance"}

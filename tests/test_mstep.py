@@ -12,6 +12,7 @@ from torch import Tensor
 from fairseq_erpo import mstep
 from fairseq_erpo.engine import Drawn
 from fairseq_erpo.estep import Candidates, Experts, InverseTemperature, task_log_weights, task_q
+from fairseq_erpo.packing import Packing
 from fairseq_erpo.rewards import Reference, make_reward
 from fairseq_erpo.rewards.base import replay
 from fairseq_erpo.sampler import Expert
@@ -43,7 +44,7 @@ def drawn(**others: Any) -> Drawn:
 
 def losses_of(log_p: Tensor, drawn: Drawn, candidates: Candidates | None = None, smoothing: float = 0.0) -> Tensor:
     """`drawn_losses`, at their places.  -> [N, T]"""
-    at = mstep.real_positions(drawn, PAD)
+    at = Packing.of(drawn.learnt, PAD).at
     found = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, smoothing)
     return torch.zeros(N * T, dtype=found.dtype).index_copy(0, at, found).view(N, T)
 
