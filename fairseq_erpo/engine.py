@@ -222,7 +222,7 @@ class FromExperts:
             through_eos=self.as_inputs,
             keep_features=baseline.learned,
             keep_shares=settings.soft,
-            parallel=settings.parallel(target.device.type),
+            parallel=settings.parallel,
         )
         drawn = Drawn(*sampler.draw(reference, origin, caps, draws, partial(batch.start, rows)), samples=rows)
         if self.as_inputs:

@@ -189,12 +189,13 @@ class Settings:
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise ValueError("--erpo-baseline leave_one_out needs --erpo-samples 2 or more")
 
-    def parallel(self, device: str) -> bool:
-        """Which way to draw: step by step costs least where kernels start at once, whole passes where starting them counts.
+    @property
+    def parallel(self) -> bool:
+        """Whether whole passes ask the model.
 
-        Measured on CPUs only; for accelerators it follows from the number of kernels.
+        `auto` asks step by step: faster on a CPU (measured), and fewer kernels on any device (counted: docs/scaling.md).
         """
-        return self.sampler == "parallel" or (self.sampler == "auto" and device != "cpu")
+        return self.sampler == "parallel"
 
     def elapsed(self, epoch: int, update: int, falls: int) -> float | None:
         """Time since annealing began, None before: a pure function of epoch (from 1), update (from 0) and validations."""

@@ -237,21 +237,6 @@ def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bfloat16_trains_and_resumes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
-    """--bf16 on a CPU: near the float32 run, and a resumed run is the uninterrupted one."""
-    flags = "--criterion erpo_interp --disable-validation --no-epoch-checkpoints"
-    exact = fairseq.train(tiny_data, tmp_path / "exact", f"{flags} --max-update 6")
-    whole = fairseq.train(tiny_data, tmp_path / "whole", f"{flags} --max-update 6 --bf16")
-    fairseq.train(tiny_data, tmp_path / "parts", f"{flags} --max-update 3 --bf16").succeed()
-    fairseq.train(tiny_data, tmp_path / "parts", f"{flags} --max-update 6 --bf16").succeed()
-    exact.succeed()
-    whole.succeed()
-    assert_same_training(tmp_path / "whole" / LAST, tmp_path / "parts" / LAST)
-    losses = [by_update(tmp_path / name / "log")[6]["loss"] for name in ("exact", "whole")]
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # bfloat16 has eight significant bits
-
-
-@pytest.mark.slow
 def test_every_task_trains_the_same(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """The clock comes along with --task translation and with none."""
     flags = f"--criterion erpo_interp --erpo-schedule linear --erpo-anneal-unit update --erpo-anneal-every 2 {SHORT}"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# One process of many, started by torchrun or by slurm.py: it learns from the environment which one it is.
+#
+#   RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=node1 MASTER_PORT=29500 examples/cluster/rank.sh DATA [flags]
+#
+# fairseq would guess from the GPUs that it sees, and takes one GPU a node for a single process; so all is said here.
+set -euo pipefail
+exec "$(dirname "$0")/one_node.sh" "$@" --distributed-init-method env:// --distributed-no-spawn \
+    --distributed-world-size "$WORLD_SIZE" --distributed-rank "$RANK" --device-id "$LOCAL_RANK"

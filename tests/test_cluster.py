@@ -1,0 +1,53 @@
+"""The recipes for clusters, as far as a machine without GPUs can run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import LIMIT, QUIET, ROOT, TINY, load
+from test_train import free_port
+
+CLUSTER = ROOT / "examples" / "cluster"
+CPU = ["--cpu", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
+SHORT = ["--max-update", "4", "--disable-validation", "--dropout", "0", "--erpo-pretrain-epochs", "0", "--no-epoch-checkpoints"]
+
+
+def run(command: list[str], data: Path, save_dir: Path, flags: list[str], **env: str) -> dict[str, torch.Tensor]:
+    """The parameters after a training by a recipe, whose own flags come first and lose."""
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"} | env
+    words = [*command, data, "--save-dir", save_dir, *flags]
+    done = subprocess.run([str(w) for w in words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    model: dict[str, torch.Tensor] = load(save_dir / "checkpoint_last.pt")["model"]
+    return model
+
+
+@pytest.mark.slow
+def test_two_processes_by_torchrun_and_by_submitit_are_one(tiny_data: Path, tmp_path: Path) -> None:
+    """Two ranks against one process with --update-freq 2, through every recipe."""
+    flags = [*TINY, *QUIET, *SHORT, "--seed", "7"]
+    alone = run([CLUSTER / "one_node.sh"], tiny_data, tmp_path / "alone", [*flags, "--cpu", "--update-freq", "2"])
+    port = free_port()
+    nodes = run([CLUSTER / "nodes.sh"], tiny_data, tmp_path / "nodes", [*flags, *CPU], GPUS="2", HEAD=f"localhost:{port}")
+    slurm = [
+        sys.executable,
+        CLUSTER / "slurm.py",
+        "--gpus",
+        "2",
+        "--cluster",
+        "local",
+        "--logs",
+        tmp_path / "logs",
+        "--wait",
+        "--",
+    ]
+    submitted = run(slurm, tiny_data, tmp_path / "slurm", [*flags, *CPU])
+    for name, value in alone.items():
+        for other in (nodes, submitted):
+            # Float32 sums in another order, through four Adam steps of about 2e-3 each: a twentieth of one step.
+            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
