@@ -1,4 +1,4 @@
-"""The same annealer on PPO: GAIL whose policy update is annealed from demonstrations to RL.
+"""The same annealer on PPO: generative adversarial imitation whose trajectories begin with data, less and less of it.
 
-Nothing stands here yet.
+Section 5.3 of the paper. Importing this package stays light; `python -m gail` lists the verbs, docs/gail.md explains them.
 """

@@ -1,0 +1,98 @@
+"""Demonstrations as files: an .npz of plain arrays, and beside it a JSON manifest that says what they are.
+
+    NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: opening it executes nothing
+    NAME.json   format, version, env_id, versions of the libraries, source, seed, returns, shapes, and the SHA-256 of the .npz
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import zipfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gail.demos import FIELDS, Demonstrations
+from gail.files import read_json, whole, write_json
+
+FORMAT, VERSION = "gail-demonstrations", 1
+LIBRARIES = ("gymnasium", "mujoco", "numpy")
+
+
+def save(demos: Demonstrations, path: Path, source: str, seed: int) -> None:
+    """Write `path` (.npz) and its manifest; each is whole or not there, and the hash ties them together.
+
+    Raises ValueError for another suffix.
+    """
+    if path.suffix != ".npz":
+        raise ValueError(f"demonstrations are written to a file that ends in .npz, not {path}")
+    with whole(path) as part:
+        with part.open("wb") as sink:
+            np.savez_compressed(sink, **{name: getattr(demos, name) for name in FIELDS})
+        digest = hashlib.sha256(part.read_bytes()).hexdigest()
+    write_json(
+        path.with_suffix(".json"),
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "env_id": demos.env_id,
+            "source": source,
+            "seed": seed,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+            "returns": demos.returns().tolist(),
+            "lengths": demos.lengths.tolist(),
+            "arrays": {name: [str(getattr(demos, name).dtype), list(getattr(demos, name).shape)] for name in FIELDS},
+            "sha256": digest,
+        },
+    )
+
+
+def load(path: Path, env_id: str | None = None) -> Demonstrations:
+    """Read what `save` wrote.  Raises ValueError that names the file, the field and the remedy; `env_id` must be theirs."""
+    manifest = read_manifest(path)
+    if env_id is not None and manifest["env_id"] != env_id:
+        raise ValueError(f"{path}: env_id is {manifest['env_id']}, not {env_id}; give --env {manifest['env_id']} or other --demos")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+        raise ValueError(f"{path}: sha256 is not what its manifest says; the two files are not of one recording")
+    return Demonstrations(env_id=manifest["env_id"], **read_arrays(path))
+
+
+def read_manifest(path: Path) -> Mapping[str, Any]:
+    """The manifest beside `path`, checked."""
+    beside = path.with_suffix(".json")
+    for file in (path, beside):
+        if not file.is_file():
+            raise ValueError(f"there is no {file}; demonstrations are an .npz with a .json beside it, as `gail record` writes")
+    manifest = read_json(beside)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{beside}: format is not {FORMAT!r}; record with `python -m gail record`")
+    if manifest.get("version") != VERSION:
+        raise ValueError(f"{beside}: version {manifest.get('version')!r} is not {VERSION}, the one that this release reads")
+    for key in ("env_id", "sha256"):
+        if not isinstance(manifest.get(key), str):
+            raise ValueError(f"{beside}: {key} is missing or no text")
+    return manifest
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of all fields."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = sorted(set(FIELDS) - set(archive.files))
+            if missing:
+                raise ValueError(f"{', '.join(missing)} missing; record with `python -m gail record`")
+            return {name: read_array(archive, name) for name in FIELDS}
+    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_array(archive: Any, name: str) -> Any:
+    try:
+        return archive[name]
+    except ValueError as error:  # numpy's words for an array of Python objects
+        raise ValueError(f"{name} cannot be read without executing code, or is damaged ({error})") from None

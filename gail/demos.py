@@ -1,0 +1,134 @@
+"""Demonstrations: state-action pairs of whole trajectories with the simulator's state, as plain arrays.
+
+Letters: K trajectories, N pairs of all of them, D the size of an observation, A of an action, S of the simulator's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+PAIRS = 50  # section 5.3: random pairs that are kept of each trajectory
+# field -> (kind of number, axes); N pairs, K trajectories, any other letter is the same size wherever it occurs
+FIELDS = {
+    "observations": ("f", "ND"),
+    "actions": ("f", "NA"),
+    "rewards": ("f", "N"),
+    "states": ("f", "NS"),
+    "qpos": ("f", "NP"),
+    "qvel": ("f", "NV"),
+    "index": ("i", "N"),
+    "trajectory": ("i", "N"),
+    "lengths": ("i", "K"),
+    "terminated": ("b", "K"),
+    "last_observations": ("f", "KD"),
+}
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Pairs in the order of time, one trajectory after the other.
+
+    Raises ValueError, with the field's name, for an array of a wrong type or shape, a number that is not finite, or an order
+    of time that is none.
+    """
+
+    env_id: str
+    observations: Floats  # [N, D], raw
+    actions: Floats  # [N, A], as the simulator got them: clipped to the box
+    rewards: Floats  # [N], the environment's
+    states: Floats  # [N, S], mjSTATE_INTEGRATION before the action: the only state that continues to the last bit
+    qpos: Floats  # [N, P]
+    qvel: Floats  # [N, V]
+    index: Ints  # [N], t of a pair, 0 at the start of its trajectory
+    trajectory: Ints  # [N], which trajectory: 0 .. K - 1
+    lengths: Ints  # [K], T: the steps that each trajectory had, of which the pairs may be a sample
+    terminated: NDArray[np.bool_]  # [K], True where the trajectory ended by itself and not by the time limit
+    last_observations: Floats  # [K, D], after the last action
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        for name, (kind, axes) in FIELDS.items():
+            check_array(name, getattr(self, name), kind, axes, sizes)
+        if not sizes["N"]:
+            raise ValueError("there is no pair in these demonstrations")
+        if self.trajectory.min() < 0 or np.any(np.diff(self.trajectory) < 0) or self.trajectory.max() >= sizes["K"]:
+            raise ValueError(f"trajectory must rise from 0 to {sizes['K'] - 1}, one number for each of lengths")
+        if np.any(np.diff(self.index)[np.diff(self.trajectory) == 0] <= 0):
+            raise ValueError("index must rise within each trajectory: pairs are kept in the order of time")
+        if self.index.min() < 0 or np.any(self.index >= self.lengths[self.trajectory]):
+            raise ValueError("index must lie in 0 .. T - 1 of its trajectory, as lengths has it")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def of(self, k: int) -> slice:
+        """The rows of trajectory k."""
+        first, last = np.searchsorted(self.trajectory, [k, k + 1])
+        return slice(int(first), int(last))
+
+    def returns(self) -> Floats:
+        """Undiscounted return of each trajectory, [K]; of the pairs that are here, so ask before subsampling."""
+        return np.bincount(self.trajectory, self.rewards, len(self))
+
+    def first(self, n: int) -> Demonstrations:
+        """The first n trajectories.  Raises ValueError if there are fewer."""
+        if not 1 <= n <= len(self):
+            raise ValueError(f"--n {n}: there are {len(self)} demonstrations of {self.env_id}")
+        return self.keep(self.trajectory < n, n)
+
+    def subsample(self, pairs: int = PAIRS, seed: int = 0) -> Demonstrations:
+        """Section 5.3: `pairs` of each trajectory at random, without replacement, in the order of time.
+
+        Each trajectory has its own seed, so that the pairs of the first do not depend on how many others there are.
+        """
+        return self.choose(
+            lambda k, rows: np.random.default_rng([seed, k]).choice(rows, min(pairs, rows), replace=False), f"--pairs {pairs}", pairs
+        )
+
+    def stride(self, step: int, seed: int = 0) -> Demonstrations:
+        """Every `step`-th pair from a random start, as Ho and Ermon sampled theirs (with 20)."""
+        return self.choose(
+            lambda k, rows: np.arange(np.random.default_rng([seed, k]).integers(min(step, rows)), rows, step), f"--stride {step}", step
+        )
+
+    def choose(self, law: Callable[[int, int], Ints], flag: str, number: int) -> Demonstrations:
+        """Of each trajectory k with `rows` pairs those that law(k, rows) names."""
+        if number < 1:
+            raise ValueError(f"{flag}: must be at least 1")
+        mask = np.zeros(len(self.index), dtype=bool)
+        for k in range(len(self)):
+            rows = self.of(k)
+            mask[rows.start + law(k, rows.stop - rows.start)] = True
+        return self.keep(mask, len(self))
+
+    def keep(self, mask: NDArray[np.bool_], n: int) -> Demonstrations:
+        """Pairs where `mask` [N] is True, of the first n trajectories."""
+        chosen = {
+            name: getattr(self, name)[mask] if axes[0] == "N" else getattr(self, name)[:n] for name, (_, axes) in FIELDS.items()
+        }
+        return replace(self, **chosen)
+
+
+def check_array(name: str, array: object, kind: str, axes: str, sizes: dict[str, int]) -> None:
+    """Type, shape and finiteness of one field; `sizes` collects what each axis measures."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind != kind:
+        have = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"{name} must be an array of kind {kind!r} (f: floating, i: integer, b: boolean), not {have}")
+    if array.ndim != len(axes):
+        raise ValueError(f"{name} must have the axes {axes}, and has the shape {array.shape}")
+    for axis, size in zip(axes, array.shape, strict=True):
+        if sizes.setdefault(axis, size) != size:
+            raise ValueError(f"{name} has the shape {array.shape}, but axis {axis} measures {sizes[axis]} in the fields before")
+    if kind == "f" and not np.isfinite(array).all():
+        where = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(f"{name} has a number that is not finite, at {where}; record these demonstrations anew")
+
+
+assert {field.name for field in fields(Demonstrations)} == {"env_id", *FIELDS}

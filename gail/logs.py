@@ -1,0 +1,80 @@
+"""What a run leaves for people: CSV tables, TensorBoard, a progress bar. All of it goes on where a checkpoint does."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from gail.files import whole
+
+PROGRESS = (
+    "iteration", "timesteps", "lambda_delta", "return", "length", "episodes", "policy_pairs", "data_pairs", "seconds",
+    "reward/mean", "reward/std", "discriminator/accuracy_expert", "discriminator/accuracy_policy", "discriminator/logit_expert",
+    "discriminator/logit_policy", "train/nll", "train/approx_kl", "train/clip_fraction", "train/value_loss", "train/entropy",
+    "train/std",
+)  # fmt: skip
+EVALUATIONS = ("iteration", "timesteps", "return", "return_std", "length", "episodes")
+
+
+class Table:
+    """A CSV that grows by a row an iteration.  Opened again, rows after the checkpoint go, since they will come again."""
+
+    def __init__(self, path: Path, columns: Sequence[str], iteration: int) -> None:
+        self.columns = columns
+        rows = [row for row in read_table(path) if int(row["iteration"]) <= iteration] if path.exists() else []
+        with whole(path) as part, part.open("w", newline="", encoding="utf-8") as sink:
+            writer = csv.DictWriter(sink, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        self.file = path.open("a", newline="", encoding="utf-8")
+        self.writer = csv.DictWriter(self.file, columns, extrasaction="ignore")
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """A column without a value stays empty."""
+        self.writer.writerow({name: f"{value:.8g}" for name, value in row.items()})
+        self.file.flush()
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Complete rows only: a killed process may have left half of one."""
+    with path.open(newline="", encoding="utf-8") as source:
+        return [row for row in csv.DictReader(source) if None not in row.values() and row.get("iteration")]
+
+
+class Logs:
+    """Tables, TensorBoard and bar of one run that is at `iteration` of `total`."""
+
+    def __init__(self, folder: Path, iteration: int, total: int, title: str, quiet: bool) -> None:
+        self.progress = Table(folder / "progress.csv", PROGRESS, iteration)
+        self.evaluations = Table(folder / "evaluations.csv", EVALUATIONS, iteration)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
+        self.bar = tqdm(total=total, initial=iteration, desc=title, unit="it", disable=True if quiet else None)
+
+    def __enter__(self) -> Logs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+        self.board.close()
+        self.progress.file.close()
+        self.evaluations.file.close()
+
+    def iteration(self, row: Mapping[str, float]) -> None:
+        self.progress.add(row)
+        self.write("progress", row)
+        self.bar.set_postfix({name: f"{row[name]:.3g}" for name in ("lambda_delta", "return") if name in row}, refresh=False)
+        self.bar.update()
+
+    def evaluation(self, row: Mapping[str, float]) -> None:
+        self.evaluations.add(row)
+        self.write("evaluation", row)
+
+    def write(self, group: str, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if name != "iteration":
+                self.board.add_scalar(name if "/" in name else f"{group}/{name}", value, int(row["iteration"]))

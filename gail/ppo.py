@@ -1,0 +1,230 @@
+"""stable-baselines3's PPO, of which only the end of a rollout and the loss are other.
+
+With λ3 = 0 and the environment's reward it computes what PPO computes, bit by bit (a test).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from fairseq_erpo.annealers import Annealer
+from gail.bc import keep_exploring, negative_log_likelihood
+from gail.demos import Demonstrations
+from gail.discriminator import Discriminator
+from gail.envs import Recorder
+from gail.evaluate import ARCHITECTURE
+from gail.methods import Method
+from gail.prefix import LAWS
+from gail.settings import PPOSettings
+
+
+class RewardScale:
+    """VecNormalize's: rewards over the running deviation of their discounted sum, for rewards known after the rollout."""
+
+    def __init__(self, n_envs: int, gamma: float) -> None:
+        self.rms = RunningMeanStd(shape=())
+        self.returns = np.zeros(n_envs)
+        self.gamma = gamma
+
+    def __call__(self, rewards: NDArray[np.float32], dones: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """[T, N] each, step by step as if they had been seen during the rollout."""
+        scaled = np.empty_like(rewards)
+        for t, reward in enumerate(rewards):
+            self.returns = self.returns * self.gamma + reward
+            self.rms.update(self.returns)
+            # 1e-8 and 10: VecNormalize's epsilon and clip_reward.
+            scaled[t] = np.clip(reward / np.sqrt(self.rms.var + 1e-8), -10, 10)
+            self.returns[dones[t]] = 0
+        return scaled
+
+
+@dataclass
+class Imitation:
+    """What GailPPO adds to PPO."""
+
+    method: Method
+    annealer: Annealer  # progress 0 .. 1 -> λ
+    total_timesteps: int  # where progress is 1
+    demos: Demonstrations | None
+    discriminator: Discriminator | None  # None: the environment's own reward
+    law: str  # of the prefix, a key of prefix.LAWS
+    seed: int
+
+
+class GailPPO(PPO):
+    """PPO for a reward that is learnt, with λ3 of its loss the likelihood of demonstrations.
+
+    `env` is `stack(venv, n_steps)`; call `imitate` before `learn`. `save` and `load` are PPO's and keep the policy; a run that
+    must go on exactly uses `state.keep` and `state.put`.
+    """
+
+    imitation: Imitation
+
+
+    def imitate(self, imitation: Imitation) -> None:
+        """Attach discriminator, demonstrations and schedule."""
+        assert isinstance(self.env, VecNormalize) and isinstance(self.env.venv, Recorder)
+        self.imitation = imitation
+        self.normaliser, self.recorder = self.env, self.env.venv
+        self.scale = RewardScale(self.n_envs, self.gamma)
+        self.share = 0.0
+        self.anneal()
+
+    def anneal(self) -> None:
+        """λ3 from here on, for episodes that begin and for the next update.  Constant within an iteration."""
+        done = min(1.0, self.num_timesteps / self.imitation.total_timesteps)
+        self.share = self.imitation.annealer(done).delta
+        if self.imitation.method.prefix != "none":
+            self.recorder.env_method("begin_with", self.share)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """SB3's, then: a step of the discriminator, rewards by the new one, and the advantages of those."""
+        self.anneal()
+        self.recorder.position = 0
+        if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
+            return False
+        # The buffer holds γ V(s_T) at time limits and 0 elsewhere (see Recorder); the true reward never reaches it.
+        rollout_buffer.rewards += self.scale(self.rewards(), self.recorder.dones)
+        with torch.no_grad():
+            assert isinstance(self._last_obs, np.ndarray)
+            last_values = self.policy.predict_values(torch.as_tensor(self._last_obs, device=self.device))
+        rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)
+        return True
+
+    def rewards(self) -> NDArray[np.float32]:
+        """Reward of each pair of the rollout, [T, N]."""
+        discriminator, demos = self.imitation.discriminator, self.imitation.demos
+        if discriminator is None:
+            return self.recorder.rewards
+        assert demos is not None
+        shape = self.recorder.rewards.shape
+        policy = flat(self.recorder.observations, self.device), flat(self.recorder.actions, self.device)
+        if self.imitation.method.discern:
+            expert = floats(demos.observations, self.device), floats(demos.actions, self.device)
+            self.log({f"discriminator/{name}": value for name, value in discriminator.learn(expert, policy).items()})
+        rewards = discriminator.reward(*policy)
+        self.log({"reward/mean": rewards.mean().item(), "reward/std": rewards.std().item()})
+        return rewards.reshape(shape).cpu().numpy()
+
+    def train(self) -> None:
+        """SB3's loop over minibatches; the loss is (1 - λ3) PPO's surrogate + λ3 NLL, values and entropy as they are."""
+        self.policy.set_training_mode(True)
+        data = self.data_batches()
+        logged: dict[str, list[float]] = defaultdict(list)
+        for _ in range(self.n_epochs):
+            for batch in self.rollout_buffer.get(self.batch_size):
+                loss = self.policy_loss(batch, logged)
+                if data is not None:
+                    likelihood = negative_log_likelihood(self.policy, *next(data))
+                    logged["nll"].append(likelihood.item())
+                    loss = loss + self.share * likelihood
+                self.policy.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+                if data is not None:
+                    keep_exploring(self.policy)
+            self._n_updates += 1
+        self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
+        self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_delta": self.share})  # type: ignore[operator, union-attr]
+
+    def policy_loss(self, batch: RolloutBufferSamples, logged: dict[str, list[float]]) -> Tensor:
+        """PPO's loss of a minibatch of policy pairs, its surrogate weighted by their share."""
+        values, log_p, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
+        assert entropy is not None
+        advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+        ratio = torch.exp(log_p - batch.old_log_prob)
+        clip = self.clip_range(1)  # type: ignore[operator]  # constant: SB3 made a function of the number
+        surrogate = -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - clip, 1 + clip)).mean()
+        value_loss = mse_loss(batch.returns, values.flatten())
+        with torch.no_grad():
+            logged["approx_kl"].append((ratio - 1 - ratio.log()).mean().item())
+            logged["clip_fraction"].append(((ratio - 1).abs() > clip).float().mean().item())
+            logged["value_loss"].append(value_loss.item())
+            logged["entropy"].append(entropy.mean().item())
+        weight = 1 - self.share if self.imitation.method.likelihood else 1
+        return weight * surrogate + self.ent_coef * -entropy.mean() + self.vf_coef * value_loss
+
+    def data_batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]] | None:
+        """Endless batches (normalised observations, actions, weights) of the pairs that prefixes reach; None without any."""
+        method, demos = self.imitation.method, self.imitation.demos
+        if not method.likelihood or demos is None or self.share == 0:
+            return None
+        reach = LAWS[self.imitation.law].reach(demos.index, self.share, demos.lengths[demos.trajectory])
+        weights = np.ones(len(demos.index)) if method.whole else reach
+        rows = np.flatnonzero(weights)
+        if not len(rows):
+            return None
+        normalised = self.normaliser.normalize_obs(demos.observations[rows])
+        pairs = tuple(floats(array, self.device) for array in (normalised, demos.actions[rows], weights[rows]))
+        numbers = torch.Generator().manual_seed(self.imitation.seed * 1_000_003 + self.num_timesteps)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            while True:
+                chosen = torch.randperm(len(rows), generator=numbers)[: self.batch_size]
+                yield pairs[0][chosen], pairs[1][chosen], pairs[2][chosen]
+
+        self.log({"train/data_pairs": len(rows)})
+        return batches()
+
+    def log(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.logger.record(name, value)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "imitation", "normaliser", "recorder", "scale"]
+
+
+def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) -> GailPPO:
+    """GailPPO with the paper's networks; n_steps in each environment of `stack`'s."""
+    model = GailPPO(
+        "MlpPolicy",
+        env,
+        n_steps=n_steps,
+        seed=seed,
+        policy_kwargs={**ARCHITECTURE, "log_std_init": settings.log_std_init},
+        learning_rate=settings.learning_rate,
+        n_epochs=settings.n_epochs,
+        batch_size=settings.batch_size,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip_range,
+        ent_coef=settings.ent_coef,
+        vf_coef=settings.vf_coef,
+        max_grad_norm=settings.max_grad_norm,
+        device="cpu",
+    )
+    model.set_logger(Logger(None, []))  # whoever calls `learn` reads its values, or sets another logger
+    return model
+
+
+def stack(venv: VecEnv, n_steps: int) -> VecNormalize:
+    """What GailPPO trains on: raw environments, the recorder, and SB3's normaliser of observations."""
+    return VecNormalize(Recorder(venv, n_steps), norm_reward=False)
+
+
+def flat(array: NDArray[Any], device: torch.device) -> Tensor:
+    """[T, N, X] -> [T N, X]"""
+    return floats(array.reshape(-1, array.shape[-1]), device)
+
+
+def floats(array: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(array, dtype=torch.float32, device=device)

@@ -1,0 +1,47 @@
+"""How long the part of a trajectory is that comes from a demonstration, given λ3 and its length T."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gail.demos import Floats
+
+
+@dataclass(frozen=True)
+class PrefixLaw:
+    """A distribution of the prefix m in 0 .. T, and what follows from it for the likelihood."""
+
+    draw: Callable[[np.random.Generator, float, int], int]  # (numbers, λ3, T) -> m
+    reach: Callable[[Floats, float, Floats], Floats]  # (t [N], λ3, T [N]) -> P(m > t) [N]: the pair at t is in the prefix
+
+
+def fixed_reach(t: Floats, share: float, length: Floats) -> Floats:
+    return (t < np.round(share * length)).astype(float)
+
+
+def uniform_draw(numbers: np.random.Generator, share: float, length: int) -> int:
+    return int(numbers.integers(0, round(share * length) + 1))
+
+
+def uniform_reach(t: Floats, share: float, length: Floats) -> Floats:
+    most = np.round(share * length)
+    return np.clip((most - t) / (most + 1), 0, 1)
+
+
+def geometric_draw(numbers: np.random.Generator, share: float, length: int) -> int:
+    return length if share >= 1 else min(length, int(numbers.geometric(1 - share)) - 1)
+
+
+# fixed      m = round(λ3 T): λ3 is the share of the trajectory that is data.
+# uniform    m in 0 .. round(λ3 T): as much data at most, and the policy begins all over it.
+# geometric  an expert is drawn for each step, data first, as section 4 reads literally: λ3 = .72 is a prefix of 2.6 steps.
+# Departs from the paper: it draws each step's expert; a simulator cannot follow data again once the policy has acted, and the
+# geometric prefix that remains is too short to be the gradual annealing that section 5.3 describes. Hence `fixed`.
+LAWS: Mapping[str, PrefixLaw] = {
+    "fixed": PrefixLaw(lambda numbers, share, length: round(share * length), fixed_reach),
+    "uniform": PrefixLaw(uniform_draw, uniform_reach),
+    "geometric": PrefixLaw(geometric_draw, lambda t, share, length: share ** (t + 1)),
+}

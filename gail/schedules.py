@@ -1,0 +1,63 @@
+"""λ3 over a run: presets of the text tasks' annealers, whose clock is the share of the training that is done, 0 .. 1.
+
+stable-baselines3's own schedules run from 1 to 0; nothing here does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fairseq_erpo.annealers import Annealer, Shape, constant, inverse_sigmoid, linear, make_annealer, stairs
+from fairseq_erpo.mixture import MLE, Mixture
+
+# λ1 and λ2 are one here: the reward reaches the policy through PPO, so that "model or reward" is sampling from the policy.
+POLICY = Mixture(model=1, task=0, delta=0)
+MIXER_STEPS = 10  # A.1 shortens the prefix by a whole number of steps at a time
+HALVINGS = 10  # within `until`; the likelihood's weight is then a thousandth
+SIGMOID_K = 12  # the clock in percent of `until`: half of the data is left at k ln k = 30 percent
+
+
+def halving(every: float) -> Shape:
+    """The data's share halves in each period; a step, so that it is constant between two."""
+    return lambda elapsed: 1 - 0.5 ** (elapsed // every)
+
+
+def percent(until: float) -> Shape:
+    shape = inverse_sigmoid(SIGMOID_K)
+    return lambda elapsed: shape(100 * elapsed / until)
+
+
+# name -> annealer that has no data left (halving and inverse_sigmoid: almost none) when `until` of the training is done
+PRESETS: Mapping[str, Callable[[float], Annealer]] = {
+    "linear": lambda until: Annealer(linear(until), MLE, POLICY),
+    "paper": lambda until: make_annealer("stairs", POLICY, until / 3),  # A.3.2: .72, .44, .16, 0
+    "mixer": lambda until: Annealer(stairs(until / (MIXER_STEPS - 1), 1 / MIXER_STEPS), MLE, POLICY),
+    "halving": lambda until: Annealer(halving(until / HALVINGS), MLE, POLICY),
+    "inverse_sigmoid": lambda until: Annealer(percent(until), MLE, POLICY),
+    "none": lambda until: Annealer(constant(), MLE, POLICY),
+}
+
+
+def make_schedule(name: str, until: float = 0.5) -> Annealer:
+    """The annealer of a preset.  Raises ValueError for an unknown name or `until` outside (0, 1]."""
+    if name not in PRESETS:
+        raise ValueError(f"--schedule {name}: known are {', '.join(PRESETS)}, and a number for a constant λ3")
+    if not 0 < until <= 1:
+        raise ValueError(f"--until {until}: must be a share of the training, above 0 and at most 1")
+    return PRESETS[name](until)
+
+
+def constant_schedule(share: float) -> Annealer:
+    """λ3 = `share` throughout; 0 is plain GAIL."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"--schedule {share}: a constant λ3 lies in 0 .. 1")
+    return Annealer(constant(), MLE, Mixture(model=1 - share, task=0, delta=share))
+
+
+def parse_schedule(text: str, until: float) -> Annealer:
+    """`--schedule`: a preset's name, or a number."""
+    try:
+        share = float(text)
+    except ValueError:
+        return make_schedule(text, until)
+    return constant_schedule(share)

@@ -1,0 +1,114 @@
+"""What one training run is: every number that its result depends on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from gail.demos import PAIRS
+from gail.discriminator import DiscriminatorSettings
+from gail.methods import METHODS, PREFIXES, Method
+from gail.prefix import LAWS
+from gail.schedules import parse_schedule
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """SB3's arguments by SB3's names; the batch is larger than its 64, which doubles the speed on small networks."""
+
+    learning_rate: float = 3e-4
+    n_epochs: int = 10
+    batch_size: int = 256
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    log_std_init: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.learning_rate, self.n_epochs, self.clip_range, self.max_grad_norm) <= 0 or self.batch_size < 2:
+            raise ValueError(f"learning_rate, n_epochs, clip_range, max_grad_norm > 0 and batch_size > 1 are needed: {self}")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run.  Raises ValueError that names the flag."""
+
+    env: str
+    method: str
+    demos: str | None = None  # an .npz of archive.py
+    n: int | None = None  # trajectories of it; None: all
+    pairs: int = PAIRS  # of each trajectory; 0: all of them
+    seed: int = 1
+    iterations: int = 1000  # section 5.3
+    steps: int = 2048  # section 5.3: policy pairs in an iteration; those of the prefix come on top
+    envs: int = 8
+    schedule: str | None = None  # a preset or a number; None: the method's
+    until: float = 0.5  # share of the training after which no data is left
+    prefix: str | None = None  # None: the method's
+    law: str = "fixed"  # of the prefix's length
+    true_reward: bool = False  # a debugging switch: the environment's reward instead of the discriminator's
+    bc_steps: int = 2000
+    eval_every: int = 10  # iterations
+    eval_episodes: int = 5  # during training; at the end there are evaluate.EPISODES
+    ppo: PPOSettings = field(default_factory=PPOSettings)
+    discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"--method {self.method}: known are {', '.join(METHODS)}")
+        if self.row.needs_demos and self.demos is None:
+            raise ValueError(f"--method {self.method} needs --demos FILE.npz; `python -m gail record --help` makes one")
+        if self.law not in LAWS:
+            raise ValueError(f"--law {self.law}: known are {', '.join(LAWS)}")
+        if self.prefix is not None and (self.prefix not in PREFIXES or self.row.prefix == "none"):
+            raise ValueError(f"--prefix {self.prefix}: known are {', '.join(PREFIXES)}, for methods that begin with data")
+        if self.prefix == "replay" and self.pairs:
+            raise ValueError("--prefix replay takes every recorded action, so it needs --pairs 0 (all of them)")
+        if min(self.iterations, self.envs, self.eval_every, self.eval_episodes) < 1 or self.bc_steps < 0 or self.pairs < 0:
+            raise ValueError("--iterations, --envs, --eval-every and --eval-episodes must be positive, --bc-steps and --pairs not negative")
+        if self.steps < self.envs or self.steps % self.envs:
+            raise ValueError(f"--steps {self.steps}: must be a multiple of --envs {self.envs}")
+        parse_schedule(self.schedule_name, self.until)
+
+    @property
+    def row(self) -> Method:
+        """The method with the prefix that was asked for."""
+        row = METHODS[self.method]
+        return row if self.prefix is None else replace(row, prefix=self.prefix)
+
+    @property
+    def schedule_name(self) -> str:
+        return METHODS[self.method].schedule if self.schedule is None else self.schedule
+
+    @property
+    def total_timesteps(self) -> int:
+        return self.iterations * self.steps
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Flags in which a run on disk, as `asdict` wrote it, is another."""
+        mine = asdict(self)
+        return [f"--{name.replace('_', '-')} is {value!r}, was {other.get(name)!r}" for name, value in mine.items() if value != other.get(name)]
+
+
+def parse_record(make: Callable[..., Record], example: Record, text: str, flag: str) -> Record:
+    """`name=value,name=value` as a change of the dataclass `example`.  Raises ValueError with the flag and the known names."""
+    known = {entry.name: type(getattr(example, entry.name)) for entry in fields(example)}  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name not in known or not equals:
+            raise ValueError(f"{flag} {part}: write NAME=VALUE with NAME one of {', '.join(known)}")
+        try:
+            found[name] = value.lower() in {"1", "true", "yes"} if known[name] is bool else known[name](value)
+        except ValueError:
+            raise ValueError(f"{flag} {part}: {value!r} is no {known[name].__name__}") from None
+        if isinstance(found[name], float) and not math.isfinite(found[name]):
+            raise ValueError(f"{flag} {part}: must be finite")
+    return make(**(asdict(example) | found))  # type: ignore[call-overload]
