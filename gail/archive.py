@@ -1,7 +1,7 @@
 """Demonstrations as files: an .npz of plain arrays, and beside it a JSON manifest that says what they are.
 
-    NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: opening it executes nothing
-    NAME.json   format, version, env_id, versions of the libraries, source, seed, returns, shapes, and the SHA-256 of the .npz
+NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: opening it executes nothing
+NAME.json   format, version, env_id, versions of the libraries, source, seed, returns, shapes, and the SHA-256 of the .npz
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def load(path: Path, env_id: str | None = None) -> Demonstrations:
     """Read what `save` wrote.  Raises ValueError that names the file, the field and the remedy; `env_id` must be theirs."""
     manifest = read_manifest(path)
     if env_id is not None and manifest["env_id"] != env_id:
-        raise ValueError(f"{path}: env_id is {manifest['env_id']}, not {env_id}; give --env {manifest['env_id']} or other --demos")
+        raise ValueError(
+            f"{path}: env_id is {manifest['env_id']}, not {env_id}; give --env {manifest['env_id']} or other --demos"
+        )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{path}: sha256 is not what its manifest says; the two files are not of one recording")

@@ -38,7 +38,9 @@ def clone(
     Batches come from a generator of their own, so that cloning first leaves PPO's random numbers as they were.
     """
     numbers = torch.Generator().manual_seed(seed)
-    actor = [parameter for name, parameter in policy.named_parameters() if not name.startswith(("value_net", "mlp_extractor.value"))]
+    actor = [
+        parameter for name, parameter in policy.named_parameters() if not name.startswith(("value_net", "mlp_extractor.value"))
+    ]
     optimizer = torch.optim.Adam(actor, LEARNING_RATE)
     weights = torch.ones(min(BATCH, len(observations)))
     value = float("nan")

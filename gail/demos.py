@@ -75,7 +75,7 @@ class Demonstrations:
 
     def returns(self) -> Floats:
         """Undiscounted return of each trajectory, [K]; of the pairs that are here, so ask before subsampling."""
-        return np.bincount(self.trajectory, self.rewards, len(self))
+        return np.bincount(self.trajectory, self.rewards, len(self)).astype(np.float64)
 
     def first(self, n: int) -> Demonstrations:
         """The first n trajectories.  Raises ValueError if there are fewer."""
@@ -89,13 +89,17 @@ class Demonstrations:
         Each trajectory has its own seed, so that the pairs of the first do not depend on how many others there are.
         """
         return self.choose(
-            lambda k, rows: np.random.default_rng([seed, k]).choice(rows, min(pairs, rows), replace=False), f"--pairs {pairs}", pairs
+            lambda k, rows: np.random.default_rng([seed, k]).choice(rows, min(pairs, rows), replace=False),
+            f"--pairs {pairs}",
+            pairs,
         )
 
     def stride(self, step: int, seed: int = 0) -> Demonstrations:
         """Every `step`-th pair from a random start, as Ho and Ermon sampled theirs (with 20)."""
         return self.choose(
-            lambda k, rows: np.arange(np.random.default_rng([seed, k]).integers(min(step, rows)), rows, step), f"--stride {step}", step
+            lambda k, rows: np.arange(np.random.default_rng([seed, k]).integers(min(step, rows)), rows, step),
+            f"--stride {step}",
+            step,
         )
 
     def choose(self, law: Callable[[int, int], Ints], flag: str, number: int) -> Demonstrations:

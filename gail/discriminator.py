@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ HIDDEN = 128  # section 5.3: two hidden layers of 128, tanh
 CLIP = 10.0  # standard deviations
 
 # From logits_expert_is_high [M] to rewards [M].
-# gail: -log(1 - D) = softplus(logit) > 0, which rewards long life; log_d: log D < 0, which rewards its end; airl: log D - log(1 - D).
+# gail: -log(1 - D) = softplus(logit) > 0, which rewards long life; log_d: log D < 0, which rewards its end;
+# airl: log D - log(1 - D) = logit.
 REWARDS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gail": softplus,
     "log_d": logsigmoid,
@@ -82,7 +84,7 @@ class Discriminator(nn.Module):
         # Its own random numbers, so that the policy's are those of plain PPO.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            linear = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+            linear: list[nn.Module] = [nn.Linear(a, b) for a, b in pairwise(sizes)]
             if settings.spectral_norm:
                 linear = [nn.utils.parametrizations.spectral_norm(layer) for layer in linear]
         self.layers = nn.Sequential(linear[0], nn.Tanh(), linear[1], nn.Tanh(), linear[2])
@@ -91,7 +93,7 @@ class Discriminator(nn.Module):
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """logits_expert_is_high [M] of raw observations [M, D] and clipped actions [M, A]."""
-        return self.layers(torch.cat([self.norm(observations), actions], 1)).squeeze(1)  # type: ignore[no-any-return]
+        return self.layers(torch.cat([self.norm(observations), actions], 1)).squeeze(1)
 
     @torch.no_grad()
     def reward(self, observations: Tensor, actions: Tensor) -> Tensor:

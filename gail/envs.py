@@ -48,7 +48,7 @@ class Simulator:
         # Positions of bodies, which some environments read before they step; neither call touches the state.
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
-        self.limit._elapsed_steps = elapsed
+        self.limit._elapsed_steps = elapsed  # type: ignore[assignment]  # None before the first reset
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
             observation, _, terminated, truncated, _ = self.env.step(demos.actions[start + t])
             self.skipped += 1
             if terminated or truncated:
-                raise ValueError(f"replaying demonstration {demos.trajectory[start]} ended at step {t}; record it on this machine")
+                raise ValueError(
+                    f"replaying demonstration {demos.trajectory[start]} ended at step {t}; record it on this machine"
+                )
         return observation
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:

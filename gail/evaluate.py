@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import stable_baselines3
 import torch
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gail.envs import make_env
-from gail.files import write_json
-from gail.policies import Act, Box, clipped, plain_expert
+from gail.policies import Act, Box, clipped
 from gail.state import load
 
 EPISODES = 20
@@ -36,7 +37,7 @@ def act_of(policy: ActorCriticPolicy, normalise: Callable[[NDArray[Any]], NDArra
     def act(observations: NDArray[Any], numbers: np.random.Generator | None) -> NDArray[np.float32]:
         with torch.no_grad():
             distribution = policy.get_distribution(torch.as_tensor(normalise(observations), dtype=torch.float32))
-            mean, deviation = distribution.mode().numpy(), policy.log_std.exp().numpy()  # type: ignore[operator, union-attr]
+            mean, deviation = distribution.mode().numpy(), policy.log_std.exp().numpy()
         return clipped(mean, deviation, numbers, box)
 
     return act
@@ -79,3 +80,26 @@ def load_policy(path: Path) -> tuple[str, Act]:
     act = act_of(policy, lambda observations: np.clip((observations - mean) / deviation, -10, 10), box_of(env))
     env.close()
     return kept["env_id"], act
+
+
+def sb3_policy(path: Path, algorithm: str, normaliser: Path | None, env_id: str) -> Act:
+    """A model that SB3 saved, with its VecNormalize if it has one.  Both are pickles: open only files that you trust.
+
+    Raises ValueError for an unknown algorithm.
+    """
+    kind = getattr(stable_baselines3, algorithm, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
+        raise ValueError(f"--sb3-algorithm {algorithm}: stable-baselines3 has PPO, A2C, SAC, TD3, DDPG")
+    model = kind.load(path, device="cpu")
+    env = make_env(env_id)
+    norm = VecNormalize.load(str(normaliser), DummyVecEnv([lambda: env])) if normaliser is not None else None
+    box = box_of(env)
+
+    def act(observations: NDArray[Any], numbers: np.random.Generator | None) -> NDArray[np.float32]:
+        seen = observations if norm is None else norm.normalize_obs(observations)
+        if numbers is not None:  # SB3 samples with torch's own numbers
+            torch.manual_seed(int(numbers.integers(2**31)))
+        actions, _ = model.predict(seen, deterministic=numbers is None)
+        return np.clip(actions.astype(np.float32), *box)
+
+    return act

@@ -60,6 +60,6 @@ METHODS: Mapping[str, Method] = {
         likelihood=True, whole=True, schedule="halving",
     ),
     "bc_gail": Method("behaviour cloning, then GAIL", clone=True),
-    "gail_untrained": Method("control: GAIL whose discriminator never learns, which shows what mere survival earns", discern=False),
+    "gail_untrained": Method("control: the discriminator never learns, which shows what mere survival earns", discern=False),
     "expert": Method("PPO on the environment's reward", imitate=False),
 }  # fmt: skip

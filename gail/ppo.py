@@ -76,7 +76,6 @@ class GailPPO(PPO):
 
     imitation: Imitation
 
-
     def imitate(self, imitation: Imitation) -> None:
         """Attach discriminator, demonstrations and schedule."""
         assert isinstance(self.env, VecNormalize) and isinstance(self.env.venv, Recorder)
@@ -93,9 +92,7 @@ class GailPPO(PPO):
         if self.imitation.method.prefix != "none":
             self.recorder.env_method("begin_with", self.share)
 
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         """SB3's, then: a step of the discriminator, rewards by the new one, and the advantages of those."""
         self.anneal()
         self.recorder.position = 0
@@ -106,7 +103,7 @@ class GailPPO(PPO):
         with torch.no_grad():
             assert isinstance(self._last_obs, np.ndarray)
             last_values = self.policy.predict_values(torch.as_tensor(self._last_obs, device=self.device))
-        rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)
+        rollout_buffer.compute_returns_and_advantage(last_values, self.recorder.dones[-1])
         return True
 
     def rewards(self) -> NDArray[np.float32]:
@@ -137,14 +134,14 @@ class GailPPO(PPO):
                     logged["nll"].append(likelihood.item())
                     loss = loss + self.share * likelihood
                 self.policy.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
                 if data is not None:
                     keep_exploring(self.policy)
             self._n_updates += 1
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
-        self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_delta": self.share})  # type: ignore[operator, union-attr]
+        self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_delta": self.share})
 
     def policy_loss(self, batch: RolloutBufferSamples, logged: dict[str, list[float]]) -> Tensor:
         """PPO's loss of a minibatch of policy pairs, its surrogate weighted by their share."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gail.demos import Floats
+from gail.demos import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,12 @@ class PrefixLaw:
     """A distribution of the prefix m in 0 .. T, and what follows from it for the likelihood."""
 
     draw: Callable[[np.random.Generator, float, int], int]  # (numbers, λ3, T) -> m
-    reach: Callable[[Floats, float, Floats], Floats]  # (t [N], λ3, T [N]) -> P(m > t) [N]: the pair at t is in the prefix
+    reach: Callable[
+        [Floats | Ints, float, Floats | Ints], Floats
+    ]  # (t [N], λ3, T [N]) -> P(m > t) [N]: the pair at t is in the prefix
 
 
-def fixed_reach(t: Floats, share: float, length: Floats) -> Floats:
+def fixed_reach(t: Floats | Ints, share: float, length: Floats | Ints) -> Floats:
     return (t < np.round(share * length)).astype(float)
 
 
@@ -26,13 +28,17 @@ def uniform_draw(numbers: np.random.Generator, share: float, length: int) -> int
     return int(numbers.integers(0, round(share * length) + 1))
 
 
-def uniform_reach(t: Floats, share: float, length: Floats) -> Floats:
+def uniform_reach(t: Floats | Ints, share: float, length: Floats | Ints) -> Floats:
     most = np.round(share * length)
     return np.clip((most - t) / (most + 1), 0, 1)
 
 
 def geometric_draw(numbers: np.random.Generator, share: float, length: int) -> int:
     return length if share >= 1 else min(length, int(numbers.geometric(1 - share)) - 1)
+
+
+def geometric_reach(t: Floats | Ints, share: float, length: Floats | Ints) -> Floats:
+    return np.power(float(share), t + 1.0)
 
 
 # fixed      m = round(λ3 T): λ3 is the share of the trajectory that is data.
@@ -43,5 +49,5 @@ def geometric_draw(numbers: np.random.Generator, share: float, length: int) -> i
 LAWS: Mapping[str, PrefixLaw] = {
     "fixed": PrefixLaw(lambda numbers, share, length: round(share * length), fixed_reach),
     "uniform": PrefixLaw(uniform_draw, uniform_reach),
-    "geometric": PrefixLaw(geometric_draw, lambda t, share, length: share ** (t + 1)),
+    "geometric": PrefixLaw(geometric_draw, geometric_reach),
 }

@@ -12,7 +12,7 @@ from gail.envs import Simulator, make_env
 from gail.policies import Act
 
 
-def record(env_id: str, act: Act, trajectories: int, seed: int, stochastic: bool = False) -> Iterator[dict[str, Any]]:
+def record_episodes(env_id: str, act: Act, trajectories: int, seed: int, stochastic: bool = False) -> Iterator[dict[str, Any]]:
     """Whole episodes from the environment's own reset, one dictionary of lists each; `collect` makes demonstrations of them.
 
     Trajectory k is that of reset seed (seed, k), whatever the others are.

@@ -1,9 +1,9 @@
 """One training run in one folder: any row of methods.METHODS by the same steps, from the start or from a checkpoint.
 
-    config.json      settings.RunSettings            checkpoint.pt    everything, for --resume
-    progress.csv     a row an iteration              policy.pt        the last policy with its normaliser
-    evaluations.csv  a row an evaluation             best.pt          the best one by evaluation
-    tensorboard/     the same, to look at            result.json      the protocol's figures, written last
+config.json      settings.RunSettings            checkpoint.pt    everything, for --resume
+progress.csv     a row an iteration              policy.pt        the last policy with its normaliser
+evaluations.csv  a row an evaluation             best.pt          the best one by evaluation
+tensorboard/     the same, to look at            result.json      the protocol's figures, written last
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gail.archive import load
 from gail.bc import clone
 from gail.demos import Demonstrations
 from gail.discriminator import Discriminator
-from gail.envs import PrefixSettings, make_venv
+from gail.envs import PrefixSettings, Simulator, make_env, make_venv
 from gail.evaluate import EPISODES, Evaluator, act_of, box_of
 from gail.files import read_json, write_json
 from gail.logs import Logs, read_table
@@ -38,8 +38,30 @@ def read_demos(settings: RunSettings) -> Demonstrations | None:
         return None
     demos = load(Path(settings.demos), settings.env)
     demos = demos if settings.n is None else demos.first(settings.n)
+    check_fit(demos, settings)
     # The seed is not the run's: all seeds learn from the same pairs, as all methods do.
     return demos.subsample(settings.pairs) if settings.pairs else demos
+
+
+def check_fit(demos: Demonstrations, settings: RunSettings) -> None:
+    """Raises ValueError unless the demonstrations are those of this environment, as this simulator has it."""
+    env = make_env(settings.env)
+    size = Simulator(env).size
+    low, high = box_of(env)
+    shape = env.observation_space.shape
+    env.close()
+    if demos.observations.shape[1:] != shape or demos.actions.shape[1:] != low.shape:
+        raise ValueError(
+            f"--demos {settings.demos}: observations {demos.observations.shape} and actions {demos.actions.shape} are not those "
+            f"of {settings.env}, [N, *{shape}] and [N, *{low.shape}]"
+        )
+    if np.any(demos.actions < low) or np.any(demos.actions > high):
+        raise ValueError(f"--demos {settings.demos}: actions must lie in the environment's box; clip them")
+    if settings.row.prefix != "none" and demos.states.shape[1] != size:
+        raise ValueError(
+            f"--demos {settings.demos}: states have {demos.states.shape[1]} numbers and this simulator's {size}: record them "
+            f"anew with this version of mujoco, or do not go back to them (--prefix none)"
+        )
 
 
 def build(settings: RunSettings, demos: Demonstrations | None, subproc: bool = False) -> GailPPO:
@@ -61,7 +83,7 @@ def build(settings: RunSettings, demos: Demonstrations | None, subproc: bool = F
 
 def pretrain(model: GailPPO, settings: RunSettings, demos: Demonstrations) -> None:
     """Behaviour cloning; the demonstrations set the normaliser, since no rollout has done so yet."""
-    model.normaliser.obs_rms.update(demos.observations)  # type: ignore[union-attr]
+    model.normaliser.obs_rms.update(demos.observations)
     observations = torch.as_tensor(model.normaliser.normalize_obs(demos.observations))
     clone(model.policy, observations, torch.as_tensor(demos.actions, dtype=torch.float32), settings.bc_steps, settings.seed)
 
@@ -135,8 +157,8 @@ class Run:
         returns, lengths = self.evaluator(self.act)
         logs.evaluation(
             {
-                "iteration": self.iteration, "timesteps": self.model.num_timesteps, "return": np.mean(returns),
-                "return_std": np.std(returns), "length": np.mean(lengths), "episodes": len(returns),
+                "iteration": self.iteration, "timesteps": self.model.num_timesteps, "return": float(np.mean(returns)),
+                "return_std": float(np.std(returns)), "length": float(np.mean(lengths)), "episodes": len(returns),
             }
         )  # fmt: skip
         if np.mean(returns) > self.best:

@@ -72,7 +72,9 @@ class RunSettings:
         if self.prefix == "replay" and self.pairs:
             raise ValueError("--prefix replay takes every recorded action, so it needs --pairs 0 (all of them)")
         if min(self.iterations, self.envs, self.eval_every, self.eval_episodes) < 1 or self.bc_steps < 0 or self.pairs < 0:
-            raise ValueError("--iterations, --envs, --eval-every and --eval-episodes must be positive, --bc-steps and --pairs not negative")
+            raise ValueError(
+                "--iterations, --envs, --eval-every and --eval-episodes must be positive, --bc-steps and --pairs not negative"
+            )
         if self.steps < self.envs or self.steps % self.envs:
             raise ValueError(f"--steps {self.steps}: must be a multiple of --envs {self.envs}")
         parse_schedule(self.schedule_name, self.until)
@@ -94,7 +96,11 @@ class RunSettings:
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Flags in which a run on disk, as `asdict` wrote it, is another."""
         mine = asdict(self)
-        return [f"--{name.replace('_', '-')} is {value!r}, was {other.get(name)!r}" for name, value in mine.items() if value != other.get(name)]
+        return [
+            f"--{name.replace('_', '-')} is {value!r}, was {other.get(name)!r}"
+            for name, value in mine.items()
+            if value != other.get(name)
+        ]
 
 
 def parse_record(make: Callable[..., Record], example: Record, text: str, flag: str) -> Record:

@@ -34,7 +34,7 @@ def keep(model: GailPPO) -> dict[str, Any]:
         "last_observations": model._last_obs,
         "last_episode_starts": model._last_episode_starts,
         "raw_observations": model.recorder.now,
-        "episodes": list(model.ep_info_buffer or ()),
+        "episodes": [{name: episode[name] for name in "rl"} for episode in model.ep_info_buffer or ()],  # without wall time
         "environments": model.recorder.env_method("keep_state"),
         "numbers": {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()},
     }

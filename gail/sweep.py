@@ -1,0 +1,162 @@
+"""Environments × demonstrations × methods × seeds, each a run of its own folder; the whole is one tidy table.
+
+    OUT/ENV/METHOD/nN/seedS/    one run, see run.py        OUT/results.csv    a row for each finished run
+
+Runs are processes of `python -m gail train --resume`, here or under Slurm: what was interrupted goes on, what is done stays.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gail.archive import read_manifest
+from gail.files import read_json, whole
+from gail.flags import add_imitation, add_training, methods, settings_of
+from gail.methods import METHODS
+
+COLUMNS = (
+    "env", "method", "n", "seed", "return", "return_std", "return_last10", "return_best", "length", "episodes", "iterations",
+    "timesteps", "seconds", "expert_return",
+)  # fmt: skip
+THREADS = {"OMP_NUM_THREADS": "1"}  # networks of 128 gain nothing from more, and side by side they lose
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep; n = 0 for a method that sees no demonstration."""
+
+    env: str
+    method: str
+    n: int
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        return out / self.env / self.method / f"n{self.n}" / f"seed{self.seed}"
+
+    def command(self, out: Path, demos: Path, flags: Sequence[str]) -> list[str]:
+        """The command line that trains it."""
+        words = [sys.executable, "-m", "gail", "train", "--env", self.env, "--method", self.method, "--seed", str(self.seed)]
+        if self.n:
+            words += ["--demos", str(demos), "--n", str(self.n)]
+        return [*words, "--out", str(self.folder(out)), "--resume", "--quiet", *flags]
+
+
+def cells(args: Namespace) -> list[Cell]:
+    """Seed by seed, so that one seed of everything is there first; methods without demonstrations once."""
+    found = [
+        Cell(env, method, n if METHODS[method].needs_demos else 0, seed)
+        for seed in args.seed
+        for env in args.env
+        for n in args.n
+        for method in args.method
+    ]
+    return list(dict.fromkeys(found))
+
+
+def demos_of(args: Namespace, env: str) -> Path:
+    """The demonstrations of an environment."""
+    return Path(args.demos) / f"{env}.npz"
+
+
+def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Train every cell that is not done, and write the table after each."""
+    parser.epilog = f"{methods()}\n\n{parser.epilog}"
+    parser.add_argument("--env", nargs="+", required=True, metavar="ID")
+    parser.add_argument(
+        "--method", nargs="+", required=True, choices=[name for name in METHODS if name != "expert"], metavar="METHOD"
+    )
+    parser.add_argument("--n", nargs="+", type=int, default=[1], metavar="N", help="numbers of demonstrations, default 1")
+    parser.add_argument("--seed", nargs="+", type=int, default=[1, 2, 3], metavar="S", help="default 1 2 3")
+    parser.add_argument("--demos", required=True, metavar="FOLDER", help="with a file ENV.npz for each environment")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes, default: one a core")
+    parser.add_argument("--slurm", metavar="PARTITION", help="submit to Slurm (needs submitit) instead of running here")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
+    add_training(parser)
+    add_imitation(parser)
+    args = parser.parse_args(argv)
+    flags = training_flags(argv, parser)
+    wanted = cells(args)
+    for cell in wanted:  # a wrong flag or a missing file ends the sweep before it begins
+        settings_of(args, cell.env, cell.method, str(demos_of(args, cell.env)), cell.n or None, cell.seed)
+        if cell.n and cell.n > len(read_manifest(demos_of(args, cell.env))["lengths"]):
+            raise ValueError(f"--n {cell.n}: {demos_of(args, cell.env)} has fewer demonstrations")
+    commands = {cell: cell.command(args.out, demos_of(args, cell.env), flags) for cell in wanted}
+    if args.dry_run:
+        print("\n".join(shlex.join(command) for command in commands.values()))
+        return
+    waiting = {cell: command for cell, command in commands.items() if not (cell.folder(args.out) / "result.json").exists()}
+    if args.slurm:
+        submit(list(waiting.values()), args)
+        return
+    failed = []
+    with ThreadPoolExecutor(args.workers) as pool:
+        running = {pool.submit(execute, cell.folder(args.out), command): cell for cell, command in waiting.items()}
+        bar = tqdm(as_completed(running), "sweep", len(wanted), initial=len(wanted) - len(waiting), unit="run", disable=None)
+        for ended in bar:
+            if ended.result():
+                failed.append(running[ended])
+            write_table(args)
+    write_table(args)
+    print(f"{args.out / 'results.csv'}: {len(wanted) - len(failed)} of {len(wanted)} runs")
+    if failed:
+        raise ValueError(f"failed: {', '.join(str(cell.folder(args.out) / 'log') for cell in failed)}")
+
+
+def training_flags(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """The part of the command line that is the runs' own: what is left when the sweep's flags are taken."""
+    own = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--env", "--method", "--n", "--seed"):
+        own.add_argument(name, nargs="+")
+    for name in ("--demos", "--out", "--workers", "--slurm"):
+        own.add_argument(name)
+    own.add_argument("--dry-run", action="store_true")
+    return own.parse_known_args(list(argv))[1]
+
+
+def execute(folder: Path, command: Sequence[str]) -> int:
+    """Run one cell, its output into its folder; the exit code."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("ab") as sink:
+        return subprocess.run(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=THREADS | os.environ).returncode
+
+
+def submit(commands: Sequence[Sequence[str]], args: Namespace) -> None:
+    """One array job; the same sweep later, without --slurm, goes on and writes the table."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=args.out / "slurm")
+    executor.update_parameters(
+        slurm_partition=args.slurm, cpus_per_task=1, timeout_min=24 * 60, slurm_array_parallelism=args.workers, name="gail"
+    )
+    with executor.batch():
+        jobs = [executor.submit(subprocess.run, list(command), check=True, env=THREADS | os.environ) for command in commands]
+    print(f"{len(jobs)} jobs submitted; afterwards the same command without --slurm writes {args.out / 'results.csv'}")
+
+
+def finished(out: Path) -> Iterator[Path]:
+    """Folders of finished runs."""
+    return (path.parent for path in sorted(out.glob("*/*/n*/seed*/result.json")))
+
+
+def write_table(args: Namespace) -> None:
+    """One row a finished run; whole or not there."""
+    with whole(args.out / "results.csv") as part, part.open("w", newline="", encoding="utf-8") as sink:
+        writer = csv.DictWriter(sink, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for folder in finished(args.out):
+            env, method, n, seed = folder.relative_to(args.out).parts
+            returns = read_manifest(demos_of(args, env))["returns"]
+            cell = {"env": env, "method": method, "n": int(n[1:]), "seed": int(seed[4:])}
+            writer.writerow(read_json(folder / "result.json") | cell | {"expert_return": sum(returns) / len(returns)})

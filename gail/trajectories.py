@@ -1,0 +1,105 @@
+"""Exchange with HumanCompatibleAI's `imitation`: its trajectories as plain arrays, `obs` [T + 1, D], `acts` [T, A], `terminal`.
+
+`imitation` itself is not needed. Its own files hold pickled objects in places, and opening those executes code; so the exchange
+is one .npz with the arrays of all trajectories one after the other:
+
+    obs [Σ(T + 1), D]   acts [ΣT, A]   rews [ΣT]   lengths [K]   terminal [K]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gail.demos import Demonstrations
+from gail.envs import Simulator, make_env
+from gail.files import whole
+from gail.record import collect
+
+ARRAYS = ("obs", "acts", "rews", "lengths", "terminal")
+
+
+def to_arrays(demos: Demonstrations) -> list[dict[str, Any]]:
+    """One dictionary a trajectory, with the arguments of `imitation.data.types.TrajectoryWithRew`.
+
+    Raises ValueError for subsampled demonstrations: a trajectory has all its steps.
+    """
+    if len(demos.index) != demos.lengths.sum():
+        raise ValueError("only whole trajectories can be exported, and these are a sample; export before subsampling")
+    found = []
+    for k in range(len(demos)):
+        rows = demos.of(k)
+        found.append(
+            {
+                "obs": np.concatenate([demos.observations[rows], demos.last_observations[k : k + 1]]),
+                "acts": demos.actions[rows],
+                "rews": demos.rewards[rows],
+                "infos": None,
+                "terminal": bool(demos.terminated[k]),
+            }
+        )
+    return found
+
+
+def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstrations:
+    """Demonstrations of trajectories that know no simulator state: qpos, qvel and state are empty, and only λ3's likelihood and
+    the discriminator can use them.  Raises ValueError if observations or actions are not those of `env_id`.
+    """
+    env = make_env(env_id)
+    Simulator(env)
+    shapes = env.observation_space.shape, env.action_space.shape
+    env.close()
+    rows = []
+    for k, one in enumerate(trajectories):
+        obs, acts = np.asarray(one["obs"], dtype=float), np.asarray(one["acts"], dtype=np.float32)
+        if (obs.shape[1:], acts.shape[1:]) != shapes or len(obs) != len(acts) + 1:
+            raise ValueError(
+                f"trajectory {k}: obs {obs.shape} and acts {acts.shape} are not [T + 1, *{shapes[0]}] and [T, *{shapes[1]}]"
+            )
+        nothing = np.zeros((len(acts), 0))
+        rows.append(
+            {
+                "observations": obs[:-1],
+                "actions": np.clip(acts, env.action_space.low, env.action_space.high),  # type: ignore[attr-defined]
+                "rewards": np.asarray(one["rews"], dtype=float) if one.get("rews") is not None else np.zeros(len(acts)),
+                "states": nothing,
+                "qpos": nothing,
+                "qvel": nothing,
+                "terminated": bool(one["terminal"]),
+                "last_observations": obs[-1],
+            }
+        )
+    return collect(env_id, rows)
+
+
+def save(demos: Demonstrations, path: Path) -> None:
+    """The exchange file of whole trajectories."""
+    all_of = to_arrays(demos)
+    obs, acts, rews = (np.concatenate([one[name] for one in all_of]) for name in ("obs", "acts", "rews"))
+    with whole(path) as part, part.open("wb") as sink:
+        np.savez_compressed(sink, obs=obs, acts=acts, rews=rews, lengths=demos.lengths, terminal=demos.terminated)
+
+
+def load(path: Path, env_id: str) -> Demonstrations:
+    """Read an exchange file.  Raises ValueError that names the file and the array."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in ARRAYS if name not in archive.files]
+            if missing:
+                raise ValueError(f"no array {', '.join(missing)}")
+            arrays = {name: archive[name] for name in ARRAYS}
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"--trajectories-of {path}: {error}") from None
+    ends = np.cumsum(arrays["lengths"])[:-1]
+    parts = (
+        np.split(arrays["obs"], ends + np.arange(1, len(ends) + 1)),
+        np.split(arrays["acts"], ends),
+        np.split(arrays["rews"], ends),
+        arrays["terminal"],
+    )
+    return from_arrays(
+        env_id, [dict(zip(("obs", "acts", "rews", "terminal"), one, strict=True)) for one in zip(*parts, strict=True)]
+    )

@@ -1,0 +1,64 @@
+"""Small worlds for the tests of gail: a pendulum that a linear policy balances, and runs of a few hundred steps on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+
+from gail.demos import Demonstrations
+from gail.policies import Act
+from gail.ppo import GailPPO
+from gail.record import collect, record_episodes
+from gail.run import build
+from gail.settings import PPOSettings, RunSettings, parse_record
+
+PENDULUM = "InvertedPendulum-v5"
+# Cut after 7 steps, where the pendulum has fallen in some episodes and not in others: both ends of an episode in a short rollout.
+SHORT = "ShortPendulum-v0"
+gym.register(SHORT, "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulumEnv", max_episode_steps=7)
+
+
+def balance(observations: np.ndarray, numbers: np.random.Generator | None) -> np.ndarray:
+    """Returns 1000 on the pendulum; found by hand."""
+    action = observations @ np.array([[1.0], [15.0], [1.0], [3.0]])
+    noise = 0 if numbers is None else 0.3 * numbers.standard_normal(action.shape)
+    return np.clip(action + noise, -3, 3).astype(np.float32)
+
+
+def noise(size: int, high: float) -> Act:
+    """Random actions, whatever is seen."""
+
+    def act(observations: np.ndarray, numbers: np.random.Generator | None) -> np.ndarray:
+        assert numbers is not None
+        return numbers.uniform(-high, high, (len(observations), size)).astype(np.float32)
+
+    return act
+
+
+def demonstrations(env_id: str = PENDULUM, trajectories: int = 2, act: Act = balance, stochastic: bool = False) -> Demonstrations:
+    return collect(env_id, list(record_episodes(env_id, act, trajectories, seed=3, stochastic=stochastic)))
+
+
+def settings(method: str, **changes: object) -> RunSettings:
+    """A run of 256 steps an iteration in two environments; `demos` is only a name here."""
+    small = {
+        "env": PENDULUM, "demos": "unused.npz", "steps": 256, "envs": 2, "iterations": 4, "bc_steps": 20, "eval_every": 2,
+        "eval_episodes": 2, "ppo": parse_record(PPOSettings, PPOSettings(), "batch_size=64,n_epochs=2", "--ppo"),
+    }  # fmt: skip
+    return RunSettings(**({"method": method} | small | changes))  # type: ignore[arg-type]
+
+
+def trained(run: RunSettings, demos: Demonstrations | None, iterations: int = 2, subproc: bool = False) -> GailPPO:
+    model = build(run, demos, subproc)
+    model.learn(iterations * run.steps, log_interval=None)  # type: ignore[arg-type]
+    return model
+
+
+def write_demos(folder: Path, demos: Demonstrations) -> Path:
+    from gail import archive
+
+    path = folder / f"{demos.env_id}.npz"
+    archive.save(demos, path, "test", 3)
+    return path

@@ -1,0 +1,155 @@
+"""GailPPO beside SB3's PPO, and its rollout by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_equal_bits
+from gail_worlds import SHORT, demonstrations, settings, trained
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch.nn.functional import softplus
+
+
+from gail import envs, state
+from gail.demos import Demonstrations
+from gail.envs import make_env
+from gail.evaluate import ARCHITECTURE
+from gail.ppo import GailPPO
+from gail.run import build
+
+
+@pytest.fixture(scope="module")
+def demos() -> Demonstrations:
+    return demonstrations(trajectories=2).subsample(50)
+
+
+def learnt(model: GailPPO) -> Mapping[str, Any]:
+    """All that a run is, without how λ3 or the prefix came about."""
+    return state.plain(state.keep(model))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["gail_interp", "gail_mixer", "gail_resets", "gail_annealed_loss"])
+def test_no_data_is_gail(demos: Demonstrations, method: str) -> None:
+    """λ3 ≡ 0: every bit of the state is plain GAIL's."""
+    plain = trained(settings("gail"), demos)
+    assert_equal_bits(learnt(trained(settings(method, schedule="0"), demos)), learnt(plain))
+
+
+def test_data_changes_it(demos: Demonstrations) -> None:
+    """The test above could not fail if the schedule had no effect."""
+    first = [trained(settings(method, schedule="0.5"), demos).policy.state_dict() for method in ("gail", "gail_resets", "gail_interp")]
+    weights = [entry["action_net.weight"] for entry in first]
+    assert all(not torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize("method", ["gail", "gail_interp", "expert"])
+def test_true_reward_is_ppo(demos: Demonstrations, method: str) -> None:
+    """With the environment's reward and no data: SB3's PPO, to the last bit, over time limits and falls."""
+    run = settings(method, env=SHORT, schedule=None if method == "expert" else "0", true_reward=True)
+    mine = trained(run, demos if method != "expert" else None, iterations=3)
+    venv = VecNormalize(DummyVecEnv([lambda: Monitor(make_env(SHORT))] * 2))
+    theirs = PPO(
+        "MlpPolicy", venv, n_steps=128, batch_size=64, n_epochs=2, seed=1, policy_kwargs=dict(ARCHITECTURE), device="cpu"
+    )  # fmt: skip
+    theirs.learn(3 * 256)
+    assert_equal_bits(mine.policy.state_dict(), theirs.policy.state_dict())
+    assert_equal_bits(mine.policy.optimizer.state_dict(), theirs.policy.optimizer.state_dict())
+    assert np.array_equal(mine.rollout_buffer.advantages, theirs.rollout_buffer.advantages)
+    assert mine.scale.rms.var == venv.ret_rms.var
+    ends = [episode["l"] for episode in theirs.ep_info_buffer or ()]
+    assert 7 in ends and min(ends) < 7  # both kinds of end have been there
+
+
+class Watch(BaseCallback):
+    """Keeps what SB3 sees of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.infos: list[list[dict[str, Any]]] = []
+
+    def _on_step(self) -> bool:
+        self.infos.append(self.locals["infos"])
+        return True
+
+
+def test_rewards_and_advantages_by_hand(demos: Demonstrations) -> None:
+    """Rewards are the new discriminator's, divided by the running deviation; γ V(s_T) at time limits only; GAE by its sum."""
+    model = build(settings("gail", env=SHORT), demos)
+    watch = Watch()
+    model.n_epochs = 0  # train() leaves the policy as it was in the rollout
+    model.learn(256, callback=watch, log_interval=None)
+    buffer, recorder, discriminator = model.rollout_buffer, model.recorder, model.imitation.discriminator
+    assert discriminator is not None
+    gamma, lam = model.gamma, model.gae_lambda
+    steps, n_envs = recorder.rewards.shape
+    expected = np.zeros((steps, n_envs))
+    total, seen = np.zeros(n_envs), [0.0] * 0
+    count, mean, var = 1e-4, 0.0, 1.0  # RunningMeanStd's beginning
+    limits = falls = 0
+    for t in range(steps):
+        pair = (torch.as_tensor(x[t], dtype=torch.float32) for x in (recorder.observations, recorder.actions))
+        with torch.no_grad():
+            reward = softplus(discriminator(*pair)).numpy()
+        total = total * gamma + reward
+        seen.extend(total)
+        # Variance of all discounted sums so far, with RunningMeanStd's first guess of weight 1e-4 in it.
+        all_of = np.array(seen)
+        n = len(all_of)
+        centre = (mean * count + all_of.sum()) / (count + n)
+        spread = (count * (var + (mean - centre) ** 2) + ((all_of - centre) ** 2).sum()) / (count + n)
+        expected[t] = np.clip(reward / np.sqrt(spread + 1e-8), -10, 10)
+        for i, info in enumerate(watch.infos[t]):
+            if recorder.dones[t, i]:
+                total[i] = 0
+                falls += not info["TimeLimit.truncated"]
+            if info["TimeLimit.truncated"]:
+                limits += 1
+                with torch.no_grad():
+                    last = torch.as_tensor(info["terminal_observation"][None], dtype=torch.float32)
+                    expected[t, i] += gamma * model.policy.predict_values(last).item()
+    assert limits and falls
+    # float32 sums of a few hundred terms
+    np.testing.assert_allclose(buffer.rewards, expected, rtol=1e-4, atol=1e-5)
+    values = np.concatenate([buffer.values, model.policy.predict_values(torch.as_tensor(model._last_obs)).detach().numpy().T])
+    alive = 1.0 - recorder.dones
+    for i in range(n_envs):
+        delta = expected[:, i] + gamma * alive[:, i] * values[1:, i] - values[:-1, i]
+        advantage = [
+            sum((gamma * lam) ** (k - t) * delta[k] * alive[t:k, i].prod() for k in range(t, steps)) for t in range(steps)
+        ]
+        np.testing.assert_allclose(buffer.advantages[:, i], advantage, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("full", "counted"), [(0.0, False), (1.0, True)])
+def test_episodes_with_data_are_no_statistics(demos: Demonstrations, monkeypatch: pytest.MonkeyPatch, full: float, counted: bool) -> None:
+    monkeypatch.setattr(envs, "FULL_EPISODES", full)
+    model = trained(settings("gail_resets", schedule="0.5"), demos, iterations=1)
+    assert model.recorder.dones.any()
+    assert bool(model.ep_info_buffer) == counted
+
+
+def test_subproc_is_dummy(demos: Demonstrations) -> None:
+    """One process an environment draws and learns the same."""
+    run = settings("gail_interp", iterations=2)
+    here = trained(run, demos, iterations=1)
+    there = trained(run, demos, iterations=1, subproc=True)
+    try:
+        assert_equal_bits(learnt(there), learnt(here))
+    finally:
+        there.recorder.close()
+
+
+def test_sb3_save_and_load(demos: Demonstrations, tmp_path: Any) -> None:
+    """A trained model is an SB3 model."""
+    model = trained(settings("gail_interp"), demos, iterations=1)
+    model.save(tmp_path / "model.zip")
+    other = PPO.load(tmp_path / "model.zip", device="cpu")
+    observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    assert np.array_equal(model.predict(observations, deterministic=True)[0], other.predict(observations, deterministic=True)[0])
