@@ -76,7 +76,7 @@ def load_policy(path: Path) -> tuple[str, Act]:
     policy = ActorCriticPolicy(env.observation_space, env.action_space, lambda _: 0.0, **ARCHITECTURE)
     policy.load_state_dict(kept["policy"])
     norm = kept["observation_norm"]
-    mean, deviation = np.array(norm["mean"]), np.sqrt(np.array(norm["var"]) + 1e-8)  # VecNormalize's epsilon, and its clip_obs
+    mean, deviation = norm["mean"].numpy(), np.sqrt(norm["var"].numpy() + 1e-8)  # VecNormalize's epsilon, and its clip_obs
     act = act_of(policy, lambda observations: np.clip((observations - mean) / deviation, -10, 10), box_of(env))
     env.close()
     return kept["env_id"], act

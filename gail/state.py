@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gail.files import whole
 
@@ -52,25 +53,26 @@ def put(model: GailPPO, kept: Mapping[str, Any]) -> None:
     model.policy.optimizer.load_state_dict(kept["policy_optimizer"])
     put_moments(model.normaliser.obs_rms, kept["observation_norm"])
     put_moments(model.scale.rms, kept["reward_norm"])
-    model.scale.returns = np.array(kept["reward_returns"])
+    model.scale.returns = array(kept["reward_returns"])
     model.num_timesteps, model._n_updates = kept["num_timesteps"], kept["n_updates"]
     model.ep_info_buffer = deque(kept["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)  # no MuJoCo task reports success; SB3 wants it there
     discriminator = model.imitation.discriminator
     if discriminator is not None:
         discriminator.load_state_dict(kept["discriminator"])
         discriminator.optimizer.load_state_dict(kept["discriminator_optimizer"])
         discriminator.generator.set_state(kept["discriminator_numbers"])
     if kept["last_observations"] is not None:  # None: nothing was collected yet, and `learn` resets
-        model._last_obs = np.array(kept["last_observations"])
-        model._last_episode_starts = np.array(kept["last_episode_starts"])
-        model.recorder.now[:] = np.array(kept["raw_observations"])
+        model._last_obs = array(kept["last_observations"])
+        model._last_episode_starts = array(kept["last_episode_starts"])
+        model.recorder.now[:] = array(kept["raw_observations"])
         for rank, state in enumerate(kept["environments"]):
-            model.recorder.env_method("put_state", {**state, "state": np.array(state["state"])}, indices=rank)
+            model.recorder.env_method("put_state", {**state, "state": array(state["state"])}, indices=rank)
     model.anneal()
     numbers = kept["numbers"]
     random.setstate(numbers["python"])
     name, words, *rest = numbers["numpy"]
-    np.random.set_state((name, np.array(words), *rest))
+    np.random.set_state((name, array(words), *rest))
     torch.set_rng_state(numbers["torch"])
 
 
@@ -104,9 +106,14 @@ def plain(content: Any) -> Any:
     return content
 
 
+def array(tensor: torch.Tensor | NDArray[Any]) -> NDArray[Any]:
+    """What `plain` turned into a tensor, as an array of its own."""
+    return torch.as_tensor(tensor).numpy().copy()
+
+
 def moments(rms: Any) -> dict[str, Any]:
     return {"mean": np.asarray(rms.mean), "var": np.asarray(rms.var), "count": float(rms.count)}
 
 
 def put_moments(rms: Any, kept: Mapping[str, Any]) -> None:
-    rms.mean, rms.var, rms.count = np.array(kept["mean"]), np.array(kept["var"]), kept["count"]
+    rms.mean, rms.var, rms.count = array(kept["mean"]), array(kept["var"]), kept["count"]

@@ -1,0 +1,180 @@
+"""Runs in folders: exact resume after SIGKILL, what a folder holds, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, assert_equal_bits
+from gail_worlds import PENDULUM, SHORT, demonstrations, settings, write_demos
+
+from gail import state
+from gail.__main__ import VERBS, main
+from gail.archive import load
+from gail.run import train
+from gail.settings import RunSettings
+
+FLAGS = ["--env", PENDULUM, "--steps", "256", "--envs", "2", "--iterations", "4", "--eval-every", "2", "--eval-episodes", "2", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demos(tmp_path_factory.mktemp("demos"), demonstrations())
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as source:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(source)]
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    return {name: value for name, value in state.load(folder / "checkpoint.pt").items() if name != "seconds"}
+
+
+def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
+    """Policy, discriminator, optimisers, norms, random numbers, λ3, half-done episodes: equal to a run that was left alone."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run = ["--method", "gail_interp", "--demos", str(demos), "--save-every", "1", *FLAGS]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gail", "train", *run, "--iterations", "1000", "--until", ".002", "--out", str(broken)]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    limit = time.monotonic() + 120
+    while not (broken / "progress.csv").exists() or len(rows(broken / "progress.csv")) < 3:
+        assert process.poll() is None and time.monotonic() < limit, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    at = state.load(broken / "checkpoint.pt")["iteration"]
+    assert 2 <= at < 1000
+    assert any(torch.count_nonzero(one["state"]) and one["elapsed"] for one in kept(broken)["environments"])
+    # The rest in this process, and only as far as it takes to see that it is the same.
+    end = at + 2
+    shape = {"demos": str(demos), "iterations": 1000, "until": 0.002, "ppo": RunSettings(PENDULUM, "random").ppo, "bc_steps": 2000}
+    goal = settings("gail_interp", **shape)
+    go_on(goal, broken, end)
+    go_on(goal, whole, end)
+    assert_equal_bits(kept(broken), kept(whole))
+    assert rows(broken / "progress.csv") == rows(whole / "progress.csv")
+    assert rows(broken / "evaluations.csv") == rows(whole / "evaluations.csv")
+    shares = [float(row["lambda_delta"]) for row in rows(whole / "progress.csv")]
+    assert shares[0] == 1 and shares[1] == 0.5 and shares[-1] == 0
+
+
+def go_on(goal: RunSettings, folder: Path, end: int) -> None:
+    """Resume, as `train` does, up to iteration `end`."""
+    from gail.logs import Logs
+    from gail.run import Run
+
+    run = Run(goal, folder)
+    run.begin(resume=True)
+    with Logs(folder, run.iteration, goal.iterations, "", quiet=True) as logs:
+        while run.iteration < end:
+            run.iterate(logs)
+    run.save()
+
+
+@pytest.mark.parametrize("method", ["random", "bc", "bc_gail", "gail_mixer", "gail_annealed_loss", "gail_untrained", "expert"])
+def test_rows_run(demos: Path, tmp_path: Path, method: str) -> None:
+    """Every row from start to end, with all its files; asked for again, it is not run again."""
+    run = settings(method, demos=str(demos), iterations=2)
+    result = train(run, tmp_path, quiet=True)
+    assert result["iterations"] == (0 if method in ("random", "bc") else 2)
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "config.json", "checkpoint.pt", "policy.pt", "progress.csv", "evaluations.csv", "tensorboard", "result.json",
+    }  # fmt: skip
+    stamp = (tmp_path / "checkpoint.pt").stat().st_mtime_ns
+    assert train(run, tmp_path, resume=True) == result
+    assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="--resume"):
+        train(run, tmp_path)
+    with pytest.raises(ValueError, match="--seed is 2, was 1"):
+        train(settings(method, demos=str(demos), iterations=2, seed=2), tmp_path, resume=True)
+
+
+def test_untrained_discriminator_is_untrained(demos: Path, tmp_path: Path) -> None:
+    """Its reward is the same function at the end as at the start."""
+    for name, iterations in (("one", 1), ("two", 2)):
+        train(settings("gail_untrained", demos=str(demos), iterations=iterations), tmp_path / name, quiet=True)
+    assert_equal_bits(*(state.load(tmp_path / name / "checkpoint.pt")["discriminator"] for name in ("one", "two")))
+
+
+def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
+    """Recorded actions from the recorded start lead where the recorded state is, since the simulator repeats itself."""
+    found = [
+        train(settings("gail_interp", demos=str(demos), iterations=1, pairs=0, prefix=prefix), tmp_path / prefix, quiet=True)
+        for prefix in ("state", "replay")
+    ]
+    first, second = (state.load(tmp_path / prefix / "checkpoint.pt") for prefix in ("state", "replay"))
+    assert_equal_bits(first["policy"], second["policy"])
+    assert found[0]["return"] == found[1]["return"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--method", "gail", "--out", "x", "--env", "Hopper-v5"], "needs --demos"),
+        (["train", "--method", "gail", "--out", "x", "--env", "Hopper-v5", "--demos", "nowhere.npz"], "there is no nowhere.npz"),
+        (["train", "--method", "gail", "--out", "x", "--env", "Hopper-v5", "--demos", "{demos}"], "give --env InvertedPendulum-v5"),
+        (["train", "--method", "gail", "--out", "x", *FLAGS, "--demos", "{demos}", "--n", "9"], "there are 2 demonstrations"),
+        (["train", "--method", "gail_interp", "--out", "x", *FLAGS, "--demos", "{demos}", "--schedule", "steep"], "--schedule steep"),
+        (["train", "--method", "gail_interp", "--out", "x", *FLAGS, "--demos", "{demos}", "--prefix", "replay"], "--pairs 0"),
+        (["train", "--method", "gail", "--out", "x", *FLAGS, "--demos", "{demos}", "--ppo", "gama=.9"], "--ppo gama"),
+        (["train", "--method", "gail", "--out", "x", *FLAGS, "--demos", "{demos}", "--discriminator", "steps=x"], "'x' is no int"),
+        (["train", "--method", "random", "--out", "x", *FLAGS, "--steps", "255"], "multiple of --envs"),
+        (["train", "--method", "random", "--out", "x", "--env", "CartPole-v1"], "must be boxes"),
+        (["train", "--method", "random", "--out", "x", "--env", "Hoper-v5"], "--env Hoper-v5"),
+        (["train", "--method", "random", "--out", "x", "--env", "Pendulum-v1"], "no MuJoCo environment"),
+        (["evaluate", "{demos}"], "cannot be read as a checkpoint"),
+        (["evaluate"], "name a policy"),
+        (["record", "--out", "x.npz"], "name one source"),
+    ],
+)  # fmt: skip
+def test_refusals(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
+    """One line that names what is wrong, and nothing written."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message) as stopped:
+        main([word.format(demos=demos) for word in arguments])
+    assert str(stopped.value).startswith("gail: ") and "\n" not in str(stopped.value)
+    assert not (tmp_path / "x" / "result.json").exists() and not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"python -m gail {verb}" in capsys.readouterr().out.split("example:")[1]
+
+
+def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    """A pickle in a checkpoint's place is refused, and not run."""
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path(tmp_path / "sprung").touch, ())
+
+    torch.save({"policy": Trap()}, tmp_path / "policy.pt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        state.load(tmp_path / "policy.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_record_and_evaluate(demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A policy's file is enough to record and to measure it; the file names its environment."""
+    train(settings("expert", env=SHORT, iterations=1), tmp_path / "run", quiet=True)
+    policy = str(tmp_path / "run" / "policy.pt")
+    main(["record", "--policy", policy, "--trajectories", "3", "--out", str(tmp_path / "new.npz")])
+    assert len(load(tmp_path / "new.npz", SHORT)) == 3
+    main(["evaluate", policy, "--episodes", "12", "--json", str(tmp_path / "returns.json")])
+    found = json.loads((tmp_path / "returns.json").read_text())[0]
+    assert found["env"] == SHORT and len(found["returns"]) == 12
+    assert f"return {found['return']:.1f}" in capsys.readouterr().out
