@@ -44,7 +44,9 @@ def test_no_data_is_gail(demos: Demonstrations, method: str) -> None:
 
 def test_data_changes_it(demos: Demonstrations) -> None:
     """The test above could not fail if the schedule had no effect."""
-    first = [trained(settings(method, schedule="0.5"), demos).policy.state_dict() for method in ("gail", "gail_resets", "gail_interp")]
+    first = [
+        trained(settings(method, schedule="0.5"), demos).policy.state_dict() for method in ("gail", "gail_resets", "gail_interp")
+    ]
     weights = [entry["action_net.weight"] for entry in first]
     assert all(not torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
@@ -128,7 +130,9 @@ def test_rewards_and_advantages_by_hand(demos: Demonstrations) -> None:
 
 
 @pytest.mark.parametrize(("full", "counted"), [(0.0, False), (1.0, True)])
-def test_episodes_with_data_are_no_statistics(demos: Demonstrations, monkeypatch: pytest.MonkeyPatch, full: float, counted: bool) -> None:
+def test_episodes_with_data_are_no_statistics(
+    demos: Demonstrations, monkeypatch: pytest.MonkeyPatch, full: float, counted: bool
+) -> None:
     monkeypatch.setattr(envs, "FULL_EPISODES", full)
     model = trained(settings("gail_resets", schedule="0.5"), demos, iterations=1)
     assert model.recorder.dones.any()

@@ -23,7 +23,21 @@ from gail.archive import load
 from gail.run import train
 from gail.settings import RunSettings
 
-FLAGS = ["--env", PENDULUM, "--steps", "256", "--envs", "2", "--iterations", "4", "--eval-every", "2", "--eval-episodes", "2", "--quiet"]
+FLAGS = [
+    "--env",
+    PENDULUM,
+    "--steps",
+    "256",
+    "--envs",
+    "2",
+    "--iterations",
+    "4",
+    "--eval-every",
+    "2",
+    "--eval-episodes",
+    "2",
+    "--quiet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +72,13 @@ def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
     assert any(torch.count_nonzero(one["state"]) and one["elapsed"] for one in kept(broken)["environments"])
     # The rest in this process, and only as far as it takes to see that it is the same.
     end = at + 2
-    shape = {"demos": str(demos), "iterations": 1000, "until": 0.002, "ppo": RunSettings(PENDULUM, "random").ppo, "bc_steps": 2000}
+    shape = {
+        "demos": str(demos),
+        "iterations": 1000,
+        "until": 0.002,
+        "ppo": RunSettings(PENDULUM, "random").ppo,
+        "bc_steps": 2000,
+    }
     goal = settings("gail_interp", **shape)
     go_on(goal, broken, end)
     go_on(goal, whole, end)
