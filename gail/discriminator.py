@@ -34,7 +34,7 @@ class DiscriminatorSettings:
 
     learning_rate: float = 3e-4
     # Full-batch steps of Adam in an iteration. Earlier code has 1, for 1000 iterations and more; in shorter runs the policy then
-    # settles on what merely survives (Hopper, 4 demonstrations, 60 iterations, one seed: 1009 by standing still, and 1419 with 5).
+    # settles on what merely survives (Hopper, 4 demonstrations, 60 iterations, one seed: 1009 standing still, 1419 with 5).
     steps: int = 5
     entropy: float = 0.0  # bonus on the entropy of D; Ho and Ermon have 1e-3
     gradient_penalty: float = 0.0  # on (|∇D's logit| - 1)² between expert and policy (Gulrajani et al., 2017)

@@ -16,7 +16,6 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.nn.functional import softplus
 
-
 from gail import envs, state
 from gail.demos import Demonstrations
 from gail.envs import make_env

@@ -38,6 +38,7 @@ FLAGS = [
     "2",
     "--quiet",
 ]
+GAIL, INTERP, RANDOM = (["train", "--out", "x", "--method", method] for method in ("gail", "gail_interp", "random"))
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +142,18 @@ def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--method", "gail", "--out", "x", "--env", "Hopper-v5"], "needs --demos"),
-        (["train", "--method", "gail", "--out", "x", "--env", "Hopper-v5", "--demos", "nowhere.npz"], "there is no nowhere.npz"),
-        (["train", "--method", "gail", "--out", "x", "--env", "Hopper-v5", "--demos", "{demos}"], "give --env InvertedPendulum-v5"),
-        (["train", "--method", "gail", "--out", "x", *FLAGS, "--demos", "{demos}", "--n", "9"], "there are 2 demonstrations"),
-        (["train", "--method", "gail_interp", "--out", "x", *FLAGS, "--demos", "{demos}", "--schedule", "steep"], "--schedule steep"),
-        (["train", "--method", "gail_interp", "--out", "x", *FLAGS, "--demos", "{demos}", "--prefix", "replay"], "--pairs 0"),
-        (["train", "--method", "gail", "--out", "x", *FLAGS, "--demos", "{demos}", "--ppo", "gama=.9"], "--ppo gama"),
-        (["train", "--method", "gail", "--out", "x", *FLAGS, "--demos", "{demos}", "--discriminator", "steps=x"], "'x' is no int"),
-        (["train", "--method", "random", "--out", "x", *FLAGS, "--steps", "255"], "multiple of --envs"),
-        (["train", "--method", "random", "--out", "x", "--env", "CartPole-v1"], "must be boxes"),
-        (["train", "--method", "random", "--out", "x", "--env", "Hoper-v5"], "--env Hoper-v5"),
-        (["train", "--method", "random", "--out", "x", "--env", "Pendulum-v1"], "no MuJoCo environment"),
+        ([*GAIL, "--env", "Hopper-v5"], "needs --demos"),
+        ([*GAIL, "--env", "Hopper-v5", "--demos", "nowhere.npz"], "there is no nowhere.npz"),
+        ([*GAIL, "--env", "Hopper-v5", "--demos", "{demos}"], "give --env InvertedPendulum-v5"),
+        ([*GAIL, *FLAGS, "--demos", "{demos}", "--n", "9"], "there are 2 demonstrations"),
+        ([*GAIL, *FLAGS, "--demos", "{demos}", "--ppo", "gama=.9"], "--ppo gama"),
+        ([*GAIL, *FLAGS, "--demos", "{demos}", "--discriminator", "steps=x"], "'x' is no int"),
+        ([*INTERP, *FLAGS, "--demos", "{demos}", "--schedule", "steep"], "--schedule steep"),
+        ([*INTERP, *FLAGS, "--demos", "{demos}", "--prefix", "replay"], "--pairs 0"),
+        ([*RANDOM, *FLAGS, "--steps", "255"], "multiple of --envs"),
+        ([*RANDOM, "--env", "CartPole-v1"], "must be boxes"),
+        ([*RANDOM, "--env", "Hoper-v5"], "--env Hoper-v5"),
+        ([*RANDOM, "--env", "Pendulum-v1"], "no MuJoCo environment"),
         (["evaluate", "{demos}"], "cannot be read as a checkpoint"),
         (["evaluate"], "name a policy"),
         (["record", "--out", "x.npz"], "name one source"),

@@ -1,0 +1,118 @@
+"""An episode of a policy as a picture or a film."""
+
+from __future__ import annotations
+
+import os
+
+# Before mujoco is imported: off-screen, without a window system.
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from gail.commands import acting, add_policy
+from gail.envs import make_env
+from gail.files import whole
+from gail.policies import Act
+
+SUFFIXES = (".png", ".gif", ".mp4")
+PICTURES = 6  # of an episode, side by side in a PNG
+GIF_RATE = 25  # frames a second; viewers slow faster ones down
+GIF_SIZE = 240
+
+
+def render(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """One episode from the environment's own reset, by the mean action."""
+    parser.add_argument("run", type=Path, nargs="?", metavar="POLICY", help="policy.pt or best.pt of a run")
+    add_policy(parser, required=False)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .png, .gif or .mp4")
+    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="at most this many, default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    args = parser.parse_args(argv)
+    if args.out.suffix not in SUFFIXES:
+        raise ValueError(f"--out {args.out}: must end in {', '.join(SUFFIXES)}")
+    if args.run is not None and args.policy is None:
+        args.policy = args.run
+    if not (args.policy or args.expert or args.sb3):
+        raise ValueError("name a policy: a file, or --expert, or --sb3")
+    env_id, act = acting(args)
+    env = visible(env_id)
+    rate = int(env.metadata["render_fps"])
+    every = {".png": 1, ".gif": max(1, rate // GIF_RATE), ".mp4": 1}[args.out.suffix]
+    frames = film(env, act, args.steps, args.seed, every)
+    env.close()
+    with whole(args.out) as part:
+        {".png": write_png, ".gif": write_gif, ".mp4": write_mp4}[args.out.suffix](part, frames, rate / every)
+    print(f"{args.out}: {len(frames)} frames")
+
+
+def visible(env_id: str) -> gym.Env[Any, Any]:
+    """An environment that renders, without the effects that cost nine tenths of the time in software.
+
+    Raises ValueError where there is no EGL.
+    """
+    env = make_env(env_id, render_mode="rgb_array")
+    model: Any = env.unwrapped.model  # type: ignore[attr-defined]
+    model.vis.quality.shadowsize = 0
+    model.vis.quality.offsamples = 0
+    model.mat_reflectance[:] = 0
+    try:
+        env.reset(seed=0)
+        env.render()
+    except Exception as error:  # whatever the driver's binding raises
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"there is no off-screen rendering here (MUJOCO_GL={os.environ['MUJOCO_GL']}: {why}); "
+            "install EGL (Debian: libegl1 and libgl1-mesa-dri), or set MUJOCO_GL=osmesa with libosmesa6"
+        ) from None
+    return env
+
+
+def film(env: gym.Env[Any, Any], act: Act, steps: int, seed: int, every: int) -> list[NDArray[np.uint8]]:
+    """Frames of one episode, every so many steps."""
+    observation, _ = env.reset(seed=seed)
+    frames = []
+    for step in tqdm(range(steps), "rendering", disable=None):
+        if step % every == 0:
+            frames.append(np.asarray(env.render(), dtype=np.uint8))
+        observation, _, terminated, truncated, _ = env.step(act(observation[None], None)[0])
+        if terminated or truncated:
+            break
+    return frames
+
+
+def write_png(path: Path, frames: Sequence[NDArray[np.uint8]], rate: float) -> None:
+    """Some moments of the episode, side by side."""
+    from PIL import Image
+
+    chosen = np.linspace(0, len(frames) - 1, min(PICTURES, len(frames))).astype(int)
+    Image.fromarray(np.concatenate([frames[i] for i in chosen], axis=1)).save(path, format="PNG")
+
+
+def write_gif(path: Path, frames: Sequence[NDArray[np.uint8]], rate: float) -> None:
+    from PIL import Image
+
+    small = [Image.fromarray(frame).resize((GIF_SIZE, GIF_SIZE)).quantize(64) for frame in frames]
+    small[0].save(path, format="GIF", save_all=True, append_images=small[1:], duration=round(1000 / rate), loop=0)
+
+
+def write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], rate: float) -> None:
+    """Raises ValueError without the wheel that brings ffmpeg."""
+    try:
+        import imageio_ffmpeg
+    except ModuleNotFoundError:
+        raise ValueError("MP4 needs ffmpeg: pip install imageio-ffmpeg, or write a .gif") from None
+    height, width, _ = frames[0].shape
+    # The file's name ends in .part until it is whole, so the format is said.
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=rate, output_params=["-f", "mp4"])
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
