@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -188,11 +191,29 @@ class Recorder(VecEnvWrapper):
         return observations, np.zeros_like(rewards), dones, infos
 
 
+@contextmanager
+def silent_c() -> Iterator[None]:
+    """Nothing on standard error: the engine's parser tells each process of HalfCheetah's model that it is written in an old way.
+
+    Errors are exceptions, and not lost.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
     """An environment with continuous actions.  Raises ValueError for an unknown id or other actions."""
     try:
         # gymnasium's checker costs a tenth of a step, and looks at the first one only.
-        env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True)
+        with silent_c():
+            env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True)
     except gym.error.Error as error:
         raise ValueError(f"--env {env_id}: {error}") from None
     if not isinstance(env.action_space, gym.spaces.Box) or not isinstance(env.observation_space, gym.spaces.Box):

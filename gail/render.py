@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -60,7 +61,11 @@ def visible(env_id: str) -> gym.Env[Any, Any]:
     """
     env = make_env(env_id, render_mode="rgb_array")
     model: Any = env.unwrapped.model  # type: ignore[attr-defined]
+    # A camera that follows the body, where the model has one.
+    env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # type: ignore[attr-defined]
     model.vis.quality.shadowsize = 0
+    # A camera that follows the body, where the model has one.
+    env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # type: ignore[attr-defined]
     model.vis.quality.offsamples = 0
     model.mat_reflectance[:] = 0
     try:

@@ -5,6 +5,7 @@ stable-baselines3's own schedules run from 1 to 0; nothing here does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from fairseq_erpo.annealers import Annealer, Shape, constant, inverse_sigmoid, linear, make_annealer, stairs
@@ -19,7 +20,8 @@ SIGMOID_K = 12  # the clock in percent of `until`: half of the data is left at k
 
 def halving(every: float) -> Shape:
     """The data's share halves in each period; a step, so that it is constant between two."""
-    return lambda elapsed: 1 - 0.5 ** (elapsed // every)
+    # 1e-9: a tenth of a share, summed up in binary, may miss a period's end by a rounding.
+    return lambda elapsed: 1 - 0.5 ** math.floor(elapsed / every + 1e-9)
 
 
 def percent(until: float) -> Shape:

@@ -67,7 +67,7 @@ class RunSettings:
             raise ValueError(f"--method {self.method} needs --demos FILE.npz; `python -m gail record --help` makes one")
         if self.law not in LAWS:
             raise ValueError(f"--law {self.law}: known are {', '.join(LAWS)}")
-        if self.prefix is not None and (self.prefix not in PREFIXES or self.row.prefix == "none"):
+        if self.prefix is not None and (self.prefix not in PREFIXES or METHODS[self.method].prefix == "none"):
             raise ValueError(f"--prefix {self.prefix}: known are {', '.join(PREFIXES)}, for methods that begin with data")
         if self.prefix == "replay" and self.pairs:
             raise ValueError("--prefix replay takes every recorded action, so it needs --pairs 0 (all of them)")

@@ -131,7 +131,11 @@ def test_untrained_discriminator_is_untrained(demos: Path, tmp_path: Path) -> No
 def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
     """Recorded actions from the recorded start lead where the recorded state is, since the simulator repeats itself."""
     found = [
-        train(settings("gail_interp", demos=str(demos), iterations=1, pairs=0, prefix=prefix), tmp_path / prefix, quiet=True)
+        train(
+            settings("gail_interp", demos=str(demos), iterations=1, pairs=0, prefix=prefix, schedule="0.03"),
+            tmp_path / prefix,
+            quiet=True,
+        )
         for prefix in ("state", "replay")
     ]
     first, second = (state.load(tmp_path / prefix / "checkpoint.pt") for prefix in ("state", "replay"))

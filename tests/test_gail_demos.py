@@ -1,0 +1,191 @@
+"""Demonstrations: what is kept, what is sampled, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gail_worlds import PENDULUM, demonstrations, noise, write_demos
+
+from gail import archive, trajectories
+from gail.demos import FIELDS, Demonstrations
+from gail.run import check_fit
+from gail.settings import RunSettings
+
+Arrays = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def demos() -> Demonstrations:
+    """Three episodes of random actions: short, and of different lengths."""
+    return demonstrations(trajectories=3, act=noise(1, 3), stochastic=True)
+
+
+def assert_same(a: Demonstrations, b: Demonstrations) -> None:
+    for name in FIELDS:
+        assert getattr(a, name).dtype == getattr(b, name).dtype, name
+        assert np.array_equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_written_and_read(demos: Demonstrations, tmp_path: Path) -> None:
+    path = write_demos(tmp_path, demos)
+    assert_same(archive.load(path, PENDULUM), demos)
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert manifest["returns"] == [float(length) for length in demos.lengths - 1]  # the pendulum pays 1 a step but the last
+    assert set(manifest["versions"]) == {"python", "gymnasium", "mujoco", "numpy"}
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{PENDULUM}.json", f"{PENDULUM}.npz"]
+
+
+def test_a_failed_write_leaves_the_old_file(demos: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_demos(tmp_path, demos)
+
+    def full(sink: Any, **arrays: Any) -> None:
+        sink.write(b"half")
+        raise OSError("no space")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="no space"):
+        write_demos(tmp_path, demos.first(1))
+    assert_same(archive.load(path), demos)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_sample_of_50() -> None:
+    """Without replacement, in the order of time, at all depths, and the same pairs however many other trajectories there are."""
+    whole = demonstrations(trajectories=3)
+    few = whole.subsample(50)
+    for k in range(3):
+        index = few.index[few.of(k)]
+        assert len(index) == 50 and np.all(np.diff(index) > 0)
+        assert index[0] < 100 and index[-1] > 900  # misses a tenth of 1000 steps with probability .9^50 = .005
+        assert np.array_equal(few.observations[few.of(k)], whole.observations[whole.of(k)][index])
+        assert np.array_equal(few.states[few.of(k)], whole.states[whole.of(k)][index])
+    assert_same(whole.first(1).subsample(50), few.first(1))
+    assert not np.array_equal(few.index[few.of(0)], few.index[few.of(1)])
+    assert not np.array_equal(whole.subsample(50, seed=1).index, few.index)
+    assert np.array_equal(few.lengths, [1000, 1000, 1000])
+    strided = whole.stride(20)
+    assert set(np.diff(strided.index[strided.of(1)])) == {20}
+
+
+def test_short_trajectories_are_kept_whole(demos: Demonstrations) -> None:
+    assert_same(demos.subsample(10_000), demos)
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("observations", lambda x: x[:, :0].astype(int), "observations must be an array of kind 'f'"),
+        ("observations", lambda x: np.where(np.arange(len(x))[:, None] == 3, np.nan, x), r"observations has a number.*\[3, 0\]"),
+        ("states", lambda x: np.where(np.arange(len(x))[:, None] == 2, np.inf, x), "states has a number that is not finite"),
+        ("actions", lambda x: x[:-1], "actions has the shape"),
+        ("actions", lambda x: x[:, 0], "actions must have the axes NA"),
+        ("last_observations", lambda x: x[:, 1:], "last_observations has the shape"),
+        ("index", lambda x: x[::-1].copy(), "index must rise"),
+        ("index", lambda x: x + 10_000, "index must lie in"),
+        ("trajectory", lambda x: x + 1, "trajectory must rise from 0"),
+        ("terminated", lambda x: x.astype(float), "terminated must be an array of kind 'b'"),
+        ("rewards", lambda x: x.tolist(), "rewards must be an array of kind 'f'.*not list"),
+    ],
+)
+def test_fields_are_checked(demos: Demonstrations, field: str, change: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(demos, **{field: change(getattr(demos, field))})
+
+
+def pickled(arrays: Arrays) -> Arrays:
+    return arrays | {"rewards": np.array([{"a": 1}], dtype=object)}
+
+
+def without(name: str) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: {key: value for key, value in arrays.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("states"), "states missing; record with"),
+        (pickled, "rewards cannot be read without executing code"),
+        (lambda arrays: arrays | {"qvel": arrays["qvel"] * np.nan}, "qvel has a number that is not finite"),
+    ],
+)
+def test_files_are_checked(demos: Demonstrations, tmp_path: Path, change: Callable[[Arrays], Arrays], message: str) -> None:
+    """Whatever else stands in the .npz, with a manifest that fits it."""
+    path = write_demos(tmp_path, demos)
+    np.savez(path, **change({name: getattr(demos, name) for name in FIELDS}))
+    edit(path, sha256=archive.hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=message):
+        archive.load(path)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    file = path.with_suffix(".json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "format is not 'gail-demonstrations'"),
+        ({"version": 9}, "version 9 is not 1"),
+        ({"env_id": None}, "env_id is missing"),
+        ({"sha256": "0"}, "sha256 is not what its manifest says"),
+        ({"env_id": "Hopper-v5"}, "env_id is Hopper-v5, not InvertedPendulum-v5; give --env Hopper-v5"),
+    ],
+)
+def test_manifests_are_checked(demos: Demonstrations, tmp_path: Path, changes: Arrays, message: str) -> None:
+    path = write_demos(tmp_path, demos)
+    edit(path, **changes)
+    with pytest.raises(ValueError, match=message):
+        archive.load(path, PENDULUM)
+
+
+def test_damage_is_named(demos: Demonstrations, tmp_path: Path) -> None:
+    path = write_demos(tmp_path, demos)
+    content = path.read_bytes()[:-100]
+    path.write_bytes(content)
+    edit(path, sha256=archive.hashlib.sha256(content).hexdigest())
+    with pytest.raises(ValueError, match=str(path)):
+        archive.load(path)
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        archive.load(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match=r"there is no .*\.json"):
+        archive.load(path)
+
+
+def test_the_environment_must_fit(demos: Demonstrations) -> None:
+    """A manifest may lie about the environment; sizes do not."""
+    hopper = RunSettings("Hopper-v5", "gail_interp", "x.npz")
+    with pytest.raises(ValueError, match="are not those of Hopper-v5"):
+        check_fit(demos, hopper)
+    pendulum = RunSettings(PENDULUM, "gail_interp", "x.npz")
+    with pytest.raises(ValueError, match="must lie in the environment's box"):
+        check_fit(replace(demos, actions=demos.actions * 10), pendulum)
+    with pytest.raises(ValueError, match="record them anew"):
+        check_fit(replace(demos, states=demos.states[:, 1:]), pendulum)
+
+
+def test_exchange_with_imitation(demos: Demonstrations, tmp_path: Path) -> None:
+    """There and back: all but what its trajectories do not know, the simulator's state."""
+    trajectories.save(demos, tmp_path / "theirs.npz")
+    back = trajectories.load(tmp_path / "theirs.npz", PENDULUM)
+    for name in set(FIELDS) - {"states", "qpos", "qvel"}:
+        assert np.array_equal(getattr(back, name), getattr(demos, name)), name
+    assert back.states.shape == (len(demos.index), 0)
+    with pytest.raises(ValueError, match="record them anew"):
+        check_fit(back, RunSettings(PENDULUM, "gail_interp", "x.npz"))
+    check_fit(back, RunSettings(PENDULUM, "gail_interp", "x.npz", prefix="none"))
+    one = trajectories.to_arrays(demos)[1]
+    assert len(one["obs"]) == len(one["acts"]) + 1 == demos.lengths[1] + 1
+    assert np.array_equal(one["obs"][-1], demos.last_observations[1])
+    with pytest.raises(ValueError, match="only whole trajectories"):
+        trajectories.to_arrays(demos.subsample(2))
+    with pytest.raises(ValueError, match=r"trajectory 0: obs .* are not \[T \+ 1"):
+        trajectories.from_arrays("Hopper-v5", trajectories.to_arrays(demos))

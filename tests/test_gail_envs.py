@@ -1,0 +1,148 @@
+"""The simulator put back to the last bit, and beginnings that come from data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gail_worlds import PENDULUM, balance, demonstrations, noise
+from stable_baselines3.common.monitor import Monitor
+
+from gail import envs
+from gail.demos import Demonstrations
+from gail.envs import DemoPrefix, PrefixSettings, Simulator, make_env
+from gail.prefix import LAWS, PrefixLaw
+
+# Contacts, chaos, and velocities that observations clip: what makes a state hard to restore. (environment, actions, their bound)
+HARD = [("HalfCheetah-v5", 6, 1.0), ("Hopper-v5", 3, 1.0), ("Walker2d-v5", 6, 1.0), (PENDULUM, 1, 3.0)]
+
+
+def begun(demos: Demonstrations, share: float, mode: str = "state", law: str = "fixed") -> DemoPrefix:
+    env = DemoPrefix(Monitor(make_env(demos.env_id)), PrefixSettings(demos, mode, law, seed=1), rank=0)
+    env.begin_with(share)
+    return env
+
+
+@pytest.mark.parametrize(("env_id", "size", "high"), HARD)
+@pytest.mark.parametrize("mode", ["state", "replay"])
+def test_the_rest_is_bit_exact(env_id: str, size: int, high: float, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From where a prefix ends, the recorded actions lead to the recorded observations, rewards and end, to the last bit."""
+    monkeypatch.setattr(envs, "FULL_EPISODES", 0.0)
+    whole = demonstrations(env_id, 1, noise(size, high), stochastic=True)
+    demos = whole if mode == "replay" else whole.subsample(9)
+    length = int(whole.lengths[0])
+    env = begun(demos, 0.6, mode)
+    observation, _ = env.reset(seed=5)
+    t = env.skipped
+    wanted = round(0.6 * length)
+    assert t == (wanted if mode == "replay" else max(demos.index[demos.index <= wanted])) > 0
+    assert np.array_equal(observation, whole.observations[t])
+    for step in range(t, length):
+        observation, reward, terminated, truncated, info = env.step(whole.actions[step])
+        after = whole.observations[step + 1] if step + 1 < length else whole.last_observations[0]
+        assert np.array_equal(observation, after), f"{step - t} steps after the prefix"
+        assert reward == whole.rewards[step]
+        assert (terminated or truncated) == (step == length - 1)
+    assert terminated == whole.terminated[0]
+    assert "episode" not in info
+
+
+def test_positions_and_velocities_are_not_enough() -> None:
+    """Why demonstrations hold the integration state: without the solver's warm start the walker's last bits differ."""
+    whole = demonstrations("Walker2d-v5", 1, noise(6, 1.0), stochastic=True)
+    env = make_env("Walker2d-v5")
+    simulator = Simulator(env)
+    apart = []
+    for by_state in (True, False):
+        env.reset(seed=0)
+        if by_state:
+            simulator.put(whole.states[5], 5)
+        else:
+            env.unwrapped.set_state(whole.qpos[5], whole.qvel[5])
+        ahead = [np.abs(env.step(whole.actions[t])[0] - whole.observations[t + 1]).max() for t in range(5, len(whole.index) - 1)]
+        apart.append(max(ahead))
+    assert apart[0] == 0 < apart[1]
+
+
+def test_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An episode that begins at t ends T - t steps later, by the same time limit."""
+    monkeypatch.setattr(envs, "FULL_EPISODES", 0.0)
+    env = begun(demonstrations(trajectories=1).subsample(50), 0.9)
+    observation, _ = env.reset(seed=0)
+    start, steps, over = env.skipped, 0, False
+    while not over:
+        observation, _, terminated, over, _ = env.step(balance(observation[None], None)[0])
+        steps += 1
+        assert not terminated
+    assert start > 800 and start + steps == 1000
+
+
+def test_share_of_full_episodes() -> None:
+    """A tenth of the episodes begins at the environment's own reset: 1000 of them lie within 4 deviations of that."""
+    env = begun(demonstrations(trajectories=2).subsample(50), 0.5)
+    full = sum(env.reset()[0] is not None and env.skipped == 0 for _ in range(1000))
+    assert abs(full - 100) < 4 * np.sqrt(1000 * 0.1 * 0.9)
+
+
+def test_no_share_is_the_environment() -> None:
+    """λ3 = 0: resets, random numbers, steps and statistics are the plain environment's."""
+    demos = demonstrations(trajectories=1)
+    plain, ours = Monitor(make_env(PENDULUM)), begun(demos, 0.0)
+    numbers = np.random.default_rng(0)
+    assert np.array_equal(plain.reset(seed=3)[0], ours.reset(seed=3)[0])
+    for _ in range(200):
+        action = numbers.uniform(-3, 3, 1).astype(np.float32)
+        theirs, mine = plain.step(action), ours.step(action)
+        assert np.array_equal(theirs[0], mine[0]) and theirs[1:4] == mine[1:4]
+        assert without_time(theirs[4].get("episode")) == without_time(mine[4].get("episode"))
+        if theirs[2]:
+            assert np.array_equal(plain.reset()[0], ours.reset()[0])
+
+
+def without_time(episode: Any) -> Any:
+    return episode and (episode["r"], episode["l"])
+
+
+def test_kept_and_put_back() -> None:
+    """In the middle of an episode: the same steps, the same statistics at its end, the same next reset."""
+    demos = demonstrations(trajectories=2).subsample(50)
+
+    def play(env: DemoPrefix, steps: int) -> list[Any]:
+        seen = []
+        for _ in range(steps):
+            observation, reward, terminated, truncated, info = env.step(np.full(1, 0.3, np.float32))
+            seen.append((observation.tolist(), reward, terminated, truncated, without_time(info.get("episode"))))
+            if terminated or truncated:
+                seen.append((env.reset()[0].tolist(), env.skipped))
+        return seen
+
+    first = begun(demos, 0.4)
+    first.reset(seed=9)
+    play(first, 25)
+    kept = first.keep_state()
+    expected = play(first, 100)
+    second = begun(demos, 0.4)
+    second.put_state(kept)
+    assert play(second, 100) == expected
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.72, 1.0])
+def test_reach_is_the_law_of_the_draw(law: str, share: float) -> None:
+    """P(m > t), by which the likelihood weighs pairs, counted over draws of m; 4000 of them, within 5 deviations."""
+    one: PrefixLaw = LAWS[law]
+    numbers = np.random.default_rng(1)
+    length, draws = 40, 4000
+    drawn = np.array([one.draw(numbers, share, length) for _ in range(draws)])
+    assert drawn.min() >= 0 and drawn.max() <= length
+    t = np.arange(length)
+    counted = (drawn[:, None] > t).mean(0)
+    assert np.abs(counted - one.reach(t, share, np.full(length, length))).max() < 5 * np.sqrt(0.25 / draws)
+
+
+def test_the_geometric_prefix_is_short() -> None:
+    """λ3 = .72 drawn step by step: .72 / .28 = 2.6 steps of data, whatever T is (the reason for `fixed`)."""
+    numbers = np.random.default_rng(1)
+    drawn = [LAWS["geometric"].draw(numbers, 0.72, 1000) for _ in range(4000)]
+    assert abs(np.mean(drawn) - 0.72 / 0.28) < 5 * np.sqrt(0.72) / 0.28 / np.sqrt(4000)

@@ -1,0 +1,111 @@
+"""Sweeps that go on, their table, and the figures' statistics."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gail_worlds import PENDULUM, demonstrations, write_demos
+
+from gail.__main__ import main
+from gail.results import interquartile_mean, mean, normalised, read_results, stratified_bootstrap
+
+SMALL = [
+    "--steps",
+    "128",
+    "--envs",
+    "2",
+    "--iterations",
+    "2",
+    "--eval-every",
+    "1",
+    "--eval-episodes",
+    "2",
+    "--bc-steps",
+    "10",
+    "--ppo",
+    "batch_size=64,n_epochs=1",
+]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as source:
+        return list(csv.DictReader(source))
+
+
+def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two methods, two seeds; a second call runs nothing anew; then the figures."""
+    demos, out = tmp_path / "demos", tmp_path / "out"
+    write_demos(demos, demonstrations())
+    command = ["sweep", "--env", PENDULUM, "--method", "random", "gail_interp", "--demos", str(demos), "--out", str(out), *SMALL]
+    main([*command, "--seed", "1", "2", "--workers", "2"])
+    rows = read(out / "results.csv")
+    assert [(row["method"], row["n"], row["seed"]) for row in rows] == [
+        ("gail_interp", "1", "1"), ("gail_interp", "1", "2"), ("random", "0", "1"), ("random", "0", "2"),
+    ]  # fmt: skip
+    assert {row["expert_return"] for row in rows} == {"1000.0"}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
+    main([*command, "--seed", "1", "2"])
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")} == before and len(before) == 4
+    assert read(out / "results.csv") == rows
+    main(["plot", str(out), "--out", str(tmp_path / "figures")])
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {f"{name}.{suffix}" for name in ("figure3", "figure4", "score") for suffix in ("svg", "png")}
+    svg = (tmp_path / "figures" / "figure4.svg").read_text()
+    assert "gail_interp" in svg and f"{PENDULUM}, 1 demonstration" in svg
+    curve = next(row for row in read_results(out) if row.method == "gail_interp").curve()
+    assert curve[0].tolist() == [128, 256]
+
+
+def test_commands_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seed by seed; methods without demonstrations once; the runs' own flags, and no other, are passed on."""
+    write_demos(tmp_path, demonstrations())
+    methods = ["--method", "random", "bc", "gail"]
+    main(["sweep", "--env", PENDULUM, *methods, "--n", "1", "2", "--demos", str(tmp_path), "--out", "o", *SMALL, "--dry-run"])
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 3 * (1 + 2 + 2)
+    flags = [dict(zip(line[4::1], line[5::1], strict=False)) for line in lines]
+    assert [flag["--seed"] for flag in flags] == ["1"] * 5 + ["2"] * 5 + ["3"] * 5
+    assert [(flag["--method"], flag.get("--n")) for flag in flags[:5]] == [
+        ("random", None), ("bc", "1"), ("gail", "1"), ("bc", "2"), ("gail", "2"),
+    ]  # fmt: skip
+    assert all(line[-len(SMALL) :] == SMALL and line[-len(SMALL) - 1] == "--quiet" for line in lines)
+
+
+def test_a_sweep_that_cannot_work_does_not_begin(tmp_path: Path) -> None:
+    write_demos(tmp_path, demonstrations())
+    base = ["sweep", "--env", PENDULUM, "--method", "gail", "--demos", str(tmp_path), "--out", str(tmp_path / "o")]
+    for wrong, message in ((["--n", "3"], "has fewer"), (["--until", "2"], "--until"), (["--env", "Hopper-v5"], "Hopper-v5.npz")):
+        with pytest.raises(SystemExit, match=message):
+            main([*base, *wrong])
+    assert not (tmp_path / "o").exists()
+
+
+def test_band_holds_seeds_within_cells() -> None:
+    """Cells without spread have a band without width, however far apart they are; one shuffled set of seeds has not."""
+    cells = [np.full(3, 0.0), np.full(3, 1.0)]
+    assert stratified_bootstrap(cells, mean) == (0.5, 0.5)
+    low, high = stratified_bootstrap([np.concatenate(cells)], mean)
+    assert low < 0.3 and high > 0.7
+
+
+def test_band_covers_the_mean() -> None:
+    """Of 200 samples of 30 normal scores, the 95 % band has the true mean in at least 88 % (the bootstrap is a little narrow)."""
+    numbers = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        low, high = stratified_bootstrap([numbers.normal(2, 1, 30)], mean, seed=trial)
+        hits += low <= 2 <= high
+    assert 176 <= hits < 200
+
+
+def test_middle_half() -> None:
+    assert interquartile_mean(np.array([100.0, 1, 2, 3, -50, 2, 4, 0])) == pytest.approx((1 + 2 + 2 + 3) / 4)
+    assert interquartile_mean(np.array([1.0, 2, 6])) == 3
+
+
+def test_normalised_score() -> None:
+    assert [normalised(x, random=-20, expert=80) for x in (-20, 80, 30)] == [0, 1, 0.5]
