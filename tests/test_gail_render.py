@@ -47,6 +47,6 @@ def test_no_egl_is_said(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
 
     monkeypatch.setattr(rendering.MujocoRenderer, "render", broken)
-    with pytest.raises(SystemExit, match="eglQueryString.*install EGL"):
+    with pytest.raises(SystemExit, match=r"eglQueryString.*install EGL"):
         main(["render", policy, "--out", str(tmp_path / "film.png")])
     assert not (tmp_path / "film.png").exists()
