@@ -20,7 +20,11 @@ def negative_log_likelihood(policy: Any, observations: Tensor, actions: Tensor, 
 
     A.1 of the paper equates this with the data's part of MIXER's objective.
     """
-    log_p = policy.get_distribution(observations).log_prob(actions)
+    return weighted_nll(policy.get_distribution(observations).log_prob(actions), weights)
+
+
+def weighted_nll(log_p: Tensor, weights: Tensor) -> Tensor:
+    """-Σ w log p / Σ w, of [B] each."""
     return -(weights * log_p).sum() / weights.sum()
 
 

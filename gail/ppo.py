@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fairseq_erpo.annealers import Annealer
-from gail.bc import keep_exploring, negative_log_likelihood
+from gail.bc import keep_exploring, weighted_nll
 from gail.demos import Demonstrations
 from gail.discriminator import Discriminator
 from gail.envs import Recorder
@@ -32,6 +32,8 @@ from gail.evaluate import ARCHITECTURE
 from gail.methods import Method
 from gail.prefix import LAWS
 from gail.settings import PPOSettings
+
+Pairs = tuple[Tensor, Tensor, Tensor]  # normalised observations [M, D], clipped actions [M, A], weights [M]
 
 
 class RewardScale:
@@ -128,11 +130,7 @@ class GailPPO(PPO):
         logged: dict[str, list[float]] = defaultdict(list)
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.get(self.batch_size):
-                loss = self.policy_loss(batch, logged)
-                if data is not None:
-                    likelihood = negative_log_likelihood(self.policy, *next(data))
-                    logged["nll"].append(likelihood.item())
-                    loss = loss + self.share * likelihood
+                loss = self.loss(batch, None if data is None else next(data), logged)
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -143,24 +141,37 @@ class GailPPO(PPO):
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
         self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_delta": self.share})
 
-    def policy_loss(self, batch: RolloutBufferSamples, logged: dict[str, list[float]]) -> Tensor:
-        """PPO's loss of a minibatch of policy pairs, its surrogate weighted by their share."""
-        values, log_p, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
+    def loss(self, batch: RolloutBufferSamples, data: Pairs | None, logged: dict[str, list[float]]) -> Tensor:
+        """The loss of a minibatch of policy pairs [B, .] and one of data pairs [M, .]; a scalar.
+
+        Both go through the networks at once: passes are short, and their number costs more than their rows.
+        """
+        observations, actions, size = batch.observations, batch.actions, len(batch.actions)
+        if data is not None:
+            observations, actions = torch.cat([observations, data[0]]), torch.cat([actions, data[1]])
+        values, log_p, entropy = self.policy.evaluate_actions(observations, actions)
         assert entropy is not None
+        surrogate = self.surrogate(batch, log_p[:size], logged)
+        value_loss = mse_loss(batch.returns, values[:size].flatten())
+        logged["value_loss"].append(value_loss.item())
+        logged["entropy"].append(entropy[:size].mean().item())
+        if data is not None:
+            likelihood = weighted_nll(log_p[size:], data[2])
+            logged["nll"].append(likelihood.item())
+            surrogate = (1 - self.share) * surrogate + self.share * likelihood
+        return surrogate + self.ent_coef * -entropy[:size].mean() + self.vf_coef * value_loss
+
+    def surrogate(self, batch: RolloutBufferSamples, log_p: Tensor, logged: dict[str, list[float]]) -> Tensor:
+        """PPO's clipped surrogate of log p [B] under the policy as it is now."""
         advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
         ratio = torch.exp(log_p - batch.old_log_prob)
         clip = self.clip_range(1)  # type: ignore[operator]  # constant: SB3 made a function of the number
-        surrogate = -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - clip, 1 + clip)).mean()
-        value_loss = mse_loss(batch.returns, values.flatten())
         with torch.no_grad():
             logged["approx_kl"].append((ratio - 1 - ratio.log()).mean().item())
             logged["clip_fraction"].append(((ratio - 1).abs() > clip).float().mean().item())
-            logged["value_loss"].append(value_loss.item())
-            logged["entropy"].append(entropy.mean().item())
-        weight = 1 - self.share if self.imitation.method.likelihood else 1
-        return weight * surrogate + self.ent_coef * -entropy.mean() + self.vf_coef * value_loss
+        return -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - clip, 1 + clip)).mean()
 
-    def data_batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]] | None:
+    def data_batches(self) -> Iterator[Pairs] | None:
         """Endless batches (normalised observations, actions, weights) of the pairs that prefixes reach; None without any."""
         method, demos = self.imitation.method, self.imitation.demos
         if not method.likelihood or demos is None or self.share == 0:
@@ -174,7 +185,7 @@ class GailPPO(PPO):
         pairs = tuple(floats(array, self.device) for array in (normalised, demos.actions[rows], weights[rows]))
         numbers = torch.Generator().manual_seed(self.imitation.seed * 1_000_003 + self.num_timesteps)
 
-        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        def batches() -> Iterator[Pairs]:
             while True:
                 chosen = torch.randperm(len(rows), generator=numbers)[: self.batch_size]
                 yield pairs[0][chosen], pairs[1][chosen], pairs[2][chosen]
