@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format bench clean
+.PHONY: help setup demo gail test test-slow check format bench bench-gail bench-peer clean
 
 # Threads that wait for each other by spinning are many times slower when another program wants the cores too.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -25,6 +25,9 @@ setup: .venv/ready  ## make .venv with everything that the other verbs need (the
 demo: .venv/ready  ## train by MLE and by interpolation on real data, about 10 minutes; again: resumes
 	@$(BIN)/python examples/quickstart/run.py
 
+gail: .venv/ready  ## imitation on the pendulum: expert, one demonstration, GAIL with and without annealing, figures
+	@examples/gail/run_gail.sh
+
 test: .venv/ready  ## the quick tests
 	@$(BIN)/python -m pytest -q -m "not slow" $(TOGETHER)
 
@@ -42,6 +45,13 @@ format: .venv/ready  ## let ruff correct what it can
 
 bench: .venv/ready  ## training steps beside cross_entropy, ratios in one run
 	@$(BIN)/python benchmarks/run.py --json runs/benchmarks.json
+
+bench-gail: .venv/ready  ## GAIL's loop beside plain PPO, and where the time of an environment's step goes
+	@$(BIN)/python benchmarks/gail.py --json runs/benchmarks-gail.json
+
+bench-peer: .venv/ready  ## GAIL beside that of HumanCompatibleAI's imitation, which is installed into runs/peer
+	@[ -d runs/peer/imitation ] || $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --target runs/peer imitation==1.0.1
+	$(BIN)/python benchmarks/peer_imitation.py --peer runs/peer --json runs/benchmarks-peer.json
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

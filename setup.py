@@ -37,7 +37,10 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "gail": ["gymnasium", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
+        # gymnasium's MuJoCo environments import imageio; SB3's own [extra] would bring Atari and OpenCV.
+        "gail": ["gymnasium", "imageio", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
+        "film": ["imageio-ffmpeg"],  # python -m gail render --out film.mp4
+        "cluster": ["submitit"],  # python -m gail sweep --slurm PARTITION
         "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "scipy"],
     },
     classifiers=[

@@ -117,6 +117,9 @@ def learning(rows: Sequence[Row]) -> Any:
                 middle, low, high = bands(list(returns.T))
                 axis.plot(steps / 1e3, middle, color=COLOURS[method], lw=1.5, label=method)
                 axis.fill_between(steps / 1e3, low, high, color=COLOURS[method], alpha=0.2, lw=0)
+            cloned = [row.last10 for row in rows if (row.env, row.n, row.method) == (env, n, "bc")]
+            if cloned:  # it has no curve: nothing is learnt in the environment
+                axis.axhline(float(np.mean(cloned)), color=COLOURS["bc"], lw=1.5, ls="-.", label="bc")
             axis.axhline(next(row.expert for row in rows if row.env == env), color="black", lw=1, ls="--", label="expert")
             axis.set(title=f"{env}, {n} demonstration{'s' if n > 1 else ''}")
         line[0].set_ylabel("return")
@@ -156,7 +159,8 @@ def scores(rows: Sequence[Row]) -> Any:
         axis.annotate(f"{middle:.2f}", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     axis.set_yticks(range(len(methods)), list(reversed(methods)))
     axis.axvline(1, color="black", lw=1, ls="--")
-    axis.set(xlabel="normalised score, interquartile mean and 95 % band (0: random, 1: expert)")
+    axis.set_xlim(left=min(0, axis.get_xlim()[0]))
+    axis.set(xlabel="normalised score (0: random, 1: expert)\ninterquartile mean and 95 % band")
     return figure
 
 
