@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +70,11 @@ class Logs:
         self.write("progress", row)
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in ("lambda_delta", "return") if name in row}, refresh=False)
         self.bar.update()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if not self.bar.disable:
+            self.bar.write(f"gail: {text}", file=sys.stderr)
 
     def evaluation(self, row: Mapping[str, float]) -> None:
         self.evaluations.add(row)

@@ -99,6 +99,7 @@ class Run:
         self.seconds = 0.0  # of training, over all its parts
         self.evaluator = Evaluator(settings.env, settings.eval_episodes, settings.seed)
         self.act = act_of(self.model.policy, self.model.normaliser.normalize_obs, box_of(self.evaluator.envs[0]))  # type: ignore[arg-type]
+        self.limit = Simulator(self.evaluator.envs[0]).limit._max_episode_steps
         self.best = -np.inf
 
     def begin(self, resume: bool) -> None:
@@ -149,9 +150,20 @@ class Run:
                 "length": np.mean([episode["l"] for episode in episodes]),
                 "episodes": len(episodes),
             }
+        if self.iteration == 1 and self.settings.row.imitate:
+            self.warn(logs)
         logs.iteration(row)
         if self.iteration % self.settings.eval_every == 0:
             self.evaluate(logs)
+
+    def warn(self, logs: Logs) -> None:
+        """Of the best known trap: rewards of one sign, where the policy decides how long it earns them."""
+        ends = [episode["l"] for episode in self.model.ep_info_buffer or ()]
+        if self.settings.discriminator.reward != "airl" and any(end < self.limit for end in ends):
+            logs.say(
+                f"{self.settings.env} ends episodes early, so that the sign of the reward alone makes them longer or shorter; "
+                "compare with --method gail_untrained"
+            )
 
     def evaluate(self, logs: Logs) -> None:
         returns, lengths = self.evaluator(self.act)

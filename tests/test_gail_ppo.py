@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.nn.functional import softplus
 
 from gail import envs, state
+from gail.bc import negative_log_likelihood
 from gail.demos import Demonstrations
 from gail.envs import make_env
 from gail.evaluate import ARCHITECTURE
@@ -126,6 +128,27 @@ def test_rewards_and_advantages_by_hand(demos: Demonstrations) -> None:
             sum((gamma * lam) ** (k - t) * delta[k] * alive[t:k, i].prod() for k in range(t, steps)) for t in range(steps)
         ]
         np.testing.assert_allclose(buffer.advantages[:, i], advantage, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("method", "reached"), [("gail_interp", 250), ("gail_annealed_loss", 1000)])
+def test_loss_is_weighted_by_lambda(demos: Demonstrations, method: str, reached: int) -> None:
+    """(1 - λ3) surrogate + λ3 NLL + values: the parts are measured one by one, and the data are the pairs that prefixes reach."""
+    run = settings(method, schedule="0.25")
+    model = trained(run, demos, iterations=1)
+    batches = model.data_batches()
+    assert batches is not None and model.share == 0.25
+    data, batch = next(batches), next(iter(model.rollout_buffer.get(64)))
+    logged: dict[str, list[float]] = defaultdict(list)
+    together = model.loss(batch, data, logged).item()
+    policy_only = model.loss(batch, None, logged).item()
+    values, log_p, _ = model.policy.evaluate_actions(batch.observations, batch.actions)
+    surrogate = model.surrogate(batch, log_p, logged).item()
+    likelihood = negative_log_likelihood(model.policy, *data).item()
+    assert policy_only == pytest.approx(
+        surrogate + model.vf_coef * (values.flatten() - batch.returns).square().mean().item(), rel=1e-5
+    )
+    assert together == pytest.approx(0.75 * surrogate + 0.25 * likelihood + (policy_only - surrogate), rel=1e-5)
+    assert model.logger.name_to_value["train/data_pairs"] == (demos.index < reached).sum()
 
 
 @pytest.mark.parametrize(("full", "counted"), [(0.0, False), (1.0, True)])

@@ -124,7 +124,8 @@ def test_gail() -> None:
     [
         ("import fairseq_erpo", ("fairseq", "torch")),
         ("import fairseq_erpo.annealers", ("fairseq", "torch")),
-        ("import gail", ("fairseq",)),
+        ("import gail", ("fairseq", "torch")),
+        ("import gail.__main__", ("fairseq", "torch", "gymnasium", "stable_baselines3")),
     ],
 )
 def test_light(statement: str, absent: tuple[str, ...]) -> None:
