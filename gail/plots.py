@@ -1,4 +1,4 @@
-"""Figure 3 (return over demonstrations), Figure 4 (learning curves) and the normalised score of a sweep, as SVG and PNG."""
+"""Figure 3 (return over demonstrations), Figure 4 (learning curves), the normalised score of a sweep, and its table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from gail.files import whole
 from gail.methods import METHODS
-from gail.results import Row, interquartile_mean, mean, normalised, read_results, stratified_bootstrap
+from gail.results import Row, interquartile_mean, markdown, mean, normalised, random_return, read_results, stratified_bootstrap
 
 # One look a method in every figure; Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = dict(
@@ -47,6 +47,9 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
                     figure.savefig(part, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
                 print(out / f"{name}.{suffix}")
             plt.close(figure)
+    with whole(out / "table.md") as part:
+        part.write_text(markdown(rows), "utf-8")
+    print(out / "table.md")
 
 
 def names(rows: Sequence[Row], what: str) -> list[Any]:
@@ -59,11 +62,6 @@ def methods_of(rows: Sequence[Row]) -> list[str]:
     """Methods that see demonstrations, in the table's order."""
     there = {row.method for row in rows}
     return [name for name in COLOURS if name in there]
-
-
-def random_return(rows: Sequence[Row], env: str) -> float | None:
-    found = [row.last10 for row in rows if row.env == env and row.method == "random"]
-    return float(np.mean(found)) if found else None
 
 
 def bands(cells: Sequence[Any]) -> tuple[list[float], list[float], list[float]]:

@@ -67,6 +67,28 @@ def normalised(score: float, random: float, expert: float) -> float:
     return (score - random) / (expert - random)
 
 
+def random_return(rows: Sequence[Row], env: str) -> float | None:
+    """What a policy that never trained returns; None if the sweep has no such run."""
+    found = np.array([row.last10 for row in rows if row.env == env and row.method == "random"])
+    return mean(found) if len(found) else None
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A line for each environment, number of demonstrations and method: mean over seeds, least and largest, and the score."""
+    lines = [
+        "| environment | n | method | seeds | last 10 (least .. largest) | best | score |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for env, n, method in dict.fromkeys((row.env, row.n, row.method) for row in sorted(rows, key=lambda row: (row.env, row.n))):
+        cell = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
+        last, best = (np.array([getattr(row, name) for row in cell]) for name in ("last10", "best"))
+        random = random_return(rows, env)
+        score = "" if random is None else f"{normalised(mean(last), random, cell[0].expert):.2f}"
+        spread = f" ({last.min():.0f} .. {last.max():.0f})" if len(cell) > 1 else ""
+        lines.append(f"| {env} | {n or '-'} | `{method}` | {len(cell)} | {mean(last):.0f}{spread} | {mean(best):.0f} | {score} |")
+    return "\n".join(lines) + "\n"
+
+
 def stratified_bootstrap(cells: Sequence[Floats], statistic: Callable[[Floats], float], seed: int = 0) -> tuple[float, float]:
     """A confidence band of `statistic` of all scores, [low, high]: seeds are redrawn within each cell, never across them.
 

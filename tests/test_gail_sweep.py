@@ -54,7 +54,10 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert read(out / "results.csv") == rows
     main(["plot", str(out), "--out", str(tmp_path / "figures")])
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {f"{name}.{suffix}" for name in ("figure3", "figure4", "score") for suffix in ("svg", "png")}
+    assert names == {f"{name}.{suffix}" for name in ("figure3", "figure4", "score") for suffix in ("svg", "png")} | {"table.md"}
+    table = (tmp_path / "figures" / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[1:4] for line in table[2:]] == [["-", "`random`", "1"], ["1", "`gail_interp`", "1"]]
+    assert table[2].endswith("| 0.00 |")
     svg = (tmp_path / "figures" / "figure4.svg").read_text()
     assert "gail_interp" in svg and f"{PENDULUM}, 1 demonstration" in svg
     curve = next(row for row in read_results(out) if row.method == "gail_interp").curve()
