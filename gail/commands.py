@@ -51,7 +51,6 @@ def expert(parser: ArgumentParser, argv: Sequence[str]) -> None:
     add_run(parser)
     parser.add_argument("--reach", type=float, metavar="RETURN", help="stop when an evaluation returns this")
     add_training(parser, iterations=500)
-    add_imitation(parser)
     args = parser.parse_args(argv)
     args.ppo = ",".join(filter(None, (EXPERTS.get(args.env, ""), args.ppo)))  # what is said later wins
     start(args, settings_of(args, args.env, "expert", None, None, args.seed), args.reach)

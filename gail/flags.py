@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 
 from gail.demos import PAIRS
 from gail.discriminator import DiscriminatorSettings
@@ -54,11 +55,8 @@ def methods() -> str:
 
 
 def settings_of(args: Namespace, env: str, method: str, demos: str | None, n: int | None, seed: int) -> RunSettings:
-    """The settings that the flags ask for; for rows that do not anneal, flags about annealing are left as they are.
-
-    A sweep has rows of every kind under one command, so that such flags are no error.
-    """
-    return RunSettings(
+    """The settings that the flags ask for."""
+    settings = RunSettings(
         env=env,
         method=method,
         demos=demos,
@@ -70,10 +68,21 @@ def settings_of(args: Namespace, env: str, method: str, demos: str | None, n: in
         ppo=parse_record(PPOSettings, PPOSettings(), args.ppo, "--ppo"),
         eval_every=args.eval_every,
         eval_episodes=args.eval_episodes,
+    )
+    return with_imitation(settings, args) if METHODS[method].imitate else settings
+
+
+def with_imitation(settings: RunSettings, args: Namespace) -> RunSettings:
+    """add_imitation's part. Flags about annealing are left out for rows that do not anneal: a sweep has rows of every kind under
+    one command, so that such a flag is no error.
+    """
+    row = METHODS[settings.method]
+    return replace(
+        settings,
         pairs=args.pairs,
-        schedule=args.schedule if METHODS[method].schedule != "none" else None,
+        schedule=args.schedule if row.schedule != "none" else None,
         until=args.until,
-        prefix=args.prefix if METHODS[method].prefix != "none" else None,
+        prefix=args.prefix if row.prefix != "none" else None,
         law=args.law,
         discriminator=parse_record(DiscriminatorSettings, DiscriminatorSettings(), args.discriminator, "--discriminator"),
         bc_steps=args.bc_steps,

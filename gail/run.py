@@ -76,6 +76,8 @@ def build(settings: RunSettings, demos: Demonstrations | None, subproc: bool = F
     if demos is not None and not settings.true_reward:
         sizes = demos.observations.shape[1], demos.actions.shape[1]
         discriminator = Discriminator(*sizes, settings.discriminator, settings.seed)
+        if not row.discern:  # what never learns has no norm either, and would see observations of any size
+            discriminator.norm.update(torch.as_tensor(demos.observations, dtype=torch.float32))
     annealer = parse_schedule(settings.schedule_name, settings.until)
     model.imitate(Imitation(row, annealer, settings.total_timesteps, demos, discriminator, settings.law, settings.seed))
     return model

@@ -20,10 +20,11 @@ from torch.nn.functional import softplus
 from gail import envs, state
 from gail.bc import negative_log_likelihood
 from gail.demos import Demonstrations
-from gail.envs import make_env
+from gail.envs import make_env, make_venv
 from gail.evaluate import ARCHITECTURE
 from gail.ppo import GailPPO
 from gail.run import build
+from gail.settings import PPOSettings, parse_record
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,24 @@ def test_rewards_and_advantages_by_hand(demos: Demonstrations) -> None:
             sum((gamma * lam) ** (k - t) * delta[k] * alive[t:k, i].prod() for k in range(t, steps)) for t in range(steps)
         ]
         np.testing.assert_allclose(buffer.advantages[:, i], advantage, rtol=1e-3, atol=1e-3)
+
+
+def test_the_recorder_saw_the_simulator(demos: Demonstrations) -> None:
+    """Its actions, clipped, lead other environments through its raw observations, true rewards and ends."""
+    wide = parse_record(PPOSettings, PPOSettings(), "batch_size=64,n_epochs=1,log_std_init=1.5", "--ppo")
+    model = trained(settings("gail", env=SHORT, ppo=wide), demos, iterations=1)
+    recorder = model.recorder
+    drawn = model.rollout_buffer.actions.reshape(2, 128, 1).swapaxes(
+        0, 1
+    )  # train() flattens the buffer, environment by environment
+    assert np.abs(drawn).max() > 3 and np.array_equal(recorder.actions, drawn.clip(-3, 3))
+    venv = make_venv(SHORT, 2)
+    venv.seed(1)
+    observations = venv.reset()
+    for t in range(128):
+        assert np.array_equal(observations, recorder.observations[t])
+        observations, rewards, dones, _ = venv.step(recorder.actions[t])
+        assert np.array_equal(rewards, recorder.rewards[t]) and np.array_equal(dones, recorder.dones[t])
 
 
 @pytest.mark.parametrize(("method", "reached"), [("gail_interp", 250), ("gail_annealed_loss", 1000)])
