@@ -26,13 +26,14 @@ from torch.nn.functional import mse_loss
 from fairseq_erpo.annealers import Annealer
 from gail.bc import keep_exploring, weighted_nll
 from gail.demos import Demonstrations
-from gail.discriminator import Discriminator
+from gail.discriminator import REWARDS, Discriminator
 from gail.envs import Recorder
 from gail.evaluate import ARCHITECTURE
 from gail.methods import Method
 from gail.prefix import LAWS
 from gail.settings import PPOSettings
 
+DATA_PART = 4  # at most a quarter of a minibatch's rows is data on top; the weights are λ's, whatever the numbers of rows are
 Pairs = tuple[Tensor, Tensor, Tensor]  # normalised observations [M, D], clipped actions [M, A], weights [M]
 
 
@@ -54,6 +55,13 @@ class RewardScale:
             scaled[t] = np.clip(reward / np.sqrt(self.rms.var + 1e-8), -10, 10)
             self.returns[dones[t]] = 0
         return scaled
+
+
+class ObservationNorm(VecNormalize):
+    """SB3's normaliser, without its account of rewards: the Recorder's zeros, and RewardScale has the true account."""
+
+    def _update_reward(self, reward: NDArray[np.float32]) -> None:
+        """Nothing."""
 
 
 @dataclass
@@ -116,10 +124,14 @@ class GailPPO(PPO):
         assert demos is not None
         shape = self.recorder.rewards.shape
         policy = flat(self.recorder.observations, self.device), flat(self.recorder.actions, self.device)
+        expert = floats(demos.observations, self.device), floats(demos.actions, self.device)
         if self.imitation.method.discern:
-            expert = floats(demos.observations, self.device), floats(demos.actions, self.device)
-            self.log({f"discriminator/{name}": value for name, value in discriminator.learn(expert, policy).items()})
-        rewards = discriminator.reward(*policy)
+            discriminator.learn(expert, policy)
+        with torch.no_grad():
+            logits_expert_is_high = discriminator(*policy)
+        rewards = REWARDS[discriminator.settings.reward](logits_expert_is_high)
+        report = discriminator.report(expert, logits_expert_is_high)
+        self.log({f"discriminator/{name}": value for name, value in report.items()})
         self.log({"reward/mean": rewards.mean().item(), "reward/std": rewards.std().item()})
         return rewards.reshape(shape).cpu().numpy()
 
@@ -144,15 +156,17 @@ class GailPPO(PPO):
     def loss(self, batch: RolloutBufferSamples, data: Pairs | None, logged: dict[str, list[float]]) -> Tensor:
         """The loss of a minibatch of policy pairs [B, .] and one of data pairs [M, .]; a scalar.
 
-        Both go through the networks at once: passes are short, and their number costs more than their rows.
+        Both go through the actor at once: passes are short, and their number costs more than their rows.
         """
         observations, actions, size = batch.observations, batch.actions, len(batch.actions)
         if data is not None:
             observations, actions = torch.cat([observations, data[0]]), torch.cat([actions, data[1]])
-        values, log_p, entropy = self.policy.evaluate_actions(observations, actions)
+        distribution = self.policy.get_distribution(observations)
+        log_p, entropy = distribution.log_prob(actions), distribution.entropy()
         assert entropy is not None
+        values = self.policy.predict_values(batch.observations)
         surrogate = self.surrogate(batch, log_p[:size], logged)
-        value_loss = mse_loss(batch.returns, values[:size].flatten())
+        value_loss = mse_loss(batch.returns, values.flatten())
         logged["value_loss"].append(value_loss.item())
         logged["entropy"].append(entropy[:size].mean().item())
         if data is not None:
@@ -187,7 +201,7 @@ class GailPPO(PPO):
 
         def batches() -> Iterator[Pairs]:
             while True:
-                chosen = torch.randperm(len(rows), generator=numbers)[: self.batch_size]
+                chosen = torch.randperm(len(rows), generator=numbers)[: self.batch_size // DATA_PART]
                 yield pairs[0][chosen], pairs[1][chosen], pairs[2][chosen]
 
         self.log({"train/data_pairs": len(rows)})
@@ -226,7 +240,7 @@ def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) 
 
 def stack(venv: VecEnv, n_steps: int) -> VecNormalize:
     """What GailPPO trains on: raw environments, the recorder, and SB3's normaliser of observations."""
-    return VecNormalize(Recorder(venv, n_steps), norm_reward=False)
+    return ObservationNorm(Recorder(venv, n_steps), norm_reward=False)
 
 
 def flat(array: NDArray[Any], device: torch.device) -> Tensor:
