@@ -103,7 +103,7 @@ class GailPPO(PPO):
             self.recorder.env_method("begin_with", self.share)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
-        """SB3's, then: a step of the discriminator, rewards by the new one, and the advantages of those."""
+        """SB3's, then: the discriminator learns, rewards by the new one, and the advantages of those."""
         self.anneal()
         self.recorder.position = 0
         if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
