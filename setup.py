@@ -34,6 +34,7 @@ setup(
         "rouge-score",
         "sacrebleu",
         "sentencepiece",
+        "tabulate",
         "tqdm",
     ],
     extras_require={

@@ -43,6 +43,12 @@ VERBS: Mapping[str, Verb] = {
         "show the sequences that training would draw, and which expert each token came from",
         "python -m fairseq_erpo inspect checkpoints/checkpoint_best.pt data-bin --sentences 4 --html sequences.html",
     ),
+    "evaluate": Verb(
+        "fairseq_erpo.evaluation",
+        "evaluate",
+        "decode test sets, score systems of one or several seeds, and test their differences from a baseline",
+        "python -m fairseq_erpo evaluate mle=runs/mle-1,runs/mle-2 interp=runs/interp-1,runs/interp-2 --baseline mle",
+    ),
     "variance": Verb(
         "fairseq_erpo.variance",
         "variance",

@@ -121,7 +121,7 @@ def load(args: Namespace) -> Loaded:
 
 def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], Mixture]:
     """The sampling flags, typed or else the run's, and the λ at which the run's schedule ends."""
-    config = _part(state, "criterion")
+    config = part_of(state, "criterion")
     prefix, _, name = str(config.get("_name")).partition("_")
     row = FAMILY.get(name) if prefix == "erpo" else None
     run: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
     return {"erpo_preset": "robust"} | ({} if "erpo_preset" in given else run) | given, end
 
 
-def _part(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+def part_of(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     """A part of the run's configuration: fairseq's older models and criterions keep a Namespace."""
     config = (state.get("cfg") or {}).get(part) or {}
     return vars(config) if isinstance(config, Namespace) else config
@@ -146,7 +146,7 @@ def _part(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 def _task_and_model(checkpoint: str, data: str, state: Mapping[str, Any]) -> tuple[Any, nn.Module]:
     """Both as fairseq builds them, on `data`."""
     for part, known in (("task", TASK_REGISTRY), ("model", ARCH_MODEL_REGISTRY | MODEL_REGISTRY)):
-        name = _part(state, part).get("_name")
+        name = part_of(state, part).get("_name")
         if name is not None and name not in known:
             raise ValueError(f"fairseq knows no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it")
     try:

@@ -37,12 +37,23 @@ ALLOWED: dict[str, set[str]] = {
     "decoding": MATHS | {"sampler"},
     "border": MATHS | {"sampler", "settings", "engine", "compat", "decoding", "packing"},
     "logs": MATHS | {"sampler", "engine"},
-    "tasks": {"mixture", "annealers", "compat", "criterions", "decoding", "files", "saving"},
+    "scores": set(),
+    "tasks": {"mixture", "annealers", "compat", "criterions", "decoding", "files", "saving", "scores"},
     "criterions": MATHS
     | {"sampler", "settings", "engine", "mstep", "family", "compat", "decoding", "border", "logs", "packing", "tasks"},
 }
 # May import everything; nothing but each other imports them.
-TOOLS = {"__main__", "exploration", "family_table", "inspection", "loading", "pictures", "variance"}
+TOOLS = {
+    "__main__",
+    "evaluation",
+    "exploration",
+    "family_table",
+    "inspection",
+    "loading",
+    "outputs",
+    "pictures",
+    "variance",
+}
 BORDER = {"criterions", "tasks", "decoding", "compat", "border", "logs", "saving"} | TOOLS
 STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files"}
 # Only these know stable-baselines3.

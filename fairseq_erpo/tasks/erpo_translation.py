@@ -13,13 +13,14 @@ import torch.distributed as dist
 from fairseq.distributed import utils as distributed
 from fairseq.tasks import register_task
 from fairseq.tasks.fairseq_task import FairseqTask
-from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq.tasks.translation import TranslationTask
 from fairseq.utils import split_paths
 
 from fairseq_erpo.annealers import falls
 from fairseq_erpo.decoding import check_model, feature_size, unwrapped
 from fairseq_erpo.files import whole
 from fairseq_erpo.mixture import MLE, Mixture
+from fairseq_erpo.tasks.rouge_validation import RougeConfig, RougeValidation
 
 logger = logging.getLogger(__name__)
 
@@ -174,12 +175,12 @@ def clocked(task: FairseqTask) -> FairseqTask:
 
 
 @dataclass
-class ErpoTranslationConfig(TranslationConfig):
-    """fairseq's translation options."""
+class ErpoTranslationConfig(RougeConfig):
+    """fairseq's translation options, and ROUGE in validation."""
 
 
 @register_task("erpo_translation", dataclass=ErpoTranslationConfig)
-class ErpoTranslationTask(Clocked, TranslationTask):
+class ErpoTranslationTask(Clocked, RougeValidation, TranslationTask):
     """Translation, summarization, or any pair of texts."""
 
     @classmethod

@@ -1,0 +1,172 @@
+"""Scores of outputs against references, each a function of sums over sentences: for `evaluate`, and to select on (--eval-rouge).
+
+A `Measure` first counts, sentence by sentence, then makes a score of the counts' sum. So batches, ranks, seeds and the resamples
+of a bootstrap are put together by adding, and the score of the whole is exact. Scores are in percent unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.base import Score, Signature
+from sacrebleu.significance import PairedTest
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+Counts = np.ndarray  # [N, K] float: N sentences
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of the table."""
+
+    title: str
+    counts: Callable[[Sequence[str], Sequence[str]], Counts]  # of hypotheses and references, in this order
+    score: Callable[[np.ndarray], float]  # of the counts' sum, [K]
+    tested: bool = True  # a quality, for which a difference is worth a test
+    digits: int = 2
+
+
+# ---- sentence by sentence ----
+
+
+@cache
+def _scorer() -> RougeScorer:
+    return RougeScorer(list(ROUGE))
+
+
+def rouge_f1(hypothesis: str, reference: str) -> dict[str, float]:
+    """F1 of ROUGE-1, -2 and -L as `rouge-score` counts: words are runs of a-z and 0-9 in lower case, no stemmer.  0..1"""
+    return {name: float(score.fmeasure) for name, score in _scorer().score(reference, hypothesis).items()}
+
+
+def rouge_021(hypothesis: str, reference: str) -> dict[str, float]:
+    """The same three as the package `rouge==0.2.1` has them, which the paper's Table 2 was made with.  0..1
+
+    Words are what blanks separate, n-grams are sets (a repetition counts once), and ROUGE-L has β = P/R, which favours recall
+    where the output is longer than the reference. Written again here because the package does not build in isolation (its
+    setup.py imports numpy) and installs a top-level module `bin`.
+    """
+    found, wanted = hypothesis.split(" "), reference.split(" ")
+    scores = {}
+    for n in (1, 2):
+        ours, theirs = _ngrams(found, n), _ngrams(wanted, n)
+        shared = len(ours & theirs)
+        precision, recall = shared / max(len(ours), 1), shared / max(len(theirs), 1)
+        scores[f"rouge{n}"] = 2 * precision * recall / (precision + recall + 1e-8)
+    common = _common_subsequence(found, wanted)
+    precision, recall = common / len(found), common / len(wanted)
+    squared = (precision / (recall + 1e-12)) ** 2
+    scores["rougeL"] = (1 + squared) * recall * precision / (recall + squared * precision + 1e-12)
+    return scores
+
+
+def _ngrams(words: Sequence[str], n: int) -> set[tuple[str, ...]]:
+    return set(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence, row by row of its table."""
+    row = [0] * (len(b) + 1)
+    for word in a:
+        before, row = row, [0]
+        for j, other in enumerate(b):
+            row.append(before[j] + 1 if word == other else max(before[j + 1], row[j]))
+    return row[-1]
+
+
+def repeated_bigrams(text: str) -> tuple[int, int]:
+    """How many of a text's bigrams it has had before, and how many it has in all (seq-rep-2, Welleck et al. 2020)."""
+    words = text.split()
+    bigrams = list(pairwise(words))
+    return len(bigrams) - len(set(bigrams)), len(bigrams)
+
+
+# ---- the measures ----
+
+
+def _mean(each: Callable[[str, str], Mapping[str, float]], name: str, title: str) -> Measure:
+    """Mean over sentences of a score in 0..1."""
+
+    def counts(hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        return np.array([(each(*pair)[name], 1.0) for pair in zip(hypotheses, references, strict=True)])
+
+    return Measure(title, counts, lambda sums: 100 * sums[0] / sums[1])
+
+
+def _bleu_statistics(tokenize: str) -> tuple[BLEU, Callable[[Sequence[str], Sequence[str]], Counts]]:
+    # force: no warning of tokenised text, which some corpora are.
+    metric = BLEU(tokenize=tokenize, force=True)
+    return metric, lambda hypotheses, references: np.array(
+        metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=float
+    )
+
+
+def _repetition(hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+    return np.array([repeated_bigrams(text) for text in hypotheses], dtype=float)
+
+
+def measures(tokenize: str = "13a") -> dict[str, Measure]:
+    """All measures by key.  `tokenize` is sacreBLEU's; its name stands in the signature."""
+    metric, statistics = _bleu_statistics(tokenize)
+    names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+    return {
+        "bleu": Measure("BLEU", statistics, lambda sums: float(metric._compute_score_from_stats(list(sums)).score)),
+        **{name: _mean(rouge_f1, name, title) for name, title in names.items()},
+        **{f"{name}_021": _mean(rouge_021, name, f"{title[6:]} (0.2.1)") for name, title in names.items()},
+        # sacreBLEU's first two numbers are the lengths of both sides in its own tokens.
+        "length_ratio": Measure("length", statistics, lambda sums: sums[0] / max(sums[1], 1), tested=False, digits=3),
+        "repetition": Measure("repeats", _repetition, lambda sums: 100 * sums[0] / max(sums[1], 1), tested=False),
+    }
+
+
+def bleu_signature(tokenize: str = "13a") -> str:
+    """sacreBLEU's signature of the BLEU above, one reference."""
+    metric, statistics = _bleu_statistics(tokenize)
+    statistics(["a"], ["a"])  # which tells the metric the number of references
+    return str(metric.get_signature())
+
+
+# ---- paired bootstrap ----
+
+
+class _Counted:
+    """A measure as sacrebleu's tests want a metric, with counts in the place of sentences."""
+
+    def __init__(self, measure: Measure) -> None:
+        self.measure = measure
+
+    def _extract_corpus_statistics(self, counts: Counts, references: Any) -> Counts:
+        return counts
+
+    def _aggregate_and_compute(self, counts: Counts) -> Score:
+        return self._compute_score_from_stats(np.sum(counts, 0))
+
+    def _compute_score_from_stats(self, sums: np.ndarray) -> Score:
+        return Score(self.measure.title, float(self.measure.score(sums)))
+
+    def get_signature(self) -> Signature:
+        return Signature({"num_refs": 1, "seed": None, "n_bootstrap": None})
+
+
+def p_values(measure: Measure, baseline: Counts, systems: Mapping[str, Counts]) -> dict[str, float]:
+    """Of each system against the baseline, by sacrebleu's paired bootstrap: 1000 resamples of sentences, two-sided.
+
+    Several seeds are put together by adding their counts sentence by sentence, so that a sentence stays one observation.  What is
+    tested is the difference of these models on other sentences; what other seeds would give shows in mean ± std.
+    """
+    # sacrebleu would call a system that equals the baseline significantly different from it.
+    other = {name: counts for name, counts in systems.items() if not np.array_equal(counts, baseline)}
+    found = dict.fromkeys(systems, 1.0)
+    if other:
+        named: Any = [("baseline", baseline), *other.items()]
+        metrics: Any = {measure.title: _Counted(measure)}
+        results: Any = PairedTest(named, metrics, None, test_type="bs")()[1][measure.title]
+        found |= {name: float(result.p_value) for name, result in zip(other, results[1:], strict=True)}
+    return found

@@ -1,0 +1,152 @@
+"""`python -m fairseq_erpo evaluate`: decodes as fairseq-generate does, and compares what belongs together."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Fairseq
+
+from fairseq_erpo import outputs
+from fairseq_erpo.__main__ import main
+from fairseq_erpo.evaluation import parse_systems
+from fairseq_erpo.scores import measures
+
+Run = Callable[..., str]
+SENTENCES = [f"the sentence number {n} of {n * n} is here" for n in range(40)]
+
+
+@pytest.fixture
+def evaluate(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The verb in this process: what it prints."""
+
+    def run(*arguments: Any) -> str:
+        capsys.readouterr()
+        main(["evaluate", *map(str, arguments)])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """References and the outputs of three systems, one a line."""
+    (tmp_path / "ref").write_text("\n".join(SENTENCES) + "\n")
+    for name, change in {"a-1": ("number", "No"), "a-2": ("is", "was"), "b-1": ("x", "y"), "b-2": ("of", "in")}.items():
+        (tmp_path / name).write_text("\n".join(line.replace(*change) for line in SENTENCES) + "\n")
+    return tmp_path
+
+
+def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
+    evaluate: Run, fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(tiny_checkpoint, run / "checkpoint_best.pt")
+    flags = "--user-dir fairseq_erpo --task erpo_translation --beam 5 --lenpen .6 --max-len-a 1.2 --max-len-b 10 --cpu"
+    job = fairseq.start("fairseq-generate", [tiny_data, "--path", tiny_checkpoint, *flags.split(), "--batch-size", 64])
+    printed = evaluate(run, "--json", tmp_path / "scores.json")
+    theirs = job.succeed().output
+    (kept,) = run.glob("checkpoint_best.test.beam5.lenpen0.6.*.txt")
+    assert outputs.read(kept).hypotheses == outputs.numbered(theirs, "D")
+    result = json.loads((tmp_path / "scores.json").read_text())
+    bleu = result["systems"]["run"]["scores"]["bleu"]["mean"]
+    # fairseq scores token ids, without sacreBLEU's tokeniser: words without punctuation are the same to both.
+    assert re.search(rf"BLEU4 = {bleu:.2f}", theirs)
+    assert f"{bleu:.2f}" in printed and result["signature"] in printed and "beam 5, length penalty 0.6" in printed
+    # The second time nothing is decoded, until the checkpoint is newer.
+    monkeypatch.setattr(outputs, "_generate", lambda *_: pytest.fail("decoded again"))
+    assert evaluate(run) == printed
+    os.utime(run / "checkpoint_best.pt", (kept.stat().st_mtime + 5,) * 2)
+    with pytest.raises(pytest.fail.Exception, match="decoded again"):
+        evaluate(run)
+
+
+def test_seeds_are_a_mean_and_a_spread_and_pooled_for_the_test(evaluate: Run, texts: Path) -> None:
+    systems = [f"{name}={texts / name}-1,{texts / name}-2" for name in "ab"]
+    printed = evaluate(*systems, "--reference", texts / "ref", "--baseline", "a", "--json", texts / "new" / "scores.json")
+    result = json.loads((texts / "new" / "scores.json").read_text())
+    bleu = measures()["bleu"]
+    values = [bleu.score(bleu.counts((texts / f"a-{n}").read_text().splitlines(), SENTENCES).sum(0)) for n in (1, 2)]
+    ours = result["systems"]["a"]["scores"]["bleu"]
+    assert ours["values"] == values and ours["mean"] == pytest.approx(sum(values) / 2)
+    assert ours["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)  # of a sample: n - 1
+    other = result["systems"]["b"]["scores"]["bleu"]
+    assert other["difference"] == pytest.approx(other["mean"] - ours["mean"]) and other["p"] < 0.05
+    assert "p" not in result["systems"]["b"]["scores"]["length_ratio"] and "p" not in ours
+    assert f"{ours['mean']:.2f} ± {ours['std']:.2f}" in printed
+    assert f"{other['difference']:+.2f}" in printed
+    assert "mean ± standard deviation over 2 seeds" in printed and "against a, paired bootstrap" in printed
+    assert result["systems"]["b"]["scores"]["bleu"]["values"][0] == pytest.approx(100)  # b-1 is the reference
+
+
+def test_markdown_and_columns(evaluate: Run, texts: Path) -> None:
+    printed = evaluate(texts / "a-1", "--reference", texts / "ref", "--markdown", "--columns", "rougeL_021,rougeL")
+    head, rule, row = printed.splitlines()[:3]
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == ["system", "ROUGE-L (0.2.1)", "ROUGE-L"]
+    assert set(rule) <= set("|:-") and row.startswith("| a-1")
+
+
+def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_path: Path) -> None:
+    lines = [f"S-{n}\tx\nT-{n}\t{text}\nH-{n}\t-0.1\tx\nD-{n}\t-0.1\t{text}" for n, text in reversed(list(enumerate(SENTENCES)))]
+    (tmp_path / "out.txt").write_text("noise\n" + "\n".join(lines) + "\n")
+    assert outputs.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES)
+    assert "100.00" in evaluate(tmp_path / "out.txt")
+
+
+def test_systems_by_name() -> None:
+    assert parse_systems(["runs/mle", "x=a,b"], "mle") == {"mle": ["runs/mle"], "x": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none"], ["no checkpoint, folder or text at none"]),
+        (["{}"], ["holds no checkpoint_best.pt", "--best-checkpoint-metric"]),
+        (["{}/a-1"], ["no references", "--reference FILE"]),
+        (["{}/a-1", "--reference", "{}/nothing"], ["--reference", "no file"]),
+        (["{}/short", "--reference", "{}/ref"], ["1 hypotheses", "40 references"]),
+        (["{}/short", "--reference", "{}/empty"], ["1 hypotheses", "0 references"]),
+        (["{}/one", "{}/two"], ["different data", "--data", "--split"]),
+        (["{}/torn"], ["is not whole"]),
+        (["{}/binary", "--reference", "{}/ref"], ["neither a checkpoint (.pt) nor a text"]),
+        (["{}/bad.pt"], ["bad.pt is not a checkpoint"]),
+        (["a=x", "a=y"], ["two systems are called 'a'", "a=PATH,PATH"]),
+        (["a="], ["'a='", "NAME=PATH"]),
+        (["a=x", "--baseline", "b"], ["--baseline b", "a"]),
+        (["a=x", "--columns", "bleu,meteor"], ["--columns", "meteor", "rouge1"]),
+        (["a=x", "--tokenize", "words"], ["--tokenize", "13a", "none"]),
+        (["a=x", "--beam", "0"], ["--beam", "at least 1"]),
+    ],
+)
+def test_bad_input_names_the_flag_and_the_fix(arguments: list[str], words: list[str], texts: Path) -> None:
+    (texts / "short").write_text("one\n")
+    (texts / "empty").write_text("")
+    (texts / "one").write_text("D-0\t-1\ta b\nT-0\ta b\n")
+    (texts / "two").write_text("D-0\t-1\ta b\nT-0\ta c\n")
+    (texts / "torn").write_text("D-0\t-1\ta b\nD-1\t-1\ta b\nT-0\ta b\n")
+    (texts / "binary").write_bytes(b"\xff\xfe\x00")
+    (texts / "bad.pt").write_text("no")
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *(word.format(texts) for word in arguments)])
+    message = str(ended.value.code)
+    assert message.startswith("erpo: ") and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_data_that_cannot_be_decoded(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    def refused(*arguments: Any) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(tiny_checkpoint), *map(str, arguments)])
+        return str(ended.value.code)
+
+    assert "--data" in refused("--data", tmp_path / "none")
+    assert "cannot decode" in refused("--data", tmp_path)
+    assert "--gen-subset dev" in refused("--split", "dev")
+    assert not list(tiny_checkpoint.parent.glob("decoding-*"))
