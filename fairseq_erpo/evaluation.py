@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,8 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--json", metavar="FILE", help="write all scores as well")
     args = parser.parse_args(argv)
+    for name in ("sacrebleu", "absl"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         columns = args.columns.split(",")
         _refuse(args, columns)

@@ -161,8 +161,9 @@ def p_values(measure: Measure, baseline: Counts, systems: Mapping[str, Counts]) 
     Several seeds are put together by adding their counts sentence by sentence, so that a sentence stays one observation.  What is
     tested is the difference of these models on other sentences; what other seeds would give shows in mean ± std.
     """
-    # sacrebleu would call a system that equals the baseline significantly different from it.
-    other = {name: counts for name, counts in systems.items() if not np.array_equal(counts, baseline)}
+    # Where there is no difference, sacrebleu would call it significant.
+    score = measure.score(baseline.sum(0))
+    other = {name: counts for name, counts in systems.items() if measure.score(counts.sum(0)) != score}
     found = dict.fromkeys(systems, 1.0)
     if other:
         named: Any = [("baseline", baseline), *other.items()]

@@ -51,6 +51,7 @@ TOOLS = {
     "inspection",
     "loading",
     "outputs",
+    "runlogs",
     "pictures",
     "variance",
 }

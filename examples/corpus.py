@@ -1,0 +1,314 @@
+"""From text to what fairseq trains on: read pairs, split, choose, write, binarise.  What all examples share.
+
+    python examples/corpus.py TASK [--profile laptop] [--out DIR] SOURCE...
+
+SOURCE is one of: two text files, line by line; a folder with {train,valid,test}.LANGUAGE; Tatoeba's deu-eng.zip; IWSLT14's
+de-en.tgz. Text files may be gzipped. The profile (recipes.py) says how many pairs of which length, and which vocabulary.
+The folder holds the text ({train,valid,test}.LANGUAGE, which the references are), its pieces, fairseq's data (bin/) and
+corpus.json; it appears when all is complete.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import sentencepiece
+from recipes import TASKS, Selection, profile_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("train", "valid", "test")
+VALID_SHARE, TEST_SHARE = 0.04, 0.05
+
+Pair = tuple[str, str]
+Parts = dict[str, list[Pair]]
+
+# ---- reading ----
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, gzipped or not; blanks evened out."""
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    # Not splitlines(), which also splits at rare characters inside a sentence.
+    return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+
+
+def read_files(source: Path, target: Path) -> list[Pair]:
+    """Two text files, line by line."""
+    sides = lines_of(source), lines_of(target)
+    if len(sides[0]) != len(sides[1]):
+        raise SystemExit(f"corpus: {source} has {len(sides[0])} lines and {target} has {len(sides[1])}; they must be parallel.")
+    return list(zip(*sides, strict=True))
+
+
+def read_folder(folder: Path, languages: Sequence[str]) -> Parts:
+    """{train,valid,test}.LANGUAGE, each gzipped or not."""
+    return {part: read_files(*(beside(folder / f"{part}.{language}") for language in languages)) for part in PARTS}
+
+
+def beside(path: Path) -> Path:
+    """The file, or its gzipped form."""
+    for found in (path, path.with_name(path.name + ".gz")):
+        if found.is_file():
+            return found
+    raise SystemExit(f"corpus: there is no {path} and no {path.name}.gz; --languages names the two suffixes.")
+
+
+def read_tatoeba(archive: Path) -> list[Pair]:
+    """ManyThings' deu-eng.zip: a line of deu.txt is English, tab, German, tab, attribution."""
+    with zipfile.ZipFile(archive) as opened:
+        rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8").splitlines()]
+    return [(row[1].strip(), row[0].strip()) for row in rows if len(row) >= 2]
+
+
+MARKUP = re.compile(r"</?(title|description)>")
+UNUSED = ("<url>", "<talkid>", "<keywords>")
+SEGMENT = re.compile(r'<seg id="\d+">\s*(.*?)\s*</seg>')
+TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+
+
+def read_iwslt14(archive: Path, languages: Sequence[str]) -> Parts:
+    """The split of fairseq's prepare-iwslt14.sh: every 23rd pair is valid, five older test sets together are the test."""
+    with tarfile.open(archive) as opened:
+        names = {Path(member.name).name: member for member in opened.getmembers() if member.isfile()}
+
+        def text(name: str) -> list[str]:
+            file = opened.extractfile(names[name]) if name in names else None
+            if file is None:
+                raise SystemExit(f"corpus: {archive} has no {name}; it should be IWSLT14's de-en.tgz.")
+            return file.read().decode("utf-8").split("\n")
+
+        talks, tests = [], []
+        for language in languages:
+            kept = [line for line in text(f"train.tags.de-en.{language}") if not any(mark in line for mark in UNUSED)]
+            talks.append([" ".join(MARKUP.sub("", line).split()) for line in kept])
+            xml = [line for test in TESTS for line in text(f"IWSLT14.{test}.de-en.{language}.xml")]
+            tests.append([match[1].replace("’", "'") for line in xml if (match := SEGMENT.search(line))])
+    pairs = [pair for pair in zip(*talks, strict=True) if all(pair)]
+    return {
+        "train": [pair for n, pair in enumerate(pairs, 1) if n % 23],
+        "valid": [pair for n, pair in enumerate(pairs, 1) if n % 23 == 0],
+        "test": list(zip(*tests, strict=True)),
+    }
+
+
+def read(sources: Sequence[Path], languages: Sequence[str]) -> Parts:
+    """Whatever SOURCE is; what has no parts yet is split."""
+    missing = [str(path) for path in sources if not path.exists()]
+    if missing:
+        raise SystemExit(f"corpus: there is no {' and no '.join(missing)}.")
+    if len(sources) == 2:
+        return split(read_files(*sources))
+    if len(sources) != 1:
+        raise SystemExit("corpus: give one folder or archive, or two text files.")
+    (source,) = sources
+    if source.is_dir():
+        return read_folder(source, languages)
+    if source.suffix == ".zip":
+        return split(read_tatoeba(source))
+    if source.name.endswith((".tgz", ".tar.gz")):
+        return read_iwslt14(source, languages)
+    raise SystemExit(f"corpus: {source} is no folder, .zip or .tgz; a text file needs its other side.")
+
+
+# ---- splitting and choosing ----
+
+
+def same(text: str) -> str:
+    """Two texts are the same text when they differ in case and punctuation only."""
+    return " ".join(re.sub(r"[^\w\s]", " ", text.casefold()).split())
+
+
+def split(pairs: Iterable[Pair]) -> Parts:
+    """Train, valid and test that share no source and no target.
+
+    Pairs that share a side, directly or through other pairs, form a component; a component goes to one part as a whole, chosen
+    by the hash of its first text, so that the split depends neither on order nor on a random generator.
+    """
+    ordered = sorted(set(pairs))
+    parent: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def root(node: tuple[int, str]) -> tuple[int, str]:
+        while parent.setdefault(node, node) != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for a, b in ordered:
+        one, other = sorted((root((0, same(a))), root((1, same(b)))))
+        parent[other] = one  # the smaller text stays the root, whatever the order
+    parts: Parts = {part: [] for part in PARTS}
+    for a, b in ordered:
+        digest = hashlib.sha256(root((0, same(a)))[1].encode()).digest()
+        share = int.from_bytes(digest[:8], "big") / 2**64
+        parts["test" if share < TEST_SHARE else "valid" if share < TEST_SHARE + VALID_SHARE else "train"].append((a, b))
+    return parts
+
+
+def choose(parts: Parts, selection: Selection) -> Parts:
+    """Pairs of the right length, and of these a sample that does not depend on the machine, in the corpus's order."""
+
+    def fits(pair: Pair) -> bool:
+        source, target = (len(side.split()) for side in pair)
+        return 1 <= source <= selection.max_source and selection.min_target <= target <= selection.max_target
+
+    chosen = {}
+    for part, pairs in parts.items():
+        fitting = [pair for pair in pairs if fits(pair)]
+        limit = getattr(selection, part)
+        if limit and len(fitting) > limit:
+            fitting = [fitting[i] for i in sorted(random.Random(1).sample(range(len(fitting)), limit))]
+        chosen[part] = fitting
+    return chosen
+
+
+def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
+    """Moses tokenisation and lower case, as the paper's data have them."""
+    try:
+        from sacremoses import MosesTokenizer
+    except ImportError:
+        raise SystemExit("corpus: a vocabulary of words needs tokenised text: pip install sacremoses") from None
+    tokenise = [MosesTokenizer(lang=language).tokenize for language in languages]
+
+    def both(pair: Pair) -> Pair:
+        source, target = (one(side, return_str=True).lower() for one, side in zip(tokenise, pair, strict=True))
+        return source, target
+
+    return {part: [both(pair) for pair in pairs] for part, pairs in parts.items()}
+
+
+# ---- writing ----
+
+
+def write(parts: Parts, languages: Sequence[str], folder: Path, pieces: int) -> dict[str, int]:
+    """Write {train,valid,test}.LANGUAGE (text) and, if `pieces` is not 0, a joint subword model of so many pieces and the same
+    files in pieces under pieces/; return the sizes.  The folder appears when everything in it is complete.
+    """
+    empty = [name for name, part in parts.items() if not part]
+    if empty:
+        raise SystemExit(f"corpus: no usable pair is left for {' and '.join(empty)}; give more text.")
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "pieces").mkdir(parents=True)
+    for name, part in parts.items():
+        for language, side in zip(languages, zip(*part, strict=True), strict=True):
+            (unfinished / f"{name}.{language}").write_text("\n".join(side) + "\n", "utf-8")
+    if pieces:
+        model = train_pieces((text for both in parts["train"] for text in both), unfinished / "pieces" / "model", pieces)
+        for name, part in parts.items():
+            for language, side in zip(languages, zip(*part, strict=True), strict=True):
+                spelt = "".join(" ".join(model.encode(line, out_type=str)) + "\n" for line in side)
+                (unfinished / "pieces" / f"{name}.{language}").write_text(spelt, "utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return {name: len(part) for name, part in parts.items()}
+
+
+def train_pieces(texts: Iterator[str], prefix: Path, size: int) -> sentencepiece.SentencePieceProcessor:
+    """A subword model of at most `size` pieces."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=texts,
+        model_prefix=str(prefix),
+        vocab_size=size,
+        hard_vocab_limit=False,  # a small corpus may not hold so many
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+
+
+def preprocess_command(folder: Path, languages: Sequence[str], selection: Selection) -> list[str]:
+    """fairseq-preprocess on what `write` wrote."""
+    text = folder / "pieces" if selection.pieces else folder
+    command = ["fairseq-preprocess", "--source-lang", languages[0], "--target-lang", languages[1]]
+    for part in PARTS:
+        command += [f"--{part}pref", str(text / part)]
+    if selection.words:
+        # fairseq would fill the dictionary up to a multiple of 8 with words that are none.
+        command += ["--nwordssrc", str(selection.words), "--nwordstgt", str(selection.words), "--padding-factor", "1"]
+    command += ["--joined-dictionary"] if selection.joined else []
+    return [*command, "--destdir", str(folder / "bin"), "--workers", "1"]
+
+
+def digest_of(sources: Sequence[Path], settings: Mapping[str, object]) -> str:
+    """Of what the folder is made of: names and sizes of the sources, and the settings."""
+    files = [path for source in sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
+    listed = [(path.name, path.stat().st_size) for path in files]
+    return hashlib.sha256(json.dumps([listed, settings], sort_keys=True).encode()).hexdigest()
+
+
+def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Selection, moses: bool, folder: Path) -> None:
+    """Everything above, unless it was done with the same settings."""
+    settings = {"languages": list(languages), "selection": asdict(selection), "moses": moses}
+    done = folder / "corpus.json"
+    digest = digest_of([path for path in sources if path.exists()], settings)
+    if done.is_file() and json.loads(done.read_text("utf-8"))["digest"] == digest:
+        print(f"corpus: {folder} is there already")
+        return
+    parts = read(sources, languages)
+    parts = choose(tokenised(parts, languages) if moses else parts, selection)
+    sizes = write(parts, languages, folder, selection.pieces)
+    command = preprocess_command(folder, languages, selection)
+    ran = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], capture_output=True, text=True)
+    if ran.returncode:
+        last = (ran.stderr.strip() or "no output").splitlines()[-1]
+        raise SystemExit(f"corpus: this failed: {shlex.join(command)}\n  {last}")
+    part = done.with_suffix(".part")
+    part.write_text(json.dumps({"digest": digest, "sizes": sizes, **settings}, indent=1) + "\n", "utf-8")
+    part.replace(done)
+    print(f"corpus: {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()) + " pairs")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Prepare a corpus for examples/*/table.sh.")
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="two texts, a folder, deu-eng.zip or de-en.tgz")
+    parser.add_argument("--profile", default="laptop", help="paper or laptop (default: laptop)")
+    parser.add_argument(
+        "--languages", metavar="A,B", help="suffixes of source and target (default: of the text files, or the task's)"
+    )
+    parser.add_argument(
+        "--pieces", type=int, metavar="N", help="size of a joint subword vocabulary, 0 for words (default: the profile's)"
+    )
+    parser.add_argument("--moses", action="store_true", help="tokenise and lower-case by sacremoses")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE/data")
+    return parser.parse_args()
+
+
+def languages_of(args: argparse.Namespace) -> list[str]:
+    """Typed, or the suffixes of two text files, or the task's."""
+    if args.languages:
+        found = args.languages.split(",")
+    elif len(args.sources) == 2:
+        found = [Path(path.name.removesuffix(".gz")).suffix[1:] for path in args.sources]
+    else:
+        found = list(TASKS[args.task].languages)
+    if len(found) != 2 or not all(found) or found[0] == found[1]:
+        raise SystemExit("corpus: two different suffixes are needed, which name the sides: text.de text.en, or --languages de,en")
+    return found
+
+
+def main() -> None:
+    args = arguments()
+    profile = profile_of(args.task, args.profile)
+    selection = profile.selection
+    if args.pieces is not None:
+        selection = replace(selection, pieces=args.pieces, words=0 if args.pieces else selection.words)
+    folder = args.out or ROOT / "runs" / args.task / args.profile / "data"
+    prepare(args.sources, languages_of(args), selection, args.moses, folder)
+
+
+if __name__ == "__main__":
+    main()

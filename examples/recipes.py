@@ -1,0 +1,190 @@
+"""The recipes as data: tasks, profiles and rows.  `corpus.py` and `table.py` run them; a row is a line here, not a script.
+
+`paper` is the paper's section 5 and A.3; what those leave open is marked `open:`. `laptop` is for two cores: about eight minutes
+of one core a run after the MLE checkpoint. Within a profile all rows share the MLE checkpoint of their seed and then train for
+equally many epochs; the row `mle`, which goes on as before, is the control.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is translated into what, and how it is judged."""
+
+    languages: tuple[str, str]
+    metric: str  # of validation, for the best checkpoint and early stopping
+    validate: str  # flags that compute it
+    columns: str  # of the table, the task metric first
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which pairs, and which vocabulary."""
+
+    train: int = 0  # pairs, 0 for all; so for the other parts
+    valid: int = 0
+    test: int = 0
+    min_target: int = 1  # words between blanks
+    max_target: int = 175
+    max_source: int = 175
+    pieces: int = 0  # size of a joint subword model; 0: the words between blanks are the vocabulary,
+    words: int = 0  # the most frequent so many of them, special symbols included; 0 for all
+    joined: bool = True  # one dictionary for both sides
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size of a task."""
+
+    selection: Selection
+    model: str
+    optimiser: str
+    pretrain: str  # the learning rate's flags
+    pretrain_epochs: int
+    more: str  # the same for the phase that rows differ in
+    more_epochs: int
+    values: Mapping[str, str]  # what the names in ROWS stand for
+
+
+TASKS: Mapping[str, Task] = {
+    "translation": Task(
+        languages=("de", "en"),
+        metric="bleu",
+        validate="--eval-bleu",
+        columns="bleu,rougeL,length_ratio,repetition",
+    ),
+    "summarization": Task(
+        languages=("src", "tgt"),
+        metric="rouge",
+        validate="--eval-rouge",
+        columns="rouge1,rouge2,rougeL,rouge1_021,rouge2_021,rougeL_021,length_ratio,repetition",
+    ),
+}
+
+# Flags of each row's criterion erpo_<row>; the last of two equal flags counts.
+ROWS: Mapping[str, str] = {
+    "mle": "",
+    "noising": "",
+    "raml": "--erpo-reward {reward} --erpo-samples {samples}",
+    "spg": "--erpo-reward {reward}",
+    "pg": "--erpo-reward {reward} {gentle}",
+    "self_critic": "--erpo-reward {reward} {gentle}",
+    "mixer": "--erpo-reward {reward} --erpo-anneal-every {mixer_every} {gentle}",
+    "mixer_alike": "{interp}",
+    "scheduled_sampling": "--erpo-anneal-every {k}",
+    "interp": "{interp}",
+}
+
+SMALL_TRANSFORMER = (
+    "--arch transformer --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 128 --decoder-embed-dim 128 "
+    "--encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512 --encoder-attention-heads 4 --decoder-attention-heads 4 "
+    "--encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout .2"
+)
+# Section 5.1: 6 blocks. open: widths and dropout; these are the base model's and what IWSLT14 is commonly trained with.
+BASE_TRANSFORMER = "--arch transformer --share-all-embeddings --dropout .3"
+
+
+def lstm(size: int) -> str:
+    """Section 5.2: one layer each side, attention of Luong et al. 2015, `size` everywhere.  open: dropout."""
+    sides = " ".join(
+        f"--{side}-embed-dim {size} --{side}-hidden-size {size} --{side}-layers 1" for side in ("encoder", "decoder")
+    )
+    return f"--arch lstm {sides} --decoder-out-embed-dim {size} --decoder-attention 1 --dropout .2"
+
+
+ADAM = "--optimizer adam --adam-betas '(.9, .98)' --clip-norm 1"
+LETTER = "--erpo-preset paper --erpo-reward {reward}"
+
+PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
+    {
+        # Table 1. open: epochs, rates after pretraining, clipping.
+        ("translation", "paper"): Profile(
+            selection=Selection(words=73197),
+            model=BASE_TRANSFORMER,
+            optimiser=f"{ADAM} --max-tokens 1792 --patience 8",
+            pretrain="--lr 1e-3 --lr-scheduler inverse_sqrt --warmup-updates 4000 --warmup-init-lr 1e-7",
+            pretrain_epochs=20,
+            more="--lr 3e-4 --lr-scheduler fixed",
+            more_epochs=16,  # four steps of the schedule, A.3.2
+            values={
+                "reward": "bleu",
+                "samples": "6",  # A.3.2
+                "k": "4000",  # A.3.2
+                "mixer_every": "2",
+                "gentle": "--lr 1e-4",
+                "interp": f"{LETTER} --erpo-anneal-every 4",  # A.3.2
+            },
+        ),
+        # Table 2. open: vocabulary, epochs, rates after pretraining, clipping.
+        ("summarization", "paper"): Profile(
+            selection=Selection(train=200_000, words=30_000, joined=False),
+            model=lstm(256),
+            optimiser=f"{ADAM} --batch-size 64 --patience 8",
+            pretrain="--lr 1e-3 --lr-scheduler fixed",
+            pretrain_epochs=12,
+            more="--lr 3e-4 --lr-scheduler fixed",
+            more_epochs=16,
+            values={
+                "reward": "rouge",
+                "samples": "10",
+                "k": "600",
+                "mixer_every": "2",
+                "gentle": "--lr 1e-4",
+                "interp": f"{LETTER} --erpo-anneal-every 4",
+            },
+        ),
+        ("translation", "laptop"): Profile(
+            selection=Selection(train=40_000, valid=1_000, test=3_000, min_target=6, max_target=25, max_source=40, pieces=4_000),
+            model=SMALL_TRANSFORMER,
+            optimiser=f"{ADAM} --max-tokens 1000 --cpu",
+            pretrain="--lr 2e-3 --lr-scheduler inverse_sqrt --warmup-updates 400",
+            pretrain_epochs=8,
+            more="--lr 5e-4 --lr-scheduler fixed",
+            more_epochs=4,
+            values={
+                "reward": "bleu",
+                "samples": "2",
+                "k": "300",
+                "mixer_every": "1",
+                "gentle": "--lr 1e-4",
+                "interp": "--erpo-preset robust",
+            },
+        ),
+        ("summarization", "laptop"): Profile(
+            selection=Selection(train=40_000, valid=1_000, test=2_000, max_target=25, max_source=60, pieces=6_000),
+            model=f"{lstm(192)} --share-all-embeddings",
+            optimiser=f"{ADAM} --batch-size 64 --cpu",
+            pretrain="--lr 2e-3 --lr-scheduler inverse_sqrt --warmup-updates 200",
+            pretrain_epochs=8,
+            more="--lr 5e-4 --lr-scheduler fixed",
+            more_epochs=4,
+            values={
+                "reward": "rouge",
+                "samples": "2",
+                "k": "200",
+                "mixer_every": "1",
+                "gentle": "--lr 1e-4",
+                "interp": "--erpo-preset robust",
+            },
+        ),
+    }
+)
+
+
+def profile_of(task: str, name: str) -> Profile:
+    """Ends the program with one line if there is none."""
+    known = [profile for other, profile in PROFILES if other == task]
+    if name not in known:
+        raise SystemExit(f"--profile must be {' or '.join(known)}, not {name!r}")
+    return PROFILES[task, name]
+
+
+def flags_of(row: str, values: Mapping[str, str]) -> str:
+    """The row's flags with the profile's values; a value may name others."""
+    flags = ROWS[row]
+    while "{" in flags:
+        flags = flags.format_map(values)
+    return flags

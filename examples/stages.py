@@ -1,0 +1,268 @@
+"""Commands that build on one another: each is run once, resumed where it was interrupted, several at a time, here or on Slurm."""
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from fairseq_erpo.runlogs import from_json
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = Path(sys.executable).parent  # fairseq's commands stand beside the interpreter, activated or not
+LOG = "train.jsonl"
+# PASSIVE: threads that wait for each other by spinning are many times slower when another program wants the cores too.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, and what it needs: other stages, and data with this digest."""
+
+    name: str
+    command: tuple[str, ...]
+    after: tuple["Stage", ...] = ()
+    data: str = ""
+    epochs: int = 0  # 0: not a training stage
+
+    @property
+    def digest(self) -> str:
+        parts = [self.command, self.data, [stage.digest for stage in self.after]]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class Process(Protocol):
+    """A running stage."""
+
+    def poll(self) -> int | None: ...
+    def stop(self) -> None: ...
+
+
+class Worker(Protocol):
+    """Starts a command whose output goes to a file."""
+
+    def __call__(self, command: Sequence[str], output: Path) -> Process: ...
+
+
+class Failure(SystemExit):
+    """One line that says which stages failed and where to look."""
+
+
+# ---- where stages run ----
+
+
+class Local:
+    """A process of this machine; it ends with this one, whatever ends that."""
+
+    def __init__(self, command: Sequence[str], output: Path, threads: int = 1) -> None:
+        environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+        with output.open("ab") as sink:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+            )
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+
+def die_with_parent() -> None:
+    """Linux: two processes in one folder would spoil it, so a stage must not outlive who could start it again."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+class Slurm:
+    """A job of a cluster, by submitit.  It goes on without this program, which finds it again by the number beside its output."""
+
+    def __init__(self, command: Sequence[str], output: Path, executor: Any) -> None:
+        import submitit
+
+        number = output.with_name("job")
+        if number.is_file():
+            self.job = executor.job_class(folder=executor.folder, job_id=number.read_text("utf-8"))
+            if not self.job.done():
+                return
+        words = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), "OMP_NUM_THREADS=1", *command]
+        shell = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(words)} >> {shlex.quote(str(output.resolve()))} 2>&1"
+        self.job = executor.submit(submitit.helpers.CommandFunction(["bash", "-c", shell], verbose=False))
+        number.write_text(self.job.job_id, "utf-8")
+
+    def poll(self) -> int | None:
+        if not self.job.done():
+            return None
+        return 0 if self.job.exception() is None else 1
+
+    def stop(self) -> None:
+        """Jobs stay in the queue."""
+
+
+def slurm_worker(parameters: str, folder: Path, cluster: str = "slurm") -> Worker:
+    """`parameters` as submitit names them: slurm_partition=gpu,gpus_per_node=1,timeout_min=600."""
+    try:
+        import submitit
+    except ImportError:
+        raise SystemExit("--slurm needs submitit: pip install 'fairseq-erpo[slurm]' (or pip install submitit)") from None
+    given = dict(pair.partition("=")[::2] for pair in parameters.split(",") if pair)
+    values = {name: int(value) if value.isdigit() else value for name, value in given.items()}
+    try:
+        executor: Any = submitit.AutoExecutor(folder=folder / "slurm", cluster=cluster)
+        # submitit's own limit of time is five minutes.
+        executor.update_parameters(**{"timeout_min": 24 * 60, "cpus_per_task": 1, **values})
+    except (NameError, RuntimeError, ValueError, TypeError) as error:
+        raise SystemExit(f"--slurm {parameters}: {str(error).splitlines()[0]}") from None
+    return partial(Slurm, executor=executor._executor)
+
+
+# ---- running them ----
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs stages in a folder, at most `jobs` at a time."""
+
+    folder: Path
+    jobs: int
+    worker: Worker = Local
+
+    def result(self, stage: Stage) -> dict[str, Any] | None:
+        """What the stage left when it was done with these settings, or None."""
+        done = self.folder / stage.name / "done.json"
+        found = json.loads(done.read_text("utf-8")) if done.exists() else {}
+        return found if found.get("digest") == stage.digest else None
+
+    def run(self, stages: Sequence[Stage]) -> None:
+        """Do what is not done yet; stages that come first must stand first.
+
+        What does not build on a failed stage is still done.  Raises Failure in the end.
+        """
+        waiting = [stage for stage in stages if self.result(stage) is None]
+        with alone(self.folder), ExitStack() as cleanup:
+            running: dict[str, tuple[Stage, Process, Progress]] = {}
+            failed: list[Stage] = []
+            while waiting or running:
+                ready = [stage for stage in waiting if all(self.result(needed) for needed in stage.after)]
+                for stage in ready[: self.jobs - len(running)]:
+                    waiting.remove(stage)
+                    self.make_room(stage)
+                    process = self.worker(self.command(stage), self.folder / stage.name / "output.txt")
+                    cleanup.callback(process.stop)
+                    running[stage.name] = stage, process, Progress(stage, self.folder / stage.name, len(running))
+                if not running:
+                    break
+                time.sleep(0.3)
+                failed += self.look(running)
+            if failed:
+                raise Failure("\n".join(self.failure(stage) for stage in failed))
+
+    def look(self, running: dict[str, tuple[Stage, Process, "Progress"]]) -> Iterator[Stage]:
+        """Take away what has ended; the stages that failed."""
+        for stage, process, progress in list(running.values()):
+            code = process.poll()
+            progress.show()
+            if code is None:
+                continue
+            progress.close()
+            del running[stage.name]
+            (self.folder / stage.name / "job").unlink(missing_ok=True)
+            if code != 0:
+                yield stage
+            else:
+                seconds = round(time.time() - progress.began, 1)
+                write_json(self.folder / stage.name / "done.json", {"digest": stage.digest, "seconds": seconds})
+
+    def command(self, stage: Stage) -> list[str]:
+        return [str(COMMANDS / stage.command[0]), *stage.command[1:]]
+
+    def make_room(self, stage: Stage) -> None:
+        """Keep what an interrupted run of the same stage left; remove what another one left."""
+        folder = self.folder / stage.name
+        started = folder / "started"
+        if folder.exists() and (not started.exists() or started.read_text("utf-8") != stage.digest):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(started, stage.digest)
+
+    def failure(self, stage: Stage) -> str:
+        output = self.folder / stage.name / "output.txt"
+        lines = [line for line in output.read_text("utf-8").splitlines() if line.strip()] if output.exists() else []
+        return f"{stage.name} failed: {lines[-1] if lines else 'no output'} (all of it: {output})"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Two of these programs in one folder would spoil it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another process is working in {folder}; wait for it, or end it") from None
+        yield
+
+
+class Progress:
+    """A bar on a terminal, and a line for each validation anywhere."""
+
+    def __init__(self, stage: Stage, folder: Path, position: int) -> None:
+        self.stage, self.log = stage, folder / LOG
+        self.began = time.time()
+        self.size = -1
+        self.told = len(from_json(stage.name, self.log).scores())
+        if not stage.epochs:
+            print(f"  {stage.name}", flush=True)
+        self.bar = tqdm(
+            total=stage.epochs, desc=f"  {stage.name}", position=position, leave=False,
+            bar_format="{desc} {bar} epoch {n:.2f} of {total}, {elapsed}", disable=None if stage.epochs else True,
+        )  # fmt: skip
+
+    def show(self) -> None:
+        size = self.log.stat().st_size if self.stage.epochs and self.log.exists() else -1
+        if size == self.size:  # nothing new to read
+            return
+        self.size = size
+        history = from_json(self.stage.name, self.log)
+        self.bar.n = history.progress
+        self.bar.refresh()
+        scores = history.scores()
+        for update, score in list(scores.items())[self.told :]:
+            epoch = max(int(history.valid[update].get("epoch", 0)), 1)
+            minutes = (time.time() - self.began) / 60
+            tqdm.write(
+                f"  {self.stage.name}: epoch {epoch} of {self.stage.epochs}, validation {history.metric.upper()} {score:.2f}, "
+                f"{minutes:.1f} min"
+            )
+            sys.stdout.flush()
+        self.told = len(scores)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file is whole or not there."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(text, "utf-8")
+    os.replace(unfinished, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

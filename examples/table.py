@@ -1,0 +1,237 @@
+"""All rows of a table, for several seeds, from one MLE checkpoint a seed: train, decode, print.  The rows are in recipes.py.
+
+    python examples/table.py translation --profile laptop --rows mle,raml,interp --seeds 3 --data text.de text.en
+
+Killed and started again, it goes on where it was; what is done is left alone, what has other settings than before starts afresh.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import corpus
+from recipes import ROWS, TASKS, Profile, Task, flags_of, profile_of
+from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
+
+PRETRAIN = "pretrain"
+# With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
+COMMON = (
+    "--user-dir fairseq_erpo --task erpo_translation --num-workers 0 --required-batch-size-multiple 1 "
+    "--no-epoch-checkpoints --maximize-best-checkpoint-metric --log-format json --log-interval 50"
+)
+GREEDY = """--eval-bleu-args '{"beam": 1, "max_len_a": 1.2, "max_len_b": 10}'"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, where."""
+
+    task: Task
+    profile: Profile
+    folder: Path
+    data: Path
+    rows: dict[str, tuple[str, str]]  # name -> (row of the family, flags)
+    seeds: Sequence[int]
+
+    @property
+    def corpus(self) -> dict[str, Any]:
+        """corpus.json; before there is one, what the profile would make of its task's text."""
+        file = self.data / "corpus.json"
+        if file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            return found
+        return {
+            "digest": "",
+            "languages": self.task.languages,
+            "selection": {"pieces": self.profile.selection.pieces},
+            "moses": False,
+        }
+
+    def training(
+        self, name: str, row: str, seed: int, rate: str, epochs: int, flags: str = "", after: Stage | None = None
+    ) -> Stage:
+        """fairseq-train for one row and seed."""
+        spelling = "--eval-bleu-remove-bpe sentencepiece" if self.corpus["selection"]["pieces"] else ""
+        selection = f"{self.task.validate} {GREEDY} {spelling} --best-checkpoint-metric {self.task.metric}"
+        profile = self.profile
+        options = f"{COMMON} --criterion erpo_{row} --seed {seed} {profile.model} {profile.optimiser} {rate} {selection} {flags}"
+        folder = self.folder / name
+        files = ("--save-dir", str(folder), "--log-file", str(folder / LOG), "--max-epoch", str(epochs))
+        start = ("--finetune-from-model", str(self.folder / after.name / "checkpoint_best.pt")) if after else ()
+        command = ("fairseq-train", str(self.data / "bin"), *shlex.split(options), *files, *start)
+        return Stage(name, command, (after,) if after else (), self.corpus["digest"], epochs)
+
+    def evaluation(self, systems: Sequence[str]) -> list[str]:
+        """`python -m fairseq_erpo evaluate` on the test set."""
+        reference = self.data / f"test.{self.corpus['languages'][1]}"
+        tokenise = ["--tokenize", "none"] if self.corpus["moses"] else []
+        return [
+            "-m",
+            "fairseq_erpo",
+            "evaluate",
+            *systems,
+            "--reference",
+            str(reference),
+            "--columns",
+            self.task.columns,
+            *tokenise,
+        ]
+
+    def stages(self) -> list[Stage]:
+        """In an order in which all can be run."""
+        first = {
+            seed: self.training(f"{PRETRAIN}-{seed}", "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
+            for seed in self.seeds
+        }
+        further = [
+            self.training(f"{name}-{seed}", row, seed, self.profile.more, self.profile.more_epochs, flags, first[seed])
+            for seed in self.seeds
+            for name, (row, flags) in self.rows.items()
+        ]
+        trained = [*first.values(), *further]
+        tests = [
+            Stage(f"test-{stage.name}", ("python", *self.evaluation([str(self.folder / stage.name)])), (stage,), stage.data)
+            for stage in trained
+        ]
+        return [*trained, *tests]
+
+    def table(self) -> list[str]:
+        """The command that prints it; its outputs are decoded by then."""
+        names = [PRETRAIN, *self.rows]
+        systems = [f"{name}=" + ",".join(str(self.folder / f"{name}-{seed}") for seed in self.seeds) for name in names]
+        baseline = ["--baseline", "mle"] if "mle" in self.rows else []
+        return [*self.evaluation(systems), *baseline, "--json", str(self.folder / "scores.json")]
+
+
+def numbers(text: str) -> list[int]:
+    """3 -> [1, 2, 3]; 4,7 -> [4, 7]; 5, -> [5]."""
+    try:
+        found = [int(part) for part in text.split(",") if part]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds (3) nor a list of seeds (4,7 or 5,)")
+    return found if "," in text else list(range(1, found[0] + 1))
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train and compare rows of the family.")
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--profile", default="laptop", help="paper or laptop (default: laptop)")
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"of {','.join(ROWS)} (default: all)")
+    parser.add_argument(
+        "--row", action="append", default=[], metavar="NAME=FLAGS", help="one more row: --row 'soft=interp --erpo-c 5'"
+    )
+    parser.add_argument(
+        "--seeds", type=numbers, default=[1], metavar="N", help="how many seeds, or a list such as 4,7 (default: 1)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="a prepared folder, or what corpus.py prepares: two texts, a folder, an archive",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE")
+    parser.add_argument("--epochs", metavar="P,M", help="epochs of MLE and of each row, other than the profile's")
+    parser.add_argument(
+        "--pairs", type=int, metavar="N", help="training pairs, other than the profile's; a tenth as many to validate and test"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes at a time, one thread each")
+    parser.add_argument(
+        "--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help="on a cluster: slurm_partition=gpu,gpus_per_node=1"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
+    return parser.parse_args(argv)
+
+
+def rows_of(args: argparse.Namespace, profile: Profile) -> dict[str, tuple[str, str]]:
+    """Name -> row of the family and its flags.  Ends the program with one line if there is no such row."""
+    rows = {}
+    for name in filter(None, args.rows.split(",")):
+        if name not in ROWS:
+            raise SystemExit(f"--rows has no {name!r}; there are {', '.join(ROWS)}")
+        rows[name] = (name, flags_of(name, profile.values))
+    for text in args.row:
+        name, _, flags = text.partition("=")
+        row, _, more = flags.partition(" ")
+        if not name.isidentifier() or name in {*rows, PRETRAIN} or row not in ROWS:
+            raise SystemExit(f"--row {text!r} is not NAME='ROW --flags' with a new NAME and a ROW of {', '.join(ROWS)}")
+        rows[name] = (row, f"{flags_of(row, profile.values)} {more}")
+    if not rows:
+        raise SystemExit("--rows and --row name no row")
+    return rows
+
+
+def sized(profile: Profile, args: argparse.Namespace) -> Profile:
+    """The profile with what --epochs and --pairs say."""
+    if args.epochs:
+        try:
+            first, more = map(int, args.epochs.split(","))
+        except ValueError:
+            raise SystemExit(f"--epochs {args.epochs!r} is not two numbers, such as 8,4") from None
+        profile = replace(profile, pretrain_epochs=first, more_epochs=more)
+    if args.pairs:
+        part = max(args.pairs // 10, 1)
+        profile = replace(profile, selection=replace(profile.selection, train=args.pairs, valid=part, test=part))
+    return profile
+
+
+def plan_of(args: argparse.Namespace) -> tuple[Plan, list[Path]]:
+    """The plan, and the sources that its data are to be prepared from, if any."""
+    profile = sized(profile_of(args.task, args.profile), args)
+    folder = (args.out or ROOT / "runs" / args.task / args.profile).resolve()
+    data, sources = folder / "data", []
+    if args.data:
+        paths = [path.resolve() for path in args.data]
+        if len(paths) == 1 and (paths[0] / "corpus.json").is_file():
+            data = paths[0]
+        else:
+            sources = paths
+    return Plan(TASKS[args.task], profile, folder, data, rows_of(args, profile), args.seeds), sources
+
+
+def main(argv: Sequence[str]) -> None:
+    args = arguments(argv)
+    plan, sources = plan_of(args)
+    if args.dry_run:
+        print(
+            "\n".join(shlex.join(command) for command in [*(stage.command for stage in plan.stages()), ("python", *plan.table())])
+        )
+        return
+    worker = Local if args.slurm is None else slurm_worker(args.slurm, plan.folder)
+    os.chdir(ROOT)
+    if sources:
+        languages = corpus.languages_of(argparse.Namespace(languages=None, sources=sources, task=args.task))
+        corpus.prepare(sources, languages, plan.profile.selection, False, plan.data)
+    if not (plan.data / "corpus.json").is_file():
+        raise SystemExit(
+            f"{plan.data} is no prepared corpus: name two text files with --data, or run examples/{args.task}/prepare_*.sh"
+        )
+    runner = Runner(plan.folder, args.jobs, worker)
+    stages = plan.stages()
+    print(f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done", flush=True)
+    runner.run(stages)
+    print()
+    subprocess.run([sys.executable, *plan.table()], check=True)
+    print("minutes:", ", ".join(f"{stage.name} {runner.result(stage)['seconds'] / 60:.1f}" for stage in stages if stage.epochs))  # type: ignore[index]
+    runs = " ".join(f"{plan.folder}/{stage.name}" for stage in stages if stage.epochs)
+    print(f"report: python -m fairseq_erpo report {runs} --scores {plan.folder}/scores.json --out {plan.folder}/report")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop fairseq's processes then too
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        raise SystemExit("\ntable: interrupted; run it again to go on from here.") from None
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"table: this command failed: {shlex.join(map(str, error.cmd))}") from None

@@ -1,0 +1,136 @@
+"""What runs have logged: fairseq's JSON lines, or else its TensorBoard events, as figures by update.  No fairseq."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Figures = dict[int, dict[str, float]]  # update -> name -> value
+
+LOGS = ("*.jsonl", "log", "*.log", "*.txt")  # where a run's folder may have its JSON lines, in this order
+PARTS = ("train_inner", "train", "valid")  # folders of --tensorboard-logdir, and what `History` keeps
+EVENTS = "events.out.tfevents.*"
+
+
+@dataclass
+class History:
+    """One run.  Each epoch was logged once or several times, by restarts or by fairseq's own doubling; the last counts."""
+
+    name: str
+    train_inner: Figures = field(default_factory=dict)  # every --log-interval updates
+    train: Figures = field(default_factory=dict)  # at the end of each epoch
+    valid: Figures = field(default_factory=dict)
+    epochs: dict[int, int] = field(default_factory=dict)  # update -> epoch, at the ends of epochs
+    progress: float = 0  # epochs done
+
+    @property
+    def metric(self) -> str:
+        """What the best checkpoint is selected on: fairseq logs its best value too, from the second validation on."""
+        names = {name for figures in self.valid.values() for name in figures}
+        best = sorted(name.removeprefix("best_") for name in names if name.startswith("best_"))
+        return next((name for name in (*best, "bleu", "rouge") if name in names), "loss")
+
+    def scores(self) -> dict[int, float]:
+        """The validation metric by update."""
+        return {update: figures[self.metric] for update, figures in sorted(self.valid.items()) if self.metric in figures}
+
+    def curve(self, name: str) -> dict[int, float]:
+        """A figure of training by update: the means of epochs where there are several, else of log intervals."""
+        source = self.train if len(self.train) > 2 else self.train_inner or self.train
+        return {update: figures[name] for update, figures in sorted(source.items()) if name in figures}
+
+
+def group_of(name: str) -> str:
+    """The name without its seed: interp-3 -> interp."""
+    return re.sub(r"[-_.](?:seed)?\d+$", "", name) or name
+
+
+# ---- JSON lines ----
+
+
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a log, with or without a logger's prefix.  A line that is still being written is left out."""
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+        start = line.find('{"epoch"')
+        if start >= 0:
+            try:
+                yield json.loads(line[start:])
+            except json.JSONDecodeError:
+                continue
+
+
+def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """fairseq logs rounded figures as strings."""
+    found = {}
+    for name, value in entry.items():
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def from_json(name: str, path: Path) -> History:
+    """A run's history from its JSON lines; empty if there are none."""
+    history = History(name)
+    for entry in map(numbers, entries(path)):
+        for part in ("valid", "train"):
+            if f"{part}_loss" in entry or f"{part}_nll_loss" in entry:
+                values = {key.removeprefix(f"{part}_"): value for key, value in entry.items() if key.startswith(f"{part}_")}
+                update = int(values.get("num_updates", 0))
+                getattr(history, part)[update] = values
+                if part == "train":
+                    history.epochs[update] = int(entry["epoch"])
+                    history.progress = max(history.progress, entry["epoch"])
+                break
+        else:
+            history.train_inner[int(entry.get("num_updates", 0))] = entry
+            history.progress = max(history.progress, entry.get("update", 0))
+    return history
+
+
+# ---- TensorBoard ----
+
+
+def from_events(name: str, folder: Path) -> History:
+    """A run's history from --tensorboard-logdir.  Raises ValueError if tensorboard is not installed."""
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        raise ValueError(
+            f"{folder} has TensorBoard events only: pip install tensorboard, or train with --log-format json"
+        ) from None
+    history = History(name)
+    for part in PARTS:
+        for file in sorted(folder.glob(f"**/{part}/{EVENTS}")):
+            events = EventAccumulator(str(file), {"scalars": 0})
+            events.Reload()
+            for tag in events.Tags()["scalars"]:
+                for event in events.Scalars(tag):
+                    getattr(history, part).setdefault(event.step, {})[tag] = event.value
+    return history
+
+
+# ---- a run's folder ----
+
+
+def read(path: Path) -> History:
+    """A log file, or a folder with one or with TensorBoard events.  Raises ValueError if there is neither."""
+    name = path.absolute().name if path.is_dir() else path.absolute().parent.name
+    files = [path] if path.is_file() else [file for pattern in LOGS for file in sorted(path.glob(pattern))]
+    for file in files:
+        history = from_json(name, file)
+        if history.valid or history.train_inner or history.train:
+            return history
+    if path.is_dir() and any(path.glob(f"**/{EVENTS}")):
+        return from_events(name, path)
+    if not path.exists():
+        raise ValueError(f"there is no folder or log {path}")
+    raise ValueError(
+        f"{path} has no log: train with --log-format json --log-file {path if path.is_dir() else path.parent}/train.jsonl"
+    )
