@@ -44,7 +44,7 @@ class Plan:
     @property
     def corpus(self) -> dict[str, Any]:
         """corpus.json; before there is one, what the profile would make of its task's text."""
-        file = self.data / "corpus.json"
+        file = ROOT / self.data / "corpus.json"
         if file.is_file():
             found: dict[str, Any] = json.loads(file.read_text("utf-8"))
             return found
@@ -185,14 +185,20 @@ def sized(profile: Profile, args: argparse.Namespace) -> Profile:
     return profile
 
 
+def near(path: Path) -> Path:
+    """Relative to the repository where it can be: a command, and with it a stage, stays the same when the repository moves."""
+    path = path.resolve()
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
 def plan_of(args: argparse.Namespace) -> tuple[Plan, list[Path]]:
     """The plan, and the sources that its data are to be prepared from, if any."""
     profile = sized(profile_of(args.task, args.profile), args)
-    folder = (args.out or ROOT / "runs" / args.task / args.profile).resolve()
+    folder = near(args.out or ROOT / "runs" / args.task / args.profile)
     data, sources = folder / "data", []
     if args.data:
-        paths = [path.resolve() for path in args.data]
-        if len(paths) == 1 and (paths[0] / "corpus.json").is_file():
+        paths = [near(path) for path in args.data]
+        if len(paths) == 1 and (ROOT / paths[0] / "corpus.json").is_file():
             data = paths[0]
         else:
             sources = paths
@@ -202,13 +208,13 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[Path]]:
 def main(argv: Sequence[str]) -> None:
     args = arguments(argv)
     plan, sources = plan_of(args)
+    os.chdir(ROOT)
     if args.dry_run:
         print(
             "\n".join(shlex.join(command) for command in [*(stage.command for stage in plan.stages()), ("python", *plan.table())])
         )
         return
     worker = Local if args.slurm is None else slurm_worker(args.slurm, plan.folder)
-    os.chdir(ROOT)
     if sources:
         languages = corpus.languages_of(argparse.Namespace(languages=None, sources=sources, task=args.task))
         corpus.prepare(sources, languages, plan.profile.selection, False, plan.data)

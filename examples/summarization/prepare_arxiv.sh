@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# A sentence of an abstract to the paper's title, from text files: stands in for Gigaword where that is not at hand.
+#
+#   examples/summarization/prepare_arxiv.sh FOLDER        with {train,valid,test}.{src,tgt}, gzipped or not
+#   examples/summarization/prepare_arxiv.sh text.src text.tgt
+#
+# Row, cell  all rows of Table 2
+# Expected   laptop: 40,000/1,000/2,000 pairs, sources up to 60 words, titles up to 25, 6,000 joint pieces
+# Measured   not measured yet
+exec "$(dirname "$0")/../run" corpus.py summarization "${@:?usage: prepare_arxiv.sh FOLDER}"

@@ -1,0 +1,217 @@
+"""The recipes: fairseq's own parser takes every flag of every row, task and profile; the scripts; a table from text to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import table
+from conftest import ROOT, write_corpus
+from recipes import PROFILES, ROWS, TASKS, flags_of
+from stages import Stage
+
+from fairseq_erpo.family import FAMILY
+from fairseq_erpo.settings import Settings
+
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted([*EXAMPLES.glob("translation/*.sh"), *EXAMPLES.glob("summarization/*.sh")])
+REWARD = {"translation": "bleu", "summarization": "rouge"}
+
+
+def plan(*arguments: str) -> table.Plan:
+    return table.plan_of(table.arguments(arguments))[0]
+
+
+def options_of(stage: Stage) -> Any:
+    """The stage's command through fairseq's parser for it."""
+    from fairseq import options
+
+    import fairseq_erpo.tasks  # noqa: F401 - what --user-dir does in a process of its own
+
+    assert stage.command[0] == "fairseq-train"
+    return options.parse_args_and_arch(options.get_training_parser(), list(stage.command[1:]))
+
+
+@pytest.mark.parametrize(("task", "profile"), PROFILES)
+def test_fairseq_accepts_every_flag_of_every_row(task: str, profile: str, tmp_path: Path) -> None:
+    stages = plan(task, "--profile", profile, "--out", str(tmp_path)).stages()
+    parsed = {stage.name: options_of(stage) for stage in stages if stage.epochs}
+    assert [name for name in parsed] == ["pretrain-1", *(f"{row}-1" for row in ROWS)]
+    for name, args in parsed.items():
+        row = "mle" if name == "pretrain-1" else name[:-2]
+        assert (args.task, args.criterion) == ("erpo_translation", f"erpo_{row}")
+        assert args.required_batch_size_multiple == 1 and args.no_epoch_checkpoints and args.log_format == "json"
+        assert (args.best_checkpoint_metric, args.maximize_best_checkpoint_metric) == (TASKS[task].metric, True)
+        assert args.eval_bleu == (task == "translation") and args.eval_rouge == (task == "summarization")
+        assert json.loads(args.eval_bleu_args)["beam"] == 1
+        assert args.cpu == (profile == "laptop")
+        # The criterion takes the values too, and they are this task's.
+        flags = {flag: getattr(args, flag) for flag in FAMILY[row].flags}
+        settings = Settings.of({**FAMILY[row].defaults, **{flag: value for flag, value in flags.items() if value is not None}})
+        if "--erpo-reward" in flags_of(row, PROFILES[task, profile].values):
+            assert flags["erpo_reward"] == REWARD[task] and settings.reward
+        start = args.finetune_from_model
+        assert start == (None if name == "pretrain-1" else str(tmp_path / "pretrain-1" / "checkpoint_best.pt"))
+
+
+@pytest.mark.parametrize(("task", "profile"), PROFILES)
+def test_rows_differ_in_nothing_but_their_criterion_and_its_rate(task: str, profile: str) -> None:
+    """Same model, batches, epochs and start; continued MLE is the control."""
+    own = {"criterion", "save_dir", "log_file", "lr", *(flag for row in FAMILY.values() for flag in row.flags)}
+    stages = [stage for stage in plan(task, "--profile", profile).stages() if stage.epochs][1:]
+    first, *others = [{key: value for key, value in vars(options_of(stage)).items() if key not in own} for stage in stages]
+    assert all(other == first for other in others) and len(others) == len(ROWS) - 1
+
+
+def test_the_paper_profile_is_the_papers() -> None:
+    """Section 5 and A.3.2, number by number."""
+    found = {
+        (task, stage.name): options_of(stage)
+        for task in TASKS
+        for stage in plan(task, "--profile", "paper").stages()
+        if stage.epochs
+    }
+    first = found["translation", "pretrain-1"]
+    assert (first.arch, first.encoder_layers, first.max_tokens, first.lr) == ("transformer", 6, 1792, [0.001])
+    assert PROFILES["translation", "paper"].selection.words == 73197 and not PROFILES["translation", "paper"].selection.pieces
+    first = found["summarization", "pretrain-1"]
+    sizes = (first.encoder_embed_dim, first.encoder_hidden_size, first.decoder_embed_dim, first.decoder_hidden_size)
+    assert (first.arch, first.encoder_layers, first.decoder_layers, *sizes) == ("lstm", 1, 1, 256, 256, 256, 256)
+    assert first.decoder_attention == "1" and first.batch_size == 64 and first.lr == [0.001]
+    assert PROFILES["summarization", "paper"].selection.train == 200_000
+    assert [found[task, "raml-1"].erpo_samples for task in TASKS] == [6, 10]
+    assert [found[task, "scheduled_sampling-1"].erpo_anneal_every for task in TASKS] == [4000, 600]
+    for task in TASKS:
+        for row in ("interp-1", "mixer_alike-1"):
+            args = found[task, row]
+            assert (args.erpo_preset, args.erpo_anneal_every, args.erpo_reward) == ("paper", 4, REWARD[task])
+            assert args.erpo_lambda is None and args.erpo_schedule is None  # the preset's: stairs to (3/7, 4/7, 0)
+
+
+def test_evaluation_reads_the_arguments_it_is_given(tmp_path: Path) -> None:
+    made = plan("summarization", "--seeds", "2", "--rows", "mle,interp", "--out", str(tmp_path))
+    words = made.table()
+    assert words[:3] == ["-m", "fairseq_erpo", "evaluate"]
+    assert f"interp={tmp_path}/interp-1,{tmp_path}/interp-2" in words and words[words.index("--baseline") + 1] == "mle"
+    assert "--baseline" not in plan("summarization", "--rows", "interp").table()
+    tests = [stage for stage in made.stages() if not stage.epochs]
+    assert len(tests) == 6 and all(len(stage.after) == 1 and stage.name == f"test-{stage.after[0].name}" for stage in tests)
+
+
+def test_a_row_of_ones_own() -> None:
+    made = plan("translation", "--rows", "mle", "--row", "soft=interp --erpo-c 5", "--seeds", "7,9")
+    names = [stage.name for stage in made.stages() if stage.epochs]
+    assert names == ["pretrain-7", "pretrain-9", "mle-7", "soft-7", "mle-9", "soft-9"]
+    args = options_of(made.stages()[3])
+    assert (args.criterion, args.erpo_c, args.seed, args.erpo_preset) == ("erpo_interp", "5", 7, "robust")
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("1", [1]), ("3", [1, 2, 3]), ("4,7", [4, 7]), ("5,", [5])])
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert table.numbers(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rows", "mle,interpolation"], ["--rows", "interpolation", "interp"]),
+        (["--rows", ""], ["name no row"]),
+        (["--row", "mle=interp"], ["NAME='ROW --flags'"]),
+        (["--row", "x=nothing"], ["NAME='ROW --flags'"]),
+        (["--profile", "desktop"], ["--profile", "paper or laptop", "desktop"]),
+        (["--epochs", "8"], ["--epochs", "8,4"]),
+        (["--seeds", "many"], ["many", "4,7"]),
+        (["--seeds", "0"], ["neither"]),
+        (["--data", "{}/nothing"], ["there is no"]),
+        (["--out", "{}"], ["no prepared corpus", "--data", "prepare_"]),
+    ],
+)
+def test_wrong_arguments_name_the_fix(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        table.main(["translation", "--out", str(tmp_path / "out"), *(word.format(tmp_path) for word in arguments)])
+    message = f"{ended.value.code} {capsys.readouterr().err}"
+    assert all(word in message for word in words), message
+
+
+# ---- the scripts ----
+
+
+def script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHON": sys.executable}
+    return subprocess.run([str(path), *arguments], capture_output=True, text=True, env=environment, cwd="/", timeout=200)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_script_is_a_record(path: Path) -> None:
+    header = re.match(r"#!.*\n((?:#.*\n)+)", path.read_text())
+    assert header and f"examples/{path.parent.name}/{path.name}" in header[1]
+    assert re.search(r"^# Rows?\b", header[1], re.MULTILINE) and re.search(r"Table [12]", header[1])
+    assert "# Measured  " in header[1]
+    if path.name == "table.sh":
+        assert "interpolation " + {"translation": "33.35", "summarization": "36.72"}[path.parent.name] in header[1]
+        assert all(row in header[1] for row in ROWS)
+    # An archive that is named is not downloaded.
+    done = script(
+        path, *(["de-en.tgz"] if path.name == "prepare_iwslt14.sh" else ["mle"] if path.name == "train.sh" else []), "--help"
+    )
+    assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["train.sh", "prepare_text.sh", "prepare_tatoeba.sh"])
+def test_scripts_say_what_they_need(name: str) -> None:
+    done = script(EXAMPLES / "translation" / name)
+    assert done.returncode != 0 and f"usage: {name}" in done.stderr
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_train_sh_is_one_row_and_seed_of_the_table(task: str) -> None:
+    done = script(EXAMPLES / task / "train.sh", "raml", "4", "--profile", "paper", "--dry-run")
+    commands = [shlex.split(line) for line in done.stdout.splitlines()]
+    trained = [words for words in commands if words[0] == "fairseq-train"]
+    assert [words[words.index("--criterion") + 1] for words in trained] == ["erpo_mle", "erpo_raml"]
+    assert all(words[words.index("--seed") + 1] == "4" for words in trained)
+    assert [words[3] for words in commands if words[0] == "python"] == ["evaluate"] * 3
+    assert script(EXAMPLES / task / "train.sh", "mle", "--dry-run").stdout.count("--seed 1 ") == 2
+
+
+@pytest.mark.slow
+def test_a_table_from_two_text_files_killed_and_started_again(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a stage; the second call leaves alone what was done, and both seeds' rows are in the table."""
+    text = write_corpus(tmp_path / "text", {"all": 900})
+    flags = ["--rows", "mle,raml,interp", "--seeds", "2", "--epochs", "2,1", "--pairs", "300", "--jobs", "2"]
+    flags += ["--data", str(text / "all.de"), str(text / "all.en"), "--out", str(tmp_path / "out")]
+    command = [str(EXAMPLES / "translation" / "table.sh"), *flags]
+    environment = os.environ | {"PYTHON": sys.executable}
+    with (tmp_path / "first").open("w") as sink:
+        first = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)
+        limit = time.monotonic() + 200
+        # One stage is done, and another one is running.
+        while not ((tmp_path / "out/pretrain-1/done.json").exists() and (tmp_path / "out/mle-1/started").exists()):
+            assert first.poll() is None and time.monotonic() < limit, (tmp_path / "first").read_text()
+            time.sleep(0.1)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    before = (tmp_path / "out/pretrain-1/done.json").stat().st_mtime
+    assert not (tmp_path / "out/mle-1/done.json").exists()
+    time.sleep(1)  # its children die with it
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert re.search(r"table: [1-3] of 16 stages are done", done.stdout)
+    assert (tmp_path / "out/pretrain-1/done.json").stat().st_mtime == before
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert list(scores["systems"]) == ["pretrain", "mle", "raml", "interp"] and scores["baseline"] == "mle"
+    assert all(len(system["scores"]["bleu"]["values"]) == 2 for system in scores["systems"].values())
+    assert re.search(r"^interp +\d+\.\d\d ± ", done.stdout, re.MULTILINE) and "minutes: " in done.stdout
+    third = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    assert "table: 16 of 16 stages are done" in third.stdout and re.search(r"^interp +\d", third.stdout, re.MULTILINE)
