@@ -41,8 +41,8 @@ setup(
         # gymnasium's MuJoCo environments import imageio; SB3's own [extra] would bring Atari and OpenCV.
         "gail": ["gymnasium", "imageio", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
         "film": ["imageio-ffmpeg"],  # python -m gail render --out film.mp4
-        "cluster": ["submitit"],  # python -m gail sweep --slurm PARTITION
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "scipy"],
+        "slurm": ["submitit"],  # --slurm of tables and sweeps, examples/cluster/slurm.py
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "scipy", "submitit"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",

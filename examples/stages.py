@@ -94,16 +94,16 @@ class Slurm:
     """A job of a cluster, by submitit.  It goes on without this program, which finds it again by the number beside its output."""
 
     def __init__(self, command: Sequence[str], output: Path, executor: Any) -> None:
-        import submitit
-
         number = output.with_name("job")
         if number.is_file():
             self.job = executor.job_class(folder=executor.folder, job_id=number.read_text("utf-8"))
             if not self.job.done():
                 return
+        from submitit.helpers import CommandFunction
+
         words = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), "OMP_NUM_THREADS=1", *command]
         shell = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(words)} >> {shlex.quote(str(output.resolve()))} 2>&1"
-        self.job = executor.submit(submitit.helpers.CommandFunction(["bash", "-c", shell], verbose=False))
+        self.job = executor.submit(CommandFunction(["bash", "-c", shell], verbose=False))
         number.write_text(self.job.job_id, "utf-8")
 
     def poll(self) -> int | None:

@@ -82,6 +82,7 @@ def from_json(name: str, path: Path) -> History:
         for part in ("valid", "train"):
             if f"{part}_loss" in entry or f"{part}_nll_loss" in entry:
                 values = {key.removeprefix(f"{part}_"): value for key, value in entry.items() if key.startswith(f"{part}_")}
+                values["epoch"] = entry.get("epoch", 0)
                 update = int(values.get("num_updates", 0))
                 getattr(history, part)[update] = values
                 if part == "train":

@@ -1,0 +1,154 @@
+"""What recipes are trained on: archives and text files read as they are, split without leaks, chosen and written."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+import tarfile
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+
+import corpus
+import pytest
+from recipes import TASKS, Selection
+
+
+def text(n: int) -> list[corpus.Pair]:
+    return [(f"das ist Satz {i} von {n}", f"this is sentence {i} of {n}") for i in range(n)]
+
+
+def write_sides(folder: Path, name: str, pairs: list[corpus.Pair], packed: bool = False) -> list[Path]:
+    files = []
+    for language, side in zip(("de", "en"), zip(*pairs, strict=True), strict=True):
+        content = "".join(f"{line}\n" for line in side).encode()
+        files.append(folder / f"{name}.{language}{'.gz' if packed else ''}")
+        files[-1].write_bytes(gzip.compress(content) if packed else content)
+    return files
+
+
+def test_a_folder_is_read_as_it_is_gzipped_or_not(tmp_path: Path) -> None:
+    parts = {"train": text(9), "valid": text(3), "test": [("a\u2028b c", "x   y\tz")]}
+    for part, pairs in parts.items():
+        write_sides(tmp_path, part, pairs, packed=part == "train")
+    # Blanks are evened out, and a line separator inside a sentence does not end it.
+    assert corpus.read([tmp_path], ("de", "en")) == parts | {"test": [("a b c", "x y z")]}
+
+
+def test_tatoebas_zip_has_english_first(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "deu-eng.zip", "w") as archive:
+        archive.writestr("deu.txt", "".join(f"Go {i}.\tGeh {i}.\tCC-BY 2.0\n" for i in range(200)) + "broken\n")
+        archive.writestr("_about.txt", "about")
+    assert corpus.read_tatoeba(tmp_path / "deu-eng.zip")[7] == ("Geh 7.", "Go 7.")
+    parts = corpus.read([tmp_path / "deu-eng.zip"], ("de", "en"))
+    assert sum(map(len, parts.values())) == 200 and all(parts.values())
+
+
+def iwslt14(path: Path, talks: int) -> None:
+    """The archive's files with their markup."""
+    with tarfile.open(path, "w:gz") as archive:
+
+        def add(name: str, content: str) -> None:
+            member = tarfile.TarInfo(f"de-en/{name}")
+            member.size = len(content.encode())
+            archive.addfile(member, io.BytesIO(content.encode()))
+
+        for language, word in (("de", "Satz"), ("en", "sentence")):
+            lines = ["<url>http://a.b</url>", "<keywords>x</keywords>", f"<title> {word} 0 </title>"]
+            lines += [f"{word} {i}" for i in range(1, talks)] + [""]
+            add(f"train.tags.de-en.{language}", "\n".join(lines))
+            for n, test in enumerate(corpus.TESTS):
+                xml = f'<doc><seg id="1"> {word}’s {n} </seg>\n<p>\n<seg id="2">{word} b{n}</seg></doc>'
+                add(f"IWSLT14.{test}.de-en.{language}.xml", xml)
+
+
+def test_iwslt14_is_split_as_fairseq_splits_it(tmp_path: Path) -> None:
+    iwslt14(tmp_path / "de-en.tgz", talks=46)
+    parts = corpus.read([tmp_path / "de-en.tgz"], ("de", "en"))
+    # awk's NR % 23 == 0 of the 46 lines from 0 to 45.
+    assert parts["valid"] == [("Satz 22", "sentence 22"), ("Satz 45", "sentence 45")]
+    assert len(parts["train"]) == 44 and parts["train"][0] == ("Satz 0", "sentence 0")
+    assert parts["test"][:3] == [("Satz's 0", "sentence's 0"), ("Satz b0", "sentence b0"), ("Satz's 1", "sentence's 1")]
+    assert len(parts["test"]) == 10
+
+
+def test_pairs_are_chosen_by_length_and_by_lot() -> None:
+    pairs = [(" ".join("a" * s), " ".join("b" * t)) for s in range(8) for t in range(8)]
+    selection = Selection(train=5, max_source=6, min_target=3, max_target=5)
+    fitting = [(a, b) for a, b in pairs if 1 <= len(a.split()) <= 6 and 3 <= len(b.split()) <= 5]
+    chosen = corpus.choose({"train": pairs, "valid": pairs}, selection)
+    assert chosen["valid"] == fitting
+    assert len(chosen["train"]) == 5 and set(chosen["train"]) < set(fitting) and chosen["train"] != fitting[:5]
+    assert chosen["train"] == sorted(chosen["train"], key=fitting.index)  # in the corpus's order
+    assert corpus.choose({"train": pairs, "valid": pairs}, selection) == chosen
+
+
+@pytest.mark.parametrize("pieces", [0, 60])
+def test_prepared_data_are_whole_and_made_once(pieces: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = write_sides(tmp_path, "all", text(300), packed=True)
+    selection = Selection(train=100, valid=5, test=5, pieces=pieces, words=0 if pieces else 50, joined=True)
+    folder = tmp_path / "new" / "data"
+    corpus.prepare(sources, ("de", "en"), selection, False, folder)
+    written = json.loads((folder / "corpus.json").read_text())
+    assert written["sizes"] == {"train": 100, "valid": 5, "test": 5} and written["selection"]["pieces"] == pieces
+    dictionary = (folder / "bin" / "dict.de.txt").read_text()
+    assert dictionary == (folder / "bin" / "dict.en.txt").read_text()
+    if pieces:
+        model = (folder / "pieces" / "test.en").read_text().splitlines()
+        assert [line.replace(" ", "").replace("▁", " ").strip() for line in model] == (
+            folder / "test.en"
+        ).read_text().splitlines()
+    else:
+        # Four special symbols are counted but not written; none is made up to fill a multiple of 8.
+        assert len(dictionary.splitlines()) == 46 and "madeupword" not in dictionary
+    corpus.prepare(sources, ("de", "en"), selection, False, folder)
+    assert f"{folder} is there already" in capsys.readouterr().out
+    corpus.prepare(sources, ("de", "en"), Selection(train=50, valid=5, test=5, pieces=pieces), False, folder)
+    assert json.loads((folder / "corpus.json").read_text())["sizes"]["train"] == 50
+
+
+def test_an_interrupted_preparation_is_not_taken_for_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = write_sides(tmp_path, "all", text(300))
+    monkeypatch.setattr(corpus, "preprocess_command", lambda *_: ["fairseq-preprocess", "--nothing"])
+    with pytest.raises(SystemExit, match="this failed: fairseq-preprocess --nothing"):
+        corpus.prepare(sources, ("de", "en"), Selection(pieces=60), False, tmp_path / "data")
+    assert not (tmp_path / "data" / "corpus.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (["{}/none.de", "{}/none.en"], "there is no .*none.de and no .*none.en"),
+        (["{}/all.de"], "is no folder, .zip or .tgz; a text file needs its other side"),
+        (["{}/all.de", "{}/short.en"], "all.de has 20 lines and .*short.en has 1; they must be parallel"),
+        (["{}"], "there is no .*train.de and no train.de.gz; --languages"),
+        (["{}/all.de", "{}/all.en", "{}/all.en"], "one folder or archive, or two text files"),
+        (["{}/other.tgz"], "has no train.tags.de-en.de; it should be IWSLT14's"),
+    ],
+)
+def test_wrong_sources_are_refused(sources: list[str], message: str, tmp_path: Path) -> None:
+    write_sides(tmp_path, "all", text(20))
+    write_sides(tmp_path, "short", text(1))
+    tarfile.open(tmp_path / "other.tgz", "w:gz").close()
+    with pytest.raises(SystemExit, match=f"^corpus: .*{message}"):
+        corpus.read([Path(source.format(tmp_path)) for source in sources], ("de", "en"))
+
+
+def test_languages_come_from_the_files_or_the_task() -> None:
+    def languages(typed: str | None, *sources: str, task: str = "translation") -> list[str]:
+        return corpus.languages_of(Namespace(languages=typed, sources=[Path(source) for source in sources], task=task))
+
+    assert languages(None, "a.fr.gz", "a.en") == ["fr", "en"]
+    assert languages(None, "folder", task="summarization") == list(TASKS["summarization"].languages)
+    assert languages("x,y", "a.fr", "a.en") == ["x", "y"]
+    for wrong in (("a.de", "b.de"), ("a", "b.de")):
+        with pytest.raises(SystemExit, match="two different suffixes"):
+            languages(None, *wrong)
+
+
+def test_tokenising_needs_sacremoses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacremoses", None)
+    with pytest.raises(SystemExit, match="pip install sacremoses"):
+        corpus.tokenised({"train": text(1)}, ("de", "en"))
