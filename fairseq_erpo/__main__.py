@@ -49,6 +49,12 @@ VERBS: Mapping[str, Verb] = {
         "decode test sets, score systems of one or several seeds, and test their differences from a baseline",
         "python -m fairseq_erpo evaluate mle=runs/mle-1,runs/mle-2 interp=runs/interp-1,runs/interp-2 --baseline mle",
     ),
+    "report": Verb(
+        "fairseq_erpo.report",
+        "report",
+        "make one page of the logs of a set of runs: learning curves, λ, rewards, lengths, scores, samples",
+        "python -m fairseq_erpo report runs/mle-1 runs/interp-1 runs/interp-2 --scores scores.json --out report",
+    ),
     "variance": Verb(
         "fairseq_erpo.variance",
         "variance",

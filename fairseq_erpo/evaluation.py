@@ -47,8 +47,7 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--json", metavar="FILE", help="write all scores as well")
     args = parser.parse_args(argv)
-    for name in ("sacrebleu", "absl"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet()
     try:
         columns = args.columns.split(",")
         _refuse(args, columns)
@@ -64,6 +63,12 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     if args.json:
         with whole("--json", args.json) as part:
             part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def quiet() -> None:
+    """No notes of the libraries between the lines of a verb; fairseq lets all of them speak."""
+    for name in ("absl", "fairseq", "fairseq_cli", "fairseq_erpo", "matplotlib", "sacrebleu"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _refuse(args: Any, columns: Sequence[str]) -> None:

@@ -316,11 +316,11 @@ def page(inspection: Inspection) -> str:
         experts="\n".join(experts),
         figures="\n".join(_entry(name, value) for name, value in inspection.figures().items()),
         legend=escape(LEGEND),
-        sentences="\n".join(map(_section, inspection.sentences)),
+        sentences="\n".join(map(section, inspection.sentences)),
     )
 
 
-def _section(sentence: Sentence) -> str:
+def section(sentence: Sentence) -> str:
     clipped = "<em>clipped at the length cap</em>" if sentence.clipped else ""
     source = [_entry("source", " ".join(sentence.source))] if sentence.source is not None else []
     return "\n".join(

@@ -111,8 +111,6 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
 def _generate(arguments: Sequence[str], checkpoint: Path, data: str) -> None:
     """fairseq-generate in this process."""
     logging.basicConfig()  # else fairseq logs into the result's file, and goes on when that is closed
-    for name in ("fairseq", "fairseq_cli", "fairseq_erpo"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         parsed = options.parse_args_and_arch(options.get_generation_parser(), list(arguments))
         generate.main(convert_namespace_to_omegaconf(parsed))

@@ -45,12 +45,14 @@ ALLOWED: dict[str, set[str]] = {
 # May import everything; nothing but each other imports them.
 TOOLS = {
     "__main__",
+    "curves",
     "evaluation",
     "exploration",
     "family_table",
     "inspection",
     "loading",
     "outputs",
+    "report",
     "runlogs",
     "pictures",
     "variance",
