@@ -79,7 +79,7 @@ ROWS: Mapping[str, str] = {
 }
 
 SMALL_TRANSFORMER = (
-    "--arch transformer --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 128 --decoder-embed-dim 128 "
+    "--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 128 --decoder-embed-dim 128 "
     "--encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512 --encoder-attention-heads 4 --decoder-attention-heads 4 "
     "--encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout .2"
 )
@@ -137,7 +137,7 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             },
         ),
         ("translation", "laptop"): Profile(
-            selection=Selection(train=40_000, valid=1_000, test=3_000, min_target=6, max_target=25, max_source=40, pieces=4_000),
+            selection=Selection(train=30_000, valid=1_000, test=3_000, min_target=6, max_target=25, max_source=40, pieces=3_000),
             model=SMALL_TRANSFORMER,
             optimiser=f"{ADAM} --max-tokens 1000 --cpu",
             pretrain="--lr 2e-3 --lr-scheduler inverse_sqrt --warmup-updates 400",
@@ -154,8 +154,8 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             },
         ),
         ("summarization", "laptop"): Profile(
-            selection=Selection(train=40_000, valid=1_000, test=2_000, max_target=25, max_source=60, pieces=6_000),
-            model=f"{lstm(192)} --share-all-embeddings",
+            selection=Selection(train=40_000, valid=1_000, test=2_000, max_target=25, max_source=60, pieces=4_000),
+            model=f"{lstm(128)} --share-all-embeddings",
             optimiser=f"{ADAM} --batch-size 64 --cpu",
             pretrain="--lr 2e-3 --lr-scheduler inverse_sqrt --warmup-updates 200",
             pretrain_epochs=8,

@@ -70,7 +70,7 @@ class Local:
 
     def __init__(self, command: Sequence[str], output: Path, threads: int = 1) -> None:
         environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
-        with output.open("ab") as sink:
+        with output.open("wb") as sink:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
             )
@@ -102,7 +102,7 @@ class Slurm:
         from submitit.helpers import CommandFunction
 
         words = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), "OMP_NUM_THREADS=1", *command]
-        shell = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(words)} >> {shlex.quote(str(output.resolve()))} 2>&1"
+        shell = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(words)} > {shlex.quote(str(output.resolve()))} 2>&1"
         self.job = executor.submit(CommandFunction(["bash", "-c", shell], verbose=False))
         number.write_text(self.job.job_id, "utf-8")
 

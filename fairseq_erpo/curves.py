@@ -16,7 +16,7 @@ from fairseq_erpo.runlogs import History
 
 Groups = Mapping[str, Sequence[History]]  # a name and its seeds
 
-SIZE = (4.6, 3.1)  # inches: a phone's width at the size of the text
+SIZE = (4.6, 3.4)  # inches: a phone's width at the size of the text
 # Okabe and Ito 2008: apart for colour-blind eyes, on light and dark; line styles and markers differ too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a", "#b8a900", "#7a5cc2", "#a0522d")
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vP*X<>"
@@ -166,7 +166,8 @@ def _axes(title: str) -> tuple[Figure, Axes]:
 def _finished(stem: str, title: str, figure: Figure, axes: Axes) -> Panel:
     handles, _ = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(fontsize=8, frameon=False, labelcolor=INK, ncols=1 + (len(handles) > 5))
+        # Outside: inside it would hide what it names.
+        figure.legend(loc="outside lower center", fontsize=8, frameon=False, labelcolor=INK, ncols=min(len(handles), 3))
     return Panel(re.sub(r"[^\w.-]", "_", stem), title, figure)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ from fairseq_cli import generate
 
 from fairseq_erpo.compat import check_checkpoint
 from fairseq_erpo.loading import part_of
+from fairseq_erpo.runlogs import numbered
 
 # Room for any sensible output, so that a model that never ends costs little; fairseq's own limit is 200 tokens.
 LENGTH = ("--max-len-a", "1.2", "--max-len-b", "10")
@@ -71,13 +71,6 @@ def read(path: Path) -> Output:
     if references and len(references) != len(hypotheses):
         raise ValueError(f"{path} has {len(hypotheses)} hypotheses and {len(references)} references: it is not whole")
     return Output(hypotheses, references or None)
-
-
-def numbered(text: str, letter: str) -> list[str]:
-    """The texts of the lines `LETTER-number`, in the order of the numbers; fairseq prints them by length."""
-    score = r"\S+\t" if letter in "DH" else ""
-    found = re.findall(rf"^{letter}-(\d+)\t{score}(.*)$", text, re.MULTILINE)
-    return [line for _, line in sorted((int(number), line) for number, line in found)]
 
 
 def decoded(checkpoint: Path, decoding: Decoding) -> Path:

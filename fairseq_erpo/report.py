@@ -29,9 +29,11 @@ h3 { font-size: 1rem; margin: 1rem 0 .25rem; }
 .wide th, .wide td { white-space: nowrap; border-bottom: 1px solid var(--line); text-align: right; }
 .wide :is(th, td):first-child { text-align: left; }
 .panels { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+.panels > figure:only-child:not(.whole) { grid-column: 1 / -1; max-width: 44rem; }
 figure { margin: 0; }
 figure svg, figure img { display: block; width: 100%; height: auto; }
 figure img { background: #fff; border-radius: .3rem; }
+.whole { grid-column: 1 / -1; max-width: 60rem; }
 figcaption { color: var(--quiet); font-size: .875rem; }
 .samples section { padding: .75rem 0; }
 """
@@ -177,7 +179,7 @@ def _embedded(file: Path) -> str:
     encoded = base64.b64encode(file.read_bytes()).decode()
     name = escape(file.stem)
     source = f"data:{PICTURES[file.suffix.lower()]};base64,{encoded}"
-    return f'<figure><img alt="{name}" src="{source}"><figcaption>{name}</figcaption></figure>'
+    return f'<figure class="whole"><img alt="{name}" src="{source}"><figcaption>{name}</figcaption></figure>'
 
 
 def _drawn(panel: curves.Panel) -> str:

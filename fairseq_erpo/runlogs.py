@@ -1,4 +1,4 @@
-"""What runs have logged: fairseq's JSON lines, or else its TensorBoard events, as figures by update.  No fairseq."""
+"""What runs have written: fairseq's JSON lines, or else its TensorBoard events, as figures by update; outputs.  No fairseq."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def from_json(name: str, path: Path) -> History:
             if f"{part}_loss" in entry or f"{part}_nll_loss" in entry:
                 values = {key.removeprefix(f"{part}_"): value for key, value in entry.items() if key.startswith(f"{part}_")}
                 values["epoch"] = entry.get("epoch", 0)
-                update = int(values.get("num_updates", 0))
+                update = int(values.get("num_updates", values["epoch"]))
                 getattr(history, part)[update] = values
                 if part == "train":
                     history.epochs[update] = int(entry["epoch"])
@@ -93,6 +93,16 @@ def from_json(name: str, path: Path) -> History:
             history.train_inner[int(entry.get("num_updates", 0))] = entry
             history.progress = max(history.progress, entry.get("update", 0))
     return history
+
+
+# ---- fairseq-generate's output ----
+
+
+def numbered(text: str, letter: str) -> list[str]:
+    """The texts of the lines `LETTER-number`, in the order of the numbers; fairseq prints them by length."""
+    score = r"\S+\t" if letter in "DH" else ""
+    found = re.findall(rf"^{letter}-(\d+)\t{score}(.*)$", text, re.MULTILINE)
+    return [line for _, line in sorted((int(number), line) for number, line in found)]
 
 
 # ---- TensorBoard ----

@@ -16,6 +16,8 @@ sys.path.insert(0, str(QUICKSTART))
 import prepare  # noqa: E402
 import report  # noqa: E402
 
+from fairseq_erpo import runlogs  # noqa: E402
+
 
 def component(archive: zipfile.ZipFile, name: str, **languages: object) -> None:
     for language, tree in languages.items():
@@ -168,7 +170,7 @@ def test_log_of_an_epoch_that_ran_twice_counts_once(tmp_path: Path) -> None:
     path.write_text(path.read_text("utf-8") + "\n" + path.read_text("utf-8"), "utf-8")
     assert report.validation(path) == {1: 11.0, 2: 12.0}
     assert report.mixtures(path)[2] == {"model": 0.0, "task": 0.0, "delta": 1.0}
-    assert report.epochs_done(path) == 2
+    assert runlogs.from_json("mle", path).progress == 2
 
 
 def test_missing_translations_are_noticed() -> None:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,16 +18,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import sentencepiece
+# What the examples share, and this copy of the project, whatever is installed.
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 
-Pair = tuple[str, str]
+import corpus  # noqa: E402
+from corpus import Pair, split  # noqa: E402, F401
 
 PACKAGE = "homeassistant==2026.2.3"
 WHEEL = "homeassistant-2026.2.3-py3-none-any.whl"
 SHA256 = "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"
 
 MIN_WORDS, MAX_WORDS = 2, 40
-VALID_SHARE, TEST_SHARE = 0.04, 0.05
 PIECES = 4000
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -97,78 +97,13 @@ def clean(source: str, target: str) -> Iterator[Pair]:
             yield a, b
 
 
-def same(text: str) -> str:
-    """Two texts are the same text when they differ in case and punctuation only."""
-    return " ".join(re.sub(r"[^\w\s]", " ", text.casefold()).split())
-
-
-def split(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
-    """Train, valid and test that share no source and no target.
-
-    Pairs that share a side, directly or through other pairs, form a component; a component goes to one part as a whole, chosen
-    by the hash of its first text, so that the split depends neither on order nor on a random generator.
-    """
-    ordered = sorted(set(pairs))
-    parent: dict[tuple[int, str], tuple[int, str]] = {}
-
-    def root(node: tuple[int, str]) -> tuple[int, str]:
-        while parent.setdefault(node, node) != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for a, b in ordered:
-        one, other = sorted((root((0, same(a))), root((1, same(b)))))
-        parent[other] = one  # the smaller text stays the root, whatever the order
-    parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
-    for a, b in ordered:
-        digest = hashlib.sha256(root((0, same(a)))[1].encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        parts["test" if share < TEST_SHARE else "valid" if share < TEST_SHARE + VALID_SHARE else "train"].append((a, b))
-    return parts
-
-
 def read_files(source: Path, target: Path) -> Iterator[Pair]:
     """Two text files, line by line, with the same bounds on words as the wheel's texts."""
-    sides = [path.read_text("utf-8").splitlines() for path in (source, target)]
-    if len(sides[0]) != len(sides[1]):
-        raise SystemExit(
-            f"quickstart: {source} has {len(sides[0])} lines and {target} has {len(sides[1])}; they must be parallel."
-        )
-    for a, b in zip(*(map(str.split, side) for side in sides), strict=True):
-        if all(MIN_WORDS <= len(side) <= MAX_WORDS for side in (a, b)):
-            yield " ".join(a), " ".join(b)
+    for pair in corpus.read_files(source, target):
+        if all(MIN_WORDS <= len(side.split()) <= MAX_WORDS for side in pair):
+            yield pair
 
 
 def write(pairs: Iterable[Pair], languages: tuple[str, str], folder: Path) -> dict[str, int]:
-    """Write {train,valid,test}.LANGUAGE (text), their pieces under pieces/, and the subword model; return the sizes.
-
-    The folder appears when everything in it is complete.
-    """
-    parts = split(pairs)
-    empty = [name for name, part in parts.items() if not part]
-    if empty:
-        raise SystemExit(f"quickstart: no usable pair is left for {' and '.join(empty)}; give more text.")
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "pieces").mkdir(parents=True)
-    for name, part in parts.items():
-        for language, side in zip(languages, zip(*part, strict=True), strict=True):
-            (unfinished / f"{name}.{language}").write_text("\n".join(side) + "\n", "utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(text for both in parts["train"] for text in both),
-        model_prefix=str(unfinished / "pieces" / "model"),
-        vocab_size=PIECES,
-        hard_vocab_limit=False,  # a small corpus may not hold so many
-        character_coverage=1.0,
-        minloglevel=2,
-    )
-    model = sentencepiece.SentencePieceProcessor(model_file=str(unfinished / "pieces" / "model.model"))
-    for name in parts:
-        for language in languages:
-            lines = (unfinished / f"{name}.{language}").read_text("utf-8").splitlines()
-            pieces = "".join(" ".join(model.encode(line, out_type=str)) + "\n" for line in lines)
-            (unfinished / "pieces" / f"{name}.{language}").write_text(pieces, "utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
-    return {name: len(part) for name, part in parts.items()}
+    """Split, and write text and pieces as `corpus.write` does."""
+    return corpus.write(corpus.split(pairs), languages, folder, PIECES)

