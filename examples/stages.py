@@ -48,6 +48,8 @@ class Stage:
 class Process(Protocol):
     """A running stage."""
 
+    core_seconds: float | None
+
     def poll(self) -> int | None: ...
     def stop(self) -> None: ...
 
@@ -68,6 +70,8 @@ class Failure(SystemExit):
 class Local:
     """A process of this machine; it ends with this one, whatever ends that."""
 
+    core_seconds: float | None = None  # which, unlike seconds, do not depend on what else the machine does
+
     def __init__(self, command: Sequence[str], output: Path, threads: int = 1) -> None:
         environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
         with output.open("wb") as sink:
@@ -76,10 +80,15 @@ class Local:
             )
 
     def poll(self) -> int | None:
-        return self.process.poll()
+        if self.process.returncode is None:
+            ended, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            if ended:
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                self.core_seconds = usage.ru_utime + usage.ru_stime
+        return self.process.returncode
 
     def stop(self) -> None:
-        if self.process.poll() is None:
+        if self.poll() is None:
             self.process.terminate()
             self.process.wait()
 
@@ -92,6 +101,8 @@ def die_with_parent() -> None:
 
 class Slurm:
     """A job of a cluster, by submitit.  It goes on without this program, which finds it again by the number beside its output."""
+
+    core_seconds: float | None = None  # Slurm's own accounting knows
 
     def __init__(self, command: Sequence[str], output: Path, executor: Any) -> None:
         number = output.with_name("job")
@@ -186,8 +197,9 @@ class Runner:
             if code != 0:
                 yield stage
             else:
-                seconds = round(time.time() - progress.began, 1)
-                write_json(self.folder / stage.name / "done.json", {"digest": stage.digest, "seconds": seconds})
+                times = {"seconds": time.time() - progress.began, "core_seconds": process.core_seconds}
+                rounded = {name: round(value, 1) for name, value in times.items() if value is not None}
+                write_json(self.folder / stage.name / "done.json", {"digest": stage.digest, **rounded})
 
     def command(self, stage: Stage) -> list[str]:
         return [str(COMMANDS / stage.command[0]), *stage.command[1:]]

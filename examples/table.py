@@ -205,6 +205,13 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[Path]]:
     return Plan(TASKS[args.task], profile, folder, data, rows_of(args, profile), args.seeds), sources
 
 
+def minutes(runner: Runner, stage: Stage) -> str:
+    """How long a stage took, from its last start to its end."""
+    result = runner.result(stage) or {}
+    core = f" ({result['core_seconds'] / 60:.1f})" if "core_seconds" in result else ""
+    return f"{stage.name} {result.get('seconds', 0) / 60:.1f}{core}"
+
+
 def main(argv: Sequence[str]) -> None:
     args = arguments(argv)
     plan, sources = plan_of(args)
@@ -228,7 +235,7 @@ def main(argv: Sequence[str]) -> None:
     runner.run(stages)
     print()
     subprocess.run([sys.executable, *plan.table()], check=True)
-    print("minutes:", ", ".join(f"{stage.name} {runner.result(stage)['seconds'] / 60:.1f}" for stage in stages if stage.epochs))  # type: ignore[index]
+    print("minutes (of one core):", ", ".join(minutes(runner, stage) for stage in stages if stage.epochs))
     runs = " ".join(f"{plan.folder}/{stage.name}" for stage in stages if stage.epochs)
     print(f"report: python -m fairseq_erpo report {runs} --scores {plan.folder}/scores.json --out {plan.folder}/report")
 

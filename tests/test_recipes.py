@@ -212,6 +212,6 @@ def test_a_table_from_two_text_files_killed_and_started_again(tmp_path: Path) ->
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert list(scores["systems"]) == ["pretrain", "mle", "raml", "interp"] and scores["baseline"] == "mle"
     assert all(len(system["scores"]["bleu"]["values"]) == 2 for system in scores["systems"].values())
-    assert re.search(r"^interp +\d+\.\d\d ± ", done.stdout, re.MULTILINE) and "minutes: " in done.stdout
+    assert re.search(r"^interp +\d+\.\d\d ± ", done.stdout, re.MULTILINE) and "minutes (of one core): " in done.stdout
     third = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
     assert "table: 16 of 16 stages are done" in third.stdout and re.search(r"^interp +\d", third.stdout, re.MULTILINE)

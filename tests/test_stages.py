@@ -30,11 +30,15 @@ def note(path: Path, word: str) -> str:
 
 def test_each_stage_runs_once_and_after_what_it_needs(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    first = shell("first", "time.sleep(.5)\n" + note(log, "first"))
+    first = shell(
+        "first", "end = time.process_time() + .3\nwhile time.process_time() < end: pass\ntime.sleep(1)\n" + note(log, "first")
+    )
     chain = [first, shell("other", note(log, "other")), shell("second", note(log, "second"), first)]
     Runner(tmp_path / "runs", 2).run(chain)
     assert sorted(wrote(log)) == ["first", "other", "second"]
     assert wrote(log).index("first") < wrote(log).index("second")
+    done = json.loads((tmp_path / "runs" / "first" / "done.json").read_text())
+    assert done["core_seconds"] >= 0.3 and done["seconds"] >= 1.3  # sleeping takes no core
     Runner(tmp_path / "runs", 2).run(chain)
     assert len(wrote(log)) == 3
     # Other settings start afresh, and so does what builds on them; the rest is left alone.
