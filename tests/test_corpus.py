@@ -69,6 +69,7 @@ def test_iwslt14_is_split_as_fairseq_splits_it(tmp_path: Path) -> None:
     parts = corpus.read([tmp_path / "de-en.tgz"], ("de", "en"))
     # awk's NR % 23 == 0 of the 46 lines from 0 to 45.
     assert parts["valid"] == [("Satz 22", "sentence 22"), ("Satz 45", "sentence 45")]
+    assert not set(parts["train"]) & set(parts["valid"])
     assert len(parts["train"]) == 44 and parts["train"][0] == ("Satz 0", "sentence 0")
     assert parts["test"][:3] == [("Satz's 0", "sentence's 0"), ("Satz b0", "sentence b0"), ("Satz's 1", "sentence's 1")]
     assert len(parts["test"]) == 10
