@@ -236,7 +236,7 @@ def main(argv: Sequence[str]) -> None:
     print()
     subprocess.run([sys.executable, *plan.table()], check=True)
     print("minutes (of one core):", ", ".join(minutes(runner, stage) for stage in stages if stage.epochs))
-    runs = " ".join(f"{plan.folder}/{stage.name}" for stage in stages if stage.epochs)
+    runs = " ".join(f"{plan.folder}/{stage.name}" for stage in stages if stage.epochs and stage.after)  # without the start
     print(f"report: python -m fairseq_erpo report {runs} --scores {plan.folder}/scores.json --out {plan.folder}/report")
 
 
