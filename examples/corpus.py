@@ -243,10 +243,14 @@ def preprocess_command(folder: Path, languages: Sequence[str], selection: Select
 
 
 def digest_of(sources: Sequence[Path], settings: Mapping[str, object]) -> str:
-    """Of what the folder is made of: names and sizes of the sources, and the settings."""
-    files = [path for source in sources for path in (sorted(source.iterdir()) if source.is_dir() else [source])]
-    listed = [(path.name, path.stat().st_size) for path in files]
-    return hashlib.sha256(json.dumps([listed, settings], sort_keys=True).encode()).hexdigest()
+    """Of what the folder is made of: the sources' contents, and the settings."""
+    files = [path for source in sources for path in (sorted(source.glob("*.*")) if source.is_dir() else [source])]
+    contents = []
+    for path in files:
+        if path in sources or path.name.split(".")[0] in PARTS:
+            with path.open("rb") as file:
+                contents.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    return hashlib.sha256(json.dumps([contents, settings], sort_keys=True).encode()).hexdigest()
 
 
 def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Selection, moses: bool, folder: Path) -> None:

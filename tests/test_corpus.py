@@ -110,6 +110,19 @@ def test_prepared_data_are_whole_and_made_once(pieces: int, tmp_path: Path, caps
     assert json.loads((folder / "corpus.json").read_text())["sizes"]["train"] == 50
 
 
+def test_other_text_is_prepared_again(tmp_path: Path) -> None:
+    """Contents count, whether they are two files or a folder's; other files of a folder do not."""
+    settings = {"a": 1}
+    sources = write_sides(tmp_path, "train", text(9))
+    before = corpus.digest_of([tmp_path], settings), corpus.digest_of(sources, settings)
+    (tmp_path / "README.md").write_text("other")
+    assert (corpus.digest_of([tmp_path], settings), corpus.digest_of(sources, settings)) == before
+    sources[0].write_bytes(sources[0].read_bytes().replace(b"Satz 3", b"Satz 4"))  # of the same length
+    after = corpus.digest_of([tmp_path], settings), corpus.digest_of(sources, settings)
+    assert after[0] != before[0] and after[1] != before[1]
+    assert corpus.digest_of(sources, {"a": 2}) != after[1]
+
+
 def test_an_interrupted_preparation_is_not_taken_for_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = write_sides(tmp_path, "all", text(300))
     monkeypatch.setattr(corpus, "preprocess_command", lambda *_: ["fairseq-preprocess", "--nothing"])
