@@ -1,8 +1,9 @@
 """The recipes as data: tasks, profiles and rows.  `corpus.py` and `table.py` run them; a row is a line here, not a script.
 
 `paper` is the paper's section 5 and A.3; what those leave open is marked `open:`. `laptop` is for two cores: about seven minutes
-of one core for a row like MLE after the MLE checkpoint, twice that for one that draws from the model. Within a profile all rows share the MLE checkpoint of their seed and then train for
-equally many epochs; the row `mle`, which goes on as before, is the control.
+of one core for a row like MLE after the MLE checkpoint, twice that for one that draws from the model. Within a profile
+all rows share the MLE checkpoint of their seed and then train for equally many epochs; the row `mle`, which goes on as before, is
+the control.
 """
 
 from collections.abc import Mapping
@@ -154,7 +155,7 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             },
         ),
         ("summarization", "laptop"): Profile(
-            selection=Selection(train=40_000, valid=1_000, test=2_000, max_target=25, max_source=60, pieces=4_000),
+            selection=Selection(train=25_000, valid=1_000, test=2_000, max_target=25, max_source=40, pieces=4_000),
             model=f"{lstm(128)} --share-all-embeddings",
             optimiser=f"{ADAM} --batch-size 64 --cpu",
             pretrain="--lr 2e-3 --lr-scheduler inverse_sqrt --warmup-updates 200",
