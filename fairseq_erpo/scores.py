@@ -119,7 +119,7 @@ def measures(tokenize: str = "13a") -> dict[str, Measure]:
     return {
         "bleu": Measure("BLEU", statistics, lambda sums: float(metric._compute_score_from_stats(list(sums)).score)),
         **{name: _mean(rouge_f1, name, title) for name, title in names.items()},
-        **{f"{name}_021": _mean(rouge_021, name, f"{title[6:]} (0.2.1)") for name, title in names.items()},
+        **{f"{name}_021": _mean(rouge_021, name, f"{title} (0.2.1)") for name, title in names.items()},
         # sacreBLEU's first two numbers are the lengths of both sides in its own tokens.
         "length_ratio": Measure("length", statistics, lambda sums: sums[0] / max(sums[1], 1), tested=False, digits=3),
         "repetition": Measure("repeats", _repetition, lambda sums: 100 * sums[0] / max(sums[1], 1), tested=False),

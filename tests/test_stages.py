@@ -90,7 +90,8 @@ def test_two_runners_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 CALLER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which who runs the tests in the background has turned off
 sys.path[:0] = [{examples!r}, {root!r}]
 from pathlib import Path
 from stages import Runner, Stage
