@@ -43,8 +43,11 @@ format: .venv/ready  ## let ruff correct what it can
 	@$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/ready  ## training steps beside cross_entropy, ratios in one run
+bench: .venv/ready  ## what the algorithms cost beside cross_entropy and beside the plain ways, 10 minutes
 	@$(BIN)/python benchmarks/run.py --json runs/benchmarks.json
+
+bench-quick: .venv/ready  ## the same in a minute, less of everything
+	@$(BIN)/python benchmarks/run.py --quick
 
 bench-gail: .venv/ready  ## GAIL's loop beside plain PPO, and where the time of an environment's step goes
 	@$(BIN)/python benchmarks/gail.py --json runs/benchmarks-gail.json

@@ -2,20 +2,15 @@
 
     python benchmarks/gail.py [--quick] [--json FILE]        (or `make bench-gail`)
 
-Machines are noisy: each round runs one iteration (2,048 steps, 10 epochs) of every case, one after the other in one process, and
-a case is quoted as the median over rounds of its ratio to the first case of the same round, in seconds of this process. `fastest`
-is the ratio of the fastest rounds: on a machine with other work it is nearer to what the code itself costs. Batches, networks and
+Each round runs one iteration (2,048 steps, 10 epochs) of every case, one after the other in one process. Batches, networks and
 environments are the same in all cases. Demonstrations are random actions: the cost is that of any other.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +20,10 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import torch
+from measure import Figure, alternate, environment, table, write
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-from tqdm import tqdm
 
 from gail.demos import Demonstrations
 from gail.envs import DemoPrefix, Monitor, make_env, silent_c
@@ -38,30 +33,7 @@ from gail.run import build
 from gail.settings import RunSettings
 
 STEPS, ENVS = 2048, 8
-Figures = dict[str, dict[str, float]]
-
-
-def alternate(cases: Mapping[str, Callable[[], None]], rounds: int, name: str) -> Figures:
-    """Median, least and largest ratio of each case to the first of the same round, that of the fastest times, median seconds."""
-    seconds: dict[str, list[float]] = {case: [] for case in cases}
-    for turn in tqdm(range(rounds + 1), name, leave=False):
-        for case, run in cases.items():
-            began = time.process_time()  # of this process: other programs on the machine do not count
-            run()
-            if turn:  # the first round warms up
-                seconds[case].append(time.process_time() - began)
-    base = next(iter(seconds.values()))
-    found = {}
-    for case, times in seconds.items():
-        ratios = [mine / first for mine, first in zip(times, base, strict=True)]
-        found[case] = {
-            "ratio": statistics.median(ratios),
-            "least": min(ratios),
-            "largest": max(ratios),
-            "fastest": min(times) / min(base),
-            "seconds": statistics.median(times),
-        }
-    return found
+PACKAGES = ("torch", "stable-baselines3", "gymnasium", "mujoco")
 
 
 def demonstrations(env_id: str) -> Demonstrations:
@@ -157,16 +129,6 @@ def layers(env_id: str) -> dict[str, Callable[[], None]]:
     }
 
 
-def table(title: str, found: Figures) -> None:
-    print(f"\n{title}\n{'':34}{'ratio':>9}{'least':>9}{'largest':>9}{'fastest':>9}{'seconds':>10}{'steps/s':>10}")
-    for case, figures in found.items():
-        speed = STEPS / figures["seconds"]
-        print(
-            f"{case:34}{figures['ratio']:9.3f}{figures['least']:9.3f}{figures['largest']:9.3f}"
-            f"{figures['fastest']:9.3f}{figures['seconds']:10.4f}{speed:10.0f}"
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one environment and fewer rounds")
@@ -174,17 +136,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rounds = 3 if args.quick else 9
-    found: dict[str, Any] = {"python": sys.version.split()[0], "torch": torch.__version__, "rounds": rounds, "steps": STEPS}
+    print(*(f"{name}: {value}" for name, value in environment(*PACKAGES).items()), sep="\n")
+    found: dict[str, dict[str, Figure]] = {}
+
+    def measure(title: str, cases: dict[str, Callable[[], None]]) -> None:
+        found[title] = alternate(cases, rounds, title)
+        table(title, found[title])
+        if args.json:  # table by table, so that an interrupted run leaves what it has
+            write(args.json, found, *PACKAGES)
+
     for env_id in ("Hopper-v5",) if args.quick else ("Hopper-v5", "HalfCheetah-v5"):
         for envs in (ENVS,) if args.quick else (ENVS, 1):
             name = f"{env_id}, {envs} environment{'s' if envs > 1 else ''}"
-            found[f"loop {name}"] = alternate(loops(env_id, envs), rounds, name)
-            table(f"{name}: an iteration beside SB3's PPO", found[f"loop {name}"])
-        found[f"step {env_id}"] = alternate(layers(env_id), rounds, env_id)
-        table(f"{env_id}: {STEPS} steps beside the engine's own", found[f"step {env_id}"])
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+            measure(f"{name}: an iteration beside SB3's PPO", loops(env_id, envs))
+        measure(f"{env_id}: {STEPS} steps beside the engine's own", layers(env_id))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class Figure(NamedTuple):
     ratio: float  # median
     least: float
     largest: float
+    fastest: float  # ratio of the fastest rounds: on a machine with other work it is nearer to what the code itself costs
     seconds: float  # median
 
 
@@ -45,7 +47,9 @@ def alternate(cases: Mapping[str, Case], rounds: int, name: str) -> dict[str, Fi
     found = {}
     for case, times in seconds.items():
         ratios = [mine / first for mine, first in zip(times, base, strict=True)]
-        found[case] = Figure(statistics.median(ratios), min(ratios), max(ratios), statistics.median(times))
+        found[case] = Figure(
+            statistics.median(ratios), min(ratios), max(ratios), min(times) / min(base), statistics.median(times)
+        )
     return found
 
 
@@ -68,21 +72,19 @@ def peaks(cases: Mapping[str, Case]) -> dict[str, Figure]:
     """As `alternate`, of memory: the last column is megabytes."""
     sizes = {case: peak(run) / 1e6 for case, run in tqdm(cases.items(), "memory", leave=False)}
     base = next(iter(sizes.values()))
-    return {case: Figure(*[size / base] * 3, size) for case, size in sizes.items()}
+    return {case: Figure(*[size / base] * 4, size) for case, size in sizes.items()}
 
 
 def table(title: str, found: Mapping[str, Figure], unit: str = "seconds") -> None:
     """Print one table."""
-    print(f"\n{title}\n{'':44}{'ratio':>9}{'least':>9}{'largest':>9}{unit:>10}")
+    print(f"\n{title}\n{'':44}{'ratio':>9}{'least':>9}{'largest':>9}{'fastest':>9}{unit:>10}")
     for case, figure in found.items():
-        print(f"{case:44}{figure.ratio:9.3f}{figure.least:9.3f}{figure.largest:9.3f}{figure.seconds:10.4f}")
+        ratios = "".join(f"{ratio:9.3f}" for ratio in figure[:4])
+        print(f"{case:44}{ratios}{figure.seconds:10.4f}")
 
 
-def environment() -> dict[str, str]:
-    """What the figures depend on."""
-    import fairseq
-    import torch
-
+def environment(*packages: str) -> dict[str, str]:
+    """What the figures depend on, with the versions of these packages."""
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
         cpu = next((line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
@@ -90,15 +92,14 @@ def environment() -> dict[str, str]:
     return {
         "cpu": f"{cpu}, {os.cpu_count()} cores",
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "fairseq": fairseq.__version__,
+        **{package: version(package) for package in packages},
         "commit": git.stdout.strip(),
         "command": " ".join(["python", *sys.argv]),
     }
 
 
-def write(path: Path, tables: Mapping[str, Mapping[str, Figure]]) -> None:
-    """All tables as JSON."""
+def write(path: Path, tables: Mapping[str, Mapping[str, Figure]], *packages: str) -> None:
+    """All tables as JSON, with their `environment`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figures = {title: {case: figure._asdict() for case, figure in found.items()} for title, found in tables.items()}
-    path.write_text(json.dumps({"environment": environment(), "tables": figures}, indent=1) + "\n")
+    path.write_text(json.dumps({"environment": environment(*packages), "tables": figures}, indent=1) + "\n")

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 warnings.filterwarnings("ignore")
 logging.disable(logging.INFO)
 
@@ -44,6 +43,8 @@ STEPS = {"cross_entropy": "cross_entropy", "erpo_mle": "erpo_mle", **INTERP, **R
 ROWS = {"erpo_mle": "erpo_mle"} | {
     f"erpo_{row}": f"erpo_{row}" for row in FAMILY if row not in {"mle", "interp", "sequence_tutor", "noising"}
 }
+
+PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "rouge-score")
 
 Tables = Iterator[tuple[str, dict[str, Figure], str]]  # title, figures, unit
 
@@ -130,14 +131,14 @@ def main() -> None:
     if unknown := set(args.tables) - set(TABLES):
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     torch.set_num_threads(1)
-    print(*(f"{name}: {value}" for name, value in environment().items()), sep="\n")
+    print(*(f"{name}: {value}" for name, value in environment(*PACKAGES).items()), sep="\n")
     found: dict[str, dict[str, Figure]] = {}
     for name in args.tables or TABLES:
         for title, figures, unit in TABLES[name](args.quick):
             table(title, figures, unit)
             found[title] = figures
             if args.json:  # table by table, so that an interrupted run leaves what it has
-                write(args.json, found)
+                write(args.json, found, *PACKAGES)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main() -> None:
     except ImportError:
         raise SystemExit("this needs submitit: pip install 'fairseq-erpo[slurm]' (or pip install submitit)") from None
 
-    class Training(Checkpointable):  # type: ignore[misc]
+    class Training(Checkpointable):
         """Queued again with the same arguments."""
 
         def __call__(self, rank: str, flags: list[str]) -> None:
