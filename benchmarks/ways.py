@@ -27,6 +27,7 @@ def engine(reward: str, batch: int, r: int, steps: int | None = None) -> Case:
     """Eq. 3 for every token of the vocabulary, at each step along the reference."""
     target, made = references(batch, r), make_reward(reward)
 
+    @torch.inference_mode()  # as in training
     def run() -> None:
         state, live = made.start(Reference.of(target, VOCABULARY)), torch.ones(batch, dtype=torch.bool)
         for t in range(steps or r):
@@ -37,6 +38,14 @@ def engine(reward: str, batch: int, r: int, steps: int | None = None) -> Case:
 
 
 def sacrebleus() -> Callable[[list[str], list[str]], Any]:
+    """As its page says to score a sentence."""
+    from sacrebleu import sentence_bleu
+
+    return lambda hypothesis, reference: sentence_bleu(" ".join(hypothesis), [" ".join(reference)])
+
+
+def prepared_sacrebleus() -> Callable[[list[str], list[str]], Any]:
+    """With all made once that can be, and nothing tokenised."""
     from sacrebleu.metrics import BLEU
 
     bleu = BLEU(smooth_method="add-k", smooth_value=1, tokenize="none", effective_order=True)
@@ -50,18 +59,24 @@ def rouge_scores() -> Callable[[list[str], list[str]], Any]:
     return lambda hypothesis, reference: scorer.score(" ".join(reference), " ".join(hypothesis))
 
 
-CANDIDATES = {"bleu": {"sacrebleu": sacrebleus}, "rouge": {"rouge-score": rouge_scores}}
+CANDIDATES = {
+    "bleu": {"sacrebleu": sacrebleus, "sacrebleu, prepared": prepared_sacrebleus},
+    "rouge": {"rouge-score": rouge_scores},
+}
 
 
 def recomputing(library: str, r: int) -> Case:
-    """As older code does it: each step scores the prefix with each word of the reference behind it, for one sentence."""
+    """As older code does it, for one sentence: each step scores the prefix, and the prefix with each word of the reference, with
+    EOS and with another word."""
     make = next(libraries[library] for libraries in CANDIDATES.values() if library in libraries)
     score = make()
     words = [str(w) for w in references(1, r)[0].tolist()]
 
     def run() -> None:
         for t in range(r):
-            for word in words:
+            score(words[:t], words)
+            score(words[:t], words)  # of EOS: the whole sentence's
+            for word in (*words, "another"):
                 score([*words[:t], word], words)
 
     return run
@@ -70,6 +85,7 @@ def recomputing(library: str, r: int) -> Case:
 class AsksForAll(sampler._Asked):
     """Every sentence at every step, finished or not, with the whole vocabulary's probabilities."""
 
+    @sampler.models_own()
     def answer(self, t: int, going: Tensor, previous: Tensor) -> Answer | None:
         if self.decoder is None:
             return None

@@ -37,7 +37,7 @@ class World:
     """A dictionary of words by Zipf's law, one batch, and a model that was trained on it until it ends its sentences."""
 
     def __init__(
-        self, model: str, sentences: int, words: int = 8000, lengths: dict[int, int] | None = None, warm_up: int = 40
+        self, model: str, sentences: int, words: int = 8000, lengths: dict[int, int] | None = None, warm_up: int = 25
     ) -> None:
         self.model_flags = model
         numbers = random.Random(1)
@@ -55,6 +55,11 @@ class World:
             loss, size, _ = criterion(self.model, self.sample)
             (loss / size).backward()
             optimizer.step()
+
+    @property
+    def shape(self) -> str:
+        """Sentences x positions."""
+        return "x".join(str(size) for size in self.sample["target"].shape)
 
     def batch(self, numbers: random.Random, sentences: int, lengths: dict[int, int] | None) -> dict[str, Any]:
         """By `lengths`, all in one batch; without, the middle one of the batches that fairseq makes of LENGTHS."""
@@ -75,7 +80,7 @@ class World:
 
     def build(self, flags: str) -> tuple[Any, Any]:
         """A task of its own, with the configuration that the flags mean."""
-        arguments = f"data {flags} {self.model_flags} --optimizer adam --cpu --max-tokens 4000".split()
+        arguments = f"data --task erpo_translation {flags} {self.model_flags} --optimizer adam --cpu --max-tokens 4000".split()
         cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
         return ErpoTranslationTask(cfg.task, self.dictionary, self.dictionary), cfg
 

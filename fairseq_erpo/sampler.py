@@ -6,7 +6,8 @@ sentences that still have such a position ahead, its vocabulary projection at th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Generic, NamedTuple, Protocol
@@ -67,6 +68,13 @@ class Sample(NamedTuple):
     clipped: Tensor  # [N] bool: True where the length cap ended the sentence, without EOS
     features: Tensor | None = None  # [N, T, D]: the decoder's, where the model was asked; 0 elsewhere
     shares: Tensor | None = None  # [N, T, R + 2] float32: the reward expert's whole distribution (`task_log_weights`)
+
+
+@contextmanager
+def models_own() -> Iterator[None]:
+    """The model's part of a draw: no gradient, but no inference mode. Models keep masks and positions for the loss."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def length_caps(reference: Reference, max_positions: int) -> Tensor:
@@ -183,13 +191,17 @@ class Sampler(Generic[State]):
         `start` is called only if the model has to answer at all. Nothing is drawn beyond a sentence's cap, and no EOS is
         made up there.
         """
-        asked = needs_model(origin, self.experts) & (torch.arange(origin.size(1), device=origin.device) < caps[:, None])
-        scan = _Scan(self, reference, origin, caps, draws)
-        if self.parallel and bool(asked.any()):
-            return self._fixed_point(scan, asked, start())
-        return scan(_Asked(asked.cpu(), start, origin.device))
+        # Inference mode costs less than no_grad, operation by operation. Its tensors must not meet autograd: they are copied.
+        with torch.inference_mode():
+            asked = needs_model(origin, self.experts) & (torch.arange(origin.size(1), device=origin.device) < caps[:, None])
+            scan = _Scan(self, reference, origin, caps, draws)
+            if self.parallel and bool(asked.any()):
+                sample = self._fixed_point(scan, asked, start)
+            else:
+                sample = scan(_Asked(asked.cpu(), start, origin.device))
+        return Sample(*(None if part is None else part.clone() for part in sample))
 
-    def _fixed_point(self, scan: _Scan, asked: Tensor, decoder: StepDecoder) -> Sample:
+    def _fixed_point(self, scan: _Scan, asked: Tensor, start: Callable[[], StepDecoder]) -> Sample:
         """Guess all tokens, let the model answer everywhere at once, draw again with the same uniforms, until nothing changes.
 
         The sequence that draws itself is the one that left-to-right drawing finds: each pass settles at least one more
@@ -198,10 +210,14 @@ class Sampler(Generic[State]):
         sentence, position = asked.nonzero(as_tuple=True)
         slot = asked.flatten().cumsum(0).view_as(asked) - 1  # where an answer stands among all
         tokens = scan.reference_tokens(asked.size(1))
+        with models_own():
+            decoder = start()
         while True:
             previous = torch.cat([torch.full_like(tokens[:, :1], self.vocabulary.eos), tokens[:, :-1]], 1)
-            features = decoder.teacher_forced(previous)[sentence, position]
-            sample = scan(_Answered(asked.cpu(), slot, decoder.log_probs(features), features))
+            with models_own():
+                features = decoder.teacher_forced(previous)[sentence, position]
+                log_p = decoder.log_probs(features)
+            sample = scan(_Answered(asked.cpu(), slot, log_p, features))
             drawn = torch.nn.functional.pad(sample.tokens, (0, tokens.size(1) - sample.tokens.size(1)), value=self.vocabulary.pad)
             if torch.equal(drawn, tokens):
                 return sample
@@ -283,11 +299,15 @@ class _Asked:
         # ahead[i, t]: sentence i asks at t or later.
         self.ahead = asked.flip(1).cummax(1).values.flip(1) if asked.any() else torch.zeros_like(asked)
         self.rows = self.ahead[:, 0].nonzero()[:, 0]
-        self.decoder = start() if len(self.rows) else None
+        self.decoder: StepDecoder | None = None
         self.device = device
-        if self.decoder is not None and len(self.rows) < len(asked):
-            self.decoder.keep(self.rows.to(device))
+        if len(self.rows):
+            with models_own():
+                self.decoder = start()
+                if len(self.rows) < len(asked):
+                    self.decoder.keep(self.rows.to(device))
 
+    @models_own()
     def answer(self, t: int, going: Tensor, previous: Tensor) -> Answer | None:
         """p_θ at step t where it is asked; None if nobody asks.  [N] bool on the host, [N, t + 1] int64"""
         if self.decoder is None:

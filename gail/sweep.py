@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -81,7 +82,8 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--demos", required=True, metavar="FOLDER", help="with a file ENV.npz for each environment")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes, default: one a core")
-    parser.add_argument("--slurm", metavar="PARTITION", help="submit to Slurm (needs submitit) instead of running here")
+    slurm = "submit to Slurm instead of running here, with submitit's parameters: slurm_partition=cpu,timeout_min=600"
+    parser.add_argument("--slurm", metavar="PARAMETERS", help=slurm)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
     add_training(parser)
     add_imitation(parser)
@@ -134,12 +136,20 @@ def execute(folder: Path, command: Sequence[str]) -> int:
 
 def submit(commands: Sequence[Sequence[str]], args: Namespace) -> None:
     """One array job; the same sweep later, without --slurm, goes on and writes the table."""
-    import submitit
-
-    executor = submitit.AutoExecutor(folder=args.out / "slurm")
-    executor.update_parameters(
-        slurm_partition=args.slurm, cpus_per_task=1, timeout_min=24 * 60, slurm_array_parallelism=args.workers, name="gail"
-    )
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("--slurm needs submitit: pip install 'fairseq-erpo[slurm]' (or pip install submitit)") from None
+    given = dict(pair.partition("=")[::2] for pair in args.slurm.split(",") if pair)
+    values: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in given.items()}
+    try:
+        executor = submitit.AutoExecutor(folder=args.out / "slurm")
+        # submitit's own limit of time is five minutes.
+        executor.update_parameters(
+            **{"cpus_per_task": 1, "timeout_min": 24 * 60, "slurm_array_parallelism": args.workers, "name": "gail", **values}
+        )
+    except (NameError, RuntimeError, TypeError) as error:
+        raise ValueError(f"--slurm {args.slurm}: {str(error).splitlines()[0]}") from None
     with executor.batch():
         jobs = [executor.submit(subprocess.run, list(command), check=True, env=THREADS | os.environ) for command in commands]
     print(f"{len(jobs)} jobs submitted; afterwards the same command without --slurm writes {args.out / 'results.csv'}")

@@ -285,6 +285,21 @@ def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) ->
     assert all(p.grad is None or p.grad.dtype == torch.bfloat16 for p in built.model.parameters())
 
 
+def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str) -> None:
+    """Autocast keeps cast weights: those of the draw know no gradient, and must not serve the loss."""
+    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --dropout 0")
+    sample = built.batch(IDS)
+    exact = loss_and_gradients(built, built.criterion, sample)["gradients"]
+    with torch.autocast("cpu", torch.bfloat16):
+        built.model.zero_grad()
+        drawn = built.criterion.draw(built.model, sample)
+        loss, _ = built.criterion.drawn_loss(built.model, sample, drawn)
+    loss.backward()
+    found = {name: p.grad for name, p in built.model.named_parameters() if p.grad is not None}
+    assert found.keys() == exact.keys()
+    assert all(bool(gradient.isfinite().all()) for gradient in found.values())
+
+
 def test_draws_depend_on_seed_and_update_alone(tiny_data: Path) -> None:
     def draw(seed: int, update: int) -> list[list[int]]:
         built = build(tiny_data, f"{interp(POINTS['interior'])} --seed {seed}")

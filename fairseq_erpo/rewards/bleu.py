@@ -18,14 +18,16 @@ class Bleu(OverlapReward):
     1e-8 at t = 0, which hides every difference between tokens.  `prefix_penalty` puts it there: Φ(∅) is then 0 and EOS free.
     """
 
+    prior = 1.0
+
     def __init__(self, prefix_penalty: bool = False) -> None:
         super().__init__(orders=ORDERS, subsequence=False)
         self.prefix_penalty = prefix_penalty
 
     def phi(self, counts: Tensor, drawn: Tensor, length: Tensor) -> Tensor:
-        shorter = torch.arange(ORDERS, device=drawn.device)
-        ngrams = (drawn[:, :, None] - shorter).clamp(min=0)
-        bleu = ((counts + 1) / (ngrams + 1)).prod(2).sqrt().sqrt()
+        # p_n + 1 = max(t - (n - 1), 0) + 1
+        fewer = torch.arange(-1, ORDERS - 1, device=drawn.device)
+        bleu = (counts / (drawn[:, :, None] - fewer).clamp(min=1)).prod(2).sqrt().sqrt()
         return bleu * log_brevity_penalty(drawn, length).exp() if self.prefix_penalty else bleu
 
     def closing(self, state: Overlap, value: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ class Overlap(NamedTuple):
 class OverlapReward(Reward[Overlap]):
     """Eq. 3 for a metric that is a function of match counts and the two lengths."""
 
+    prior = 0.0  # added to every count
+
     def __init__(self, orders: int, subsequence: bool) -> None:
         lanes = orders + subsequence
         if lanes > MOST_LANES:
@@ -100,7 +102,7 @@ class OverlapReward(Reward[Overlap]):
             unclaimed=copies,
             adds=self._adds(keys, behind, copies, lcs),
             lcs=lcs,
-            counts=counts.repeat(batch, 1, 1),
+            counts=(counts + self.prior).repeat(batch, 1, 1),
         )
 
     def value(self, state: Overlap) -> Tensor:
