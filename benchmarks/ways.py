@@ -89,10 +89,10 @@ class AsksForAll(sampler._Asked):
     def answer(self, t: int, going: Tensor, previous: Tensor) -> Answer | None:
         if self.decoder is None:
             return None
-        features = self.decoder.step(previous)
+        features = self.decoder.step(previous[self.rows])
         log_p = self.decoder.log_probs(features)
-        at = (self.asked[:, t] & going).nonzero()[:, 0]
-        return Answer(at, log_p[at], features[at]) if len(at) else None
+        asking = self.asked[self.rows, t] & going[self.rows]
+        return Answer(self.rows[asking], log_p[asking], features[asking]) if asking.any() else None
 
 
 def drawing(world: World, flags: str, plain: bool = False) -> Case:
