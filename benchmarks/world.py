@@ -86,6 +86,7 @@ class World:
 
     def criterion(self, flags: str) -> Any:
         task, cfg = self.build(f"--criterion {flags}")
+        self.model_of_task = task.build_model(cfg.model)  # which MIXER's baseline asks for its width
         return task.build_criterion(cfg.criterion).train()
 
     def step(self, flags: str) -> Callable[[], None]:
