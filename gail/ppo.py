@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fairseq_erpo.annealers import Annealer
-from gail.bc import keep_exploring, weighted_nll
+from gail.bc import of_the_mean, weighted_nll
 from gail.demos import Demonstrations
 from gail.discriminator import REWARDS, Discriminator
 from gail.envs import Recorder
@@ -147,8 +147,6 @@ class GailPPO(PPO):
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
-                if data is not None:
-                    keep_exploring(self.policy)
             self._n_updates += 1
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
         self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_delta": self.share})
@@ -170,7 +168,7 @@ class GailPPO(PPO):
         logged["value_loss"].append(value_loss.item())
         logged["entropy"].append(entropy[:size].mean().item())
         if data is not None:
-            likelihood = weighted_nll(log_p[size:], data[2])
+            likelihood = weighted_nll(of_the_mean(distribution, size, data[1]), data[2])
             logged["nll"].append(likelihood.item())
             surrogate = (1 - self.share) * surrogate + self.share * likelihood
         return surrogate + self.ent_coef * -entropy[:size].mean() + self.vf_coef * value_loss

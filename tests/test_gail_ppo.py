@@ -170,6 +170,19 @@ def test_loss_is_weighted_by_lambda(demos: Demonstrations, method: str, reached:
     assert model.logger.name_to_value["train/data_pairs"] == (demos.index < reached).sum()
 
 
+def test_the_likelihood_of_data_leaves_the_deviation_alone(demos: Demonstrations) -> None:
+    """Its mean learns; what is left of exploration is PPO's to say."""
+    model = trained(settings("gail_interp", schedule="0.25"), demos, iterations=1)
+    batches = model.data_batches()
+    assert batches is not None
+    data, batch = next(batches), next(iter(model.rollout_buffer.get(64)))
+    model.share, model.ent_coef = 1.0, 0.0
+    model.policy.zero_grad()
+    model.loss(batch, data, defaultdict(list)).backward()
+    assert model.policy.log_std.grad is None or model.policy.log_std.grad.eq(0).all()
+    assert model.policy.action_net.weight.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(("full", "counted"), [(0.0, False), (1.0, True)])
 def test_episodes_with_data_are_no_statistics(
     demos: Demonstrations, monkeypatch: pytest.MonkeyPatch, full: float, counted: bool
