@@ -43,7 +43,7 @@ format: .venv/ready  ## let ruff correct what it can
 	@$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/ready  ## what the algorithms cost beside cross_entropy and beside the plain ways, 10 minutes
+bench: .venv/ready  ## what the algorithms cost beside cross_entropy and beside the plain ways, a quarter of an hour
 	@$(BIN)/python benchmarks/run.py --json runs/benchmarks.json
 
 bench-quick: .venv/ready  ## the same in a minute, less of everything

@@ -7,8 +7,7 @@
 # Command    examples/gail/run_gail.sh            or  make gail
 #            examples/gail/run_gail.sh Hopper-v5 expert.pt 300   any MuJoCo task, a trained policy, iterations
 # Expected   expert 1000; gail_interp and gail at least 900 each; bc below 200; random below 20.
-# Measured   expert 1000, gail_interp 1000, gail 1000, bc 29, random 8; seed 1; 3 min 50 s of CPU time in all, of which the two
-#            longest runs go side by side.
+# Measured   expert 1000, gail_interp 1000, gail 1000, bc 29, random 8; seed 1; a minute and a half on two cores (commit efa51af).
 # Again      it goes on where it was; remove the folder to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
