@@ -199,7 +199,7 @@ class Sampler(Generic[State]):
                 sample = self._fixed_point(scan, asked, start)
             else:
                 sample = scan(_Asked(asked.cpu(), start, origin.device))
-        return Sample(*(None if part is None else part.clone() for part in sample))
+        return Sample(*(None if part is None else part.clone() for part in sample))  # type: ignore[arg-type]
 
     def _fixed_point(self, scan: _Scan, asked: Tensor, start: Callable[[], StepDecoder]) -> Sample:
         """Guess all tokens, let the model answer everywhere at once, draw again with the same uniforms, until nothing changes.

@@ -21,22 +21,24 @@ class Bleu(OverlapReward):
     prior = 1.0
 
     def __init__(self, prefix_penalty: bool = False) -> None:
-        super().__init__(orders=ORDERS, subsequence=False)
+        super().__init__(orders=ORDERS, subsequence=False, worth=(1.0,) * ORDERS)
         self.prefix_penalty = prefix_penalty
 
-    def phi(self, counts: Tensor, drawn: Tensor, length: Tensor) -> Tensor:
-        # p_n + 1 = max(t - (n - 1), 0) + 1
-        fewer = torch.arange(-1, ORDERS - 1, device=drawn.device)
-        bleu = (counts / (drawn[:, :, None] - fewer).clamp(min=1)).prod(2).sqrt().sqrt()
-        return bleu * log_brevity_penalty(drawn, length).exp() if self.prefix_penalty else bleu
+    def sizes(self, length: Tensor) -> Tensor:
+        # p_n + 1 with p_n = max(t - (n - 1), 0); where t is less than n - 1, what is less than 1 stands for 1.
+        return length[:, None] * 0 + torch.arange(1, 1 - ORDERS, -1, device=length.device)
+
+    def combine(self, shares: Tensor, state: Overlap) -> Tensor:
+        bleu = shares.prod(2).sqrt().sqrt()
+        return bleu * log_brevity_penalty(state).exp() if self.prefix_penalty else bleu
 
     def closing(self, state: Overlap, value: Tensor) -> Tensor:
         if self.prefix_penalty:
             return super().closing(state, value)
-        return value * log_brevity_penalty(state.drawn[:, -1:], state.length).expm1()[:, 0]
+        return value * log_brevity_penalty(state)[:, -1].expm1()
 
 
-def log_brevity_penalty(drawn: Tensor, length: Tensor) -> Tensor:
-    """1 - r/t where t < r, else 0; -inf, or as good as that, at t = 0 < r.  [B, K], [B] float32 -> [B, K] float32"""
-    wanted = length[:, None]
-    return ((drawn - wanted) / drawn.clamp(min=torch.finfo(drawn.dtype).tiny)).clamp(max=0)
+def log_brevity_penalty(state: Overlap) -> Tensor:
+    """1 - r/t where t < r, else 0; -inf, or as good as that, at t = 0 < r.  -> [B, K] float32"""
+    drawn = state.sizes[:, :, 0] - 1
+    return ((drawn - state.length[:, None]) / drawn.clamp(min=torch.finfo(drawn.dtype).tiny)).clamp(max=0)

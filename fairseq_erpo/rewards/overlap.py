@@ -37,7 +37,7 @@ class Overlap(NamedTuple):
     keys: Tensor  # [B, R] int64: Reference.keys
     first: Tensor  # [B, R] int64: Reference.first
     length: Tensor  # [B] float32: r
-    drawn: Tensor  # [B, K] float32: the tokens that the rows of `counts` belong to, t in the last row and t + 1 in the others
+    sizes: Tensor  # [B, K, M] float32: what `counts` are divided by, for t tokens in the last row and t + 1 in the others
     behind: Tensor  # [B, R] int64: lane n - 1 says yes if the n - 1 tokens before j are the end of the prefix
     unclaimed: Tensor  # [B, R] int64: lane n - 1 counts the copies in y* of the n-gram ending at j that the prefix left
     adds: Tensor  # [B, R] int64: lane n - 1 holds δ_n(j), lane N holds δ_L(j): 1 where emitting y*_j adds a match
@@ -52,12 +52,14 @@ class OverlapReward(Reward[Overlap]):
 
     prior = 0.0  # added to every count
 
-    def __init__(self, orders: int, subsequence: bool) -> None:
+    def __init__(self, orders: int, subsequence: bool, worth: tuple[float, ...]) -> None:
+        """`worth`: what one match counts for, n-grams first, the LCS last."""
         lanes = orders + subsequence
         if lanes > MOST_LANES:
             raise ValueError(f"at most {MOST_LANES} counts fit, not {lanes}")
         self.orders = orders
         self.subsequence = subsequence
+        self.worth = worth
         # Tensors without dimensions go along with tensors on any device; numbers would be made into such every time.
         self.shift, self.lane, self.to_code, self.code_at = (torch.tensor(n) for n in (COUNT, LANE, TO_CODE, CODE_AT))
         self.unigram = torch.tensor(1 << COUNT if orders else 0)
@@ -68,8 +70,15 @@ class OverlapReward(Reward[Overlap]):
         self.lcs_yes = torch.tensor(1 << (LANE * orders + COUNT) if subsequence else 0)
 
     @abstractmethod
-    def phi(self, counts: Tensor, drawn: Tensor, length: Tensor) -> Tensor:
-        """Φ of prefixes of `drawn` tokens with such counts.  [B, K, M], [B, K], [B], float32 -> [B, K]"""
+    def sizes(self, length: Tensor) -> Tensor:
+        """What the counts of the empty prefix are divided by; each token adds one, and what is less than 1 stands for 1.
+
+        [B] float32 -> [B, M]
+        """
+
+    @abstractmethod
+    def combine(self, shares: Tensor, state: Overlap) -> Tensor:
+        """Φ from counts / sizes.  [B, K, M] float32 -> [B, K]"""
 
     def closing(self, state: Overlap, value: Tensor) -> Tensor:
         """ΔR(EOS) of prefixes with Φ = `value`.  [B] -> [B] float32"""
@@ -87,31 +96,35 @@ class OverlapReward(Reward[Overlap]):
             copies = copies + (ending.sum(2) << LANE * n)
             # Two n-grams are equal if their last tokens are and so are the (n - 1)-grams before these.
             ending = equal & pad(ending[:, :-1, :-1], (1, 0, 1, 0))
-        bits = torch.arange(self.orders + self.subsequence, device=keys.device)
-        codes = torch.arange(2 ** bits.size(0), device=keys.device)
-        counts = pad((codes[:, None] >> bits & 1).float(), (0, 0, 0, 1))
-        drawn = torch.ones_like(counts[:, 0]).index_fill(0, codes[-1:] + 1, 0)
+        codes = torch.arange(2 ** len(self.worth), device=keys.device)
+        matches = [(codes >> lane & 1) * worth for lane, worth in enumerate(self.worth)]
+        counts = pad(torch.stack(matches, 1), (0, 0, 0, 1)) + self.prior
+        one_more = torch.ones_like(counts).index_fill(0, codes[-1:] + 1, 0)
+        length = reference.length.float()
         behind = torch.zeros_like(keys) | self.unigram
         lcs = keys.new_zeros((batch, int(self.subsequence), positions + 1))
         return Overlap(
             keys=keys,
             first=reference.first,
-            length=reference.length.float(),
-            drawn=drawn.repeat(batch, 1),
+            length=length,
+            sizes=self.sizes(length)[:, None] + one_more,
             behind=behind,
             unclaimed=copies,
             adds=self._adds(keys, behind, copies, lcs),
             lcs=lcs,
-            counts=(counts + self.prior).repeat(batch, 1, 1),
+            counts=counts.repeat(batch, 1, 1),
         )
 
     def value(self, state: Overlap) -> Tensor:
-        return self.phi(state.counts[:, -1:], state.drawn[:, -1:], state.length)[:, 0]
+        return self._phi(state)[:, -1]
+
+    def _phi(self, state: Overlap) -> Tensor:
+        return self.combine(state.counts / state.sizes.clamp(min=1), state)
 
     def gains(self, state: Overlap) -> Gains:
         # Equal tokens stand at several places and add what any of these does.
         adds = torch.zeros_like(state.adds).scatter_add(1, state.first, state.adds).gather(1, state.first)
-        phi = self.phi(state.counts, state.drawn, state.length)
+        phi = self._phi(state)
         value = phi[:, -1]
         # Hits are looked up, not computed one by one: equal bits are then equal to the last float bit, and ties are exact.
         table = phi - value[:, None]
@@ -136,7 +149,7 @@ class OverlapReward(Reward[Overlap]):
             keys=state.keys,
             first=state.first,
             length=state.length,
-            drawn=state.drawn + alive,
+            sizes=state.sizes + alive[:, None],
             behind=behind,
             unclaimed=unclaimed,
             adds=self._adds(state.keys, behind, unclaimed, lcs),

@@ -1,8 +1,9 @@
 """Eq. 3 for ROUGE of a growing prefix."""
 
+import torch
 from torch import Tensor
 
-from fairseq_erpo.rewards.overlap import OverlapReward
+from fairseq_erpo.rewards.overlap import Overlap, OverlapReward
 
 
 class Rouge(OverlapReward):
@@ -13,17 +14,17 @@ class Rouge(OverlapReward):
     """
 
     def __init__(self, ngrams: tuple[int, ...] = (), subsequence: bool = False) -> None:
-        super().__init__(orders=max(ngrams, default=0), subsequence=subsequence)
-        self.parts = ngrams
+        orders = max(ngrams, default=0)
+        # F1, the harmonic mean of matches/drawn and matches/wanted, is 2 · matches / (drawn + wanted); others count 0.
+        worth = [2.0 if n in ngrams else 0.0 for n in range(1, orders + 1)] + [2.0] * subsequence
+        super().__init__(orders, subsequence, tuple(worth))
 
-    def phi(self, counts: Tensor, drawn: Tensor, length: Tensor) -> Tensor:
-        parts = [f1(counts[..., n - 1], drawn - n + 1, length - n + 1) for n in self.parts]
+    def sizes(self, length: Tensor) -> Tensor:
+        # t - n + 1 n-grams of the prefix and r - n + 1 of y*; where there is a match this is at least 1.
+        fewer = torch.arange(0, 2 * self.orders, 2, device=length.device)
         if self.subsequence:
-            parts.append(f1(counts[..., -1], drawn, length))
-        return sum(parts[1:], start=parts[0])
+            fewer = torch.cat([fewer, fewer.new_zeros(1)])
+        return length[:, None] - fewer
 
-
-def f1(matches: Tensor, drawn: Tensor, wanted: Tensor) -> Tensor:
-    """Harmonic mean of matches/drawn and matches/wanted, 0 without matches.  [B, K], [B, K], [B] -> [B, K] float32"""
-    # Where there is a match both numbers are positive; elsewhere any divisor gives 0.
-    return 2 * matches / (drawn + wanted[:, None]).clamp(min=1)
+    def combine(self, shares: Tensor, state: Overlap) -> Tensor:
+        return shares.sum(2)
