@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -126,8 +126,11 @@ class Slurm:
         """Jobs stay in the queue."""
 
 
-def slurm_worker(parameters: str, folder: Path, cluster: str = "slurm") -> Worker:
-    """`parameters` as submitit names them: slurm_partition=gpu,gpus_per_node=1,timeout_min=600."""
+def slurm_executor(parameters: str, folder: Path, cluster: str, usual: Mapping[str, Any]) -> Any:
+    """submitit's executor; `parameters` as submitit names them: slurm_partition=gpu,gpus_per_node=1,timeout_min=600.
+
+    They win over what is `usual`.
+    """
     try:
         import submitit
     except ImportError:
@@ -135,12 +138,17 @@ def slurm_worker(parameters: str, folder: Path, cluster: str = "slurm") -> Worke
     given = dict(pair.partition("=")[::2] for pair in parameters.split(",") if pair)
     values = {name: int(value) if value.isdigit() else value for name, value in given.items()}
     try:
-        executor: Any = submitit.AutoExecutor(folder=folder / "slurm", cluster=cluster)
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         # submitit's own limit of time is five minutes.
-        executor.update_parameters(**{"timeout_min": 24 * 60, "cpus_per_task": 1, **values})
+        executor.update_parameters(**{"timeout_min": 24 * 60, **usual, **values})
     except (NameError, RuntimeError, ValueError, TypeError) as error:
         raise SystemExit(f"--slurm {parameters}: {str(error).splitlines()[0]}") from None
-    return partial(Slurm, executor=executor._executor)
+    return executor
+
+
+def slurm_worker(parameters: str, folder: Path, cluster: str = "slurm") -> Worker:
+    """One core a stage, unless the `parameters` of `slurm_executor` say more."""
+    return partial(Slurm, executor=slurm_executor(parameters, folder / "slurm", cluster, {"cpus_per_task": 1})._executor)
 
 
 # ---- running them ----

@@ -19,6 +19,8 @@ def whole(flag: str, name: str) -> Iterator[Path]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())  # the move must not reach the disk before the content does
         os.replace(part, file)
     except OSError as error:
         raise SystemExit(f"erpo: {flag} {file} cannot be written: {error.strerror}; it is left as it was") from None

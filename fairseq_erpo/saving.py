@@ -6,7 +6,6 @@ fairseq writes its first checkpoint beside the old one and renames it, but copie
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 import zipfile
@@ -34,8 +33,6 @@ def save(obj: Any, filename: Any, async_write: bool = False) -> None:
         except RuntimeError as error:  # torch's zip writer hides what the system said
             file.close()  # says it again, if there is more to write
             raise OSError(0, getattr(error.__context__, "strerror", None) or str(error).partition("\n")[0]) from None
-        file.flush()
-        os.fsync(file.fileno())
 
 
 class WholeCopies(PathManager):

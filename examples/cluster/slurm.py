@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+
+from stages import slurm_executor  # noqa: E402
 
 RANK = Path(__file__).resolve().parent / "rank.sh"
 
@@ -26,12 +30,6 @@ def train(rank: str, flags: list[str]) -> None:
     subprocess.run([rank, *flags], check=True)
 
 
-def parameters(text: str) -> dict[str, Any]:
-    """`slurm_partition=gpu,timeout_min=60`, by submitit's names."""
-    given = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
-    return {name: int(value) if value.isdigit() else value for name, value in given.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1)
@@ -42,11 +40,11 @@ def main() -> None:
     parser.add_argument("--wait", action="store_true", help="until the job has ended")
     parser.add_argument("flags", nargs="+", metavar="FLAG", help="of fairseq-train, after --; the data folder first")
     args = parser.parse_args()
-    try:
-        import submitit
-        from submitit.helpers import Checkpointable
-    except ImportError:
-        raise SystemExit("this needs submitit: pip install 'fairseq-erpo[slurm]' (or pip install submitit)") from None
+    usual = {"nodes": args.nodes, "tasks_per_node": args.gpus}
+    if args.cluster == "slurm":
+        usual["gpus_per_node"] = args.gpus
+    executor = slurm_executor(args.slurm, args.logs, args.cluster, usual)
+    from submitit.helpers import Checkpointable
 
     class Training(Checkpointable):
         """Queued again with the same arguments."""
@@ -54,16 +52,6 @@ def main() -> None:
         def __call__(self, rank: str, flags: list[str]) -> None:
             train(rank, flags)
 
-    try:
-        executor = submitit.AutoExecutor(folder=args.logs, cluster=args.cluster)
-        # submitit's own limit of time is five minutes.
-        executor.update_parameters(
-            **{"timeout_min": 24 * 60, "nodes": args.nodes, "tasks_per_node": args.gpus, **parameters(args.slurm)}
-        )
-        if args.cluster == "slurm":
-            executor.update_parameters(gpus_per_node=args.gpus)
-    except (NameError, RuntimeError, ValueError, TypeError) as error:
-        raise SystemExit(f"--slurm {args.slurm}: {str(error).splitlines()[0]}") from None
     job = executor.submit(Training(), str(RANK), args.flags)
     print(f"job {job.job_id}: {job.paths.stdout}")
     if args.wait:

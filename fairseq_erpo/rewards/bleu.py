@@ -26,7 +26,7 @@ class Bleu(OverlapReward):
 
     def sizes(self, length: Tensor) -> Tensor:
         # p_n + 1 with p_n = max(t - (n - 1), 0); where t is less than n - 1, what is less than 1 stands for 1.
-        return length[:, None] * 0 + torch.arange(1, 1 - ORDERS, -1, device=length.device)
+        return torch.arange(1, 1 - ORDERS, -1, device=length.device, dtype=length.dtype).expand(len(length), -1)
 
     def combine(self, shares: Tensor, state: Overlap) -> Tensor:
         bleu = shares.prod(2).sqrt().sqrt()
