@@ -158,10 +158,11 @@ class ErpoCriterion(FairseqCriterion):
         with shared_encoder(model, drawn.samples), in_pieces(model, packing):
             log_p = model.get_normalized_probs(model(**inputs), log_probs=True)[0]
         nll = mstep.gold_loss(log_p, drawn.learnt.flatten()[packing.at], self.padding_idx, reduce=True)
-        if drawn.weights is None and drawn.shares is None and not self.settings.label_smoothing:
+        whole = drawn.shares is not None or drawn.lift is not None
+        if drawn.weights is None and not whole and not self.settings.label_smoothing:
             return nll, nll
         candidates = None
-        if drawn.shares is not None:
+        if whole:
             gold = sample["target"].repeat_interleave(drawn.samples, 0)
             candidates = Candidates.of(Reference.of(gold, self.vocabulary), self.vocabulary)
         losses = mstep.drawn_losses(log_p, drawn, packing.at, candidates, self.settings.label_smoothing)

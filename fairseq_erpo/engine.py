@@ -79,6 +79,8 @@ class Drawn(NamedTuple):
     clipped: Tensor  # [N] bool: True where the length cap ended the sentence
     features: Tensor | None = None  # [N, T, D]: the decoder's, where the model drew
     shares: Tensor | None = None  # [N, T, R + 2]: log q of the reward expert, for soft targets
+    lift: Tensor | None = None  # [N, T, R + 1]: log of what the product's q weighs more than p_θ, for product targets
+    taught: Tensor | None = None  # [N, T] bool: where these are learnt; None stands for where the reward expert drew
     targets: Tensor | None = None  # [N, T] int64: what is learnt, where it is not `tokens`
     weights: Tensor | None = None  # [N, T] float32: w_t; None stands for 1
     size: Tensor | None = None  # scalar: what the loss is divided by; None stands for the number of targets
@@ -221,7 +223,9 @@ class FromExperts:
             vocabulary=vocabulary,
             through_eos=self.as_inputs,
             keep_features=baseline.learned,
-            keep_shares=settings.soft,
+            keep_shares=settings.task_targets == "soft",
+            keep_lift=settings.task_targets == "product",
+            alpha=settings.alpha if self.layout is product or settings.task_targets == "product" else None,
             parallel=settings.parallel,
         )
         drawn = Drawn(*sampler.draw(reference, origin, caps, draws, partial(batch.start, rows)), samples=rows)
@@ -237,7 +241,7 @@ def _without_greedy(drawn: Drawn) -> Drawn:
     def keep(part: Tensor | None) -> Tensor | None:
         return None if part is None else part.unflatten(0, (-1, rows))[:, :-1].flatten(0, 1)
 
-    kept = Drawn(*(keep(part) for part in drawn[:7]))  # type: ignore[arg-type]
+    kept = Drawn(*(keep(part) for part in drawn[:8]))  # type: ignore[arg-type]
     return kept._replace(samples=rows - 1, greedy=drawn.reward.unflatten(0, (-1, rows))[:, -1])
 
 
@@ -245,9 +249,11 @@ def _without_greedy(drawn: Drawn) -> Drawn:
 
 
 def as_drawn(batch: Batch, drawn: Drawn) -> Drawn:
-    """Weight 1 for every target; 0 for the model's own tokens if they are dropped: E_p[∇ log p] = 0."""
-    if not batch.settings.drop_model:
+    """Weight 1 for every target. The model's own tokens may weigh 0, E_p[∇ log p] = 0, or be taught by the reward's q."""
+    if batch.settings.model_targets == "keep":
         return drawn
+    if batch.settings.model_targets == "task":
+        return drawn._replace(taught=drawn.origin.eq(Expert.MODEL) | drawn.origin.eq(Expert.TASK))
     weights = (drawn.origin.ne(Expert.MODEL) & drawn.origin.ne(Expert.NONE)).float()
     return drawn._replace(weights=weights, size=weights.sum())
 

@@ -68,15 +68,12 @@ class Experts:
     c_task: InverseTemperature = InverseTemperature(eps=0.1)
     c_model: float = 1.0
     ties: str = "uniform"
-    alpha: float | None = None  # of the product expert, Eq. 4 with β = 0; None where nobody draws from it
 
     def __post_init__(self) -> None:
         if self.ties not in TIES:
             raise ValueError(f"unknown way to break ties {self.ties!r}; known: {', '.join(TIES)}")
         if not (self.c_model > 0 and math.isfinite(self.c_model)):
             raise ValueError(f"c of the model must be positive, not {self.c_model}")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"alpha of the product must be positive, not {self.alpha}")
 
 
 class Candidates(NamedTuple):

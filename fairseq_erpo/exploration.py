@@ -71,7 +71,7 @@ class Moment(NamedTuple):
 def moments(row: Row) -> Iterator[Moment]:
     """The row's α and others, then the times of its schedule: each row goes at most one of the two ways."""
     base = {**row.defaults, **{name: value for name, value in FLAGS.items() if name in row.flags}}
-    if "erpo_alpha" in row.flags:
+    if "erpo_alpha" in row.defaults:
         for alpha in (base["erpo_alpha"], *ALPHAS):
             yield Moment(f"α = {alpha:g}", Settings.of({**base, "erpo_alpha": alpha}), 0)
         return

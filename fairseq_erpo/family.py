@@ -36,7 +36,7 @@ INTERPOLATED = (
     "erpo_lambda",
     "erpo_anneal_every",
 )
-TARGETS = ("erpo_samples", "erpo_sampler", "erpo_model_targets", "erpo_task_targets")
+TARGETS = ("erpo_samples", "erpo_sampler", "erpo_model_targets", "erpo_task_targets", "erpo_alpha")
 # What the presets say of targets is meant for the interpolation and its like.
 PLAIN = {"erpo_model_targets": "keep", "erpo_task_targets": "hard"}
 SCORED = ("erpo_reward", "erpo_samples", "erpo_baseline", "erpo_sampler")
@@ -209,7 +209,9 @@ INTERP = Row(
     reward or the data, as λ says; λ is annealed from data to reward and model (A.3.2).
 
     In the paper every drawn token is a target of weight 1, the model's own too. --erpo-model-targets drop and
-    --erpo-task-targets soft take variance away without changing the expected gradient at c_model = 1. Watch the validation
+    --erpo-task-targets soft take variance away without changing the expected gradient at c_model = 1. --erpo-task-targets
+    product learns Eq. 4's p exp{ΔR/α} / Z instead, from likelihood at a small --erpo-alpha towards policy gradient at a large
+    one; --erpo-model-targets task lets the reward say what should have come where the model went on by itself. Watch the validation
     metric at each step of the schedule, `seq_reward` and `clipped`: the letter of the algorithm (--erpo-preset paper) falls
     as λ_delta goes to 0.
     Use it on a model pretrained by MLE.""",

@@ -54,6 +54,28 @@ def soft_targets(hard: Spread, where: Tensor, shares: Tensor, sentence: Tensor, 
     )
 
 
+def product_targets(log_p: Tensor, hard: Spread, where: Tensor, lift: Tensor, sentence: Tensor, candidates: Candidates) -> Spread:
+    """Eq. 4 with β = 0, q = p exp{ΔR/α} / Z, `where` the reward teaches; `hard` elsewhere.
+
+    Its gradient is that of log Z = log Σ_v p(v) exp{ΔR(v)/α}: α → 0 raises the sum of the best tokens' probabilities, with data
+    as prefixes their likelihood; α → ∞ the expected ΔR, all actions of the policy gradient at once.  Up to a factor, all words
+    that are no candidates weigh as they do in p, and E_p[∇ log p] = 0 takes that part of q away: what stays is sparse.
+
+    [m, V], [m] bool, [m, R + 1] `product_lift`, [m] int64 rows of `candidates` -> Spread with K = 1 + R + 1
+    """
+    owner = candidates.reference.owner
+    counted = torch.cat([owner, torch.ones_like(owner[:, :1])], 1)[sentence]
+    ids = candidates.ids[sentence]
+    surplus = log_p.detach().gather(1, ids).float().exp() * lift.expm1() * counted
+    # Z is 1 + Σ surplus; rounding must not make it nothing where the model is sure of what the reward forbids.
+    share = surplus / (1 + surplus.sum(1, keepdim=True)).clamp(min=1e-6)
+    return Spread(
+        ids=torch.cat([hard.ids, ids], 1),
+        share=torch.cat([hard.share * ~where[:, None], share.to(hard.share.dtype) * where[:, None]], 1),
+        each=None if hard.each is None else hard.each * ~where,
+    )
+
+
 class _Expected(torch.autograd.Function):
     """Σ_v weight(v) log p(v), row by row, with one vocabulary-sized gradient however many words are named."""
 
@@ -76,12 +98,16 @@ class _Expected(torch.autograd.Function):
 def drawn_losses(log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates | None, smoothing: float) -> Tensor:
     """- w_t Σ_v weight(v) log p_θ(v | inputs_<t) at the positions `at` of the flattened batch (`packing`).  [m, V] -> [m]
 
-    `candidates` are needed for soft targets only.
+    `candidates` are needed where a whole distribution is learnt.
     """
     spread = hard_targets(log_p, drawn.learnt.flatten()[at], smoothing)
-    if drawn.shares is not None and candidates is not None:
-        from_reward = drawn.origin.flatten()[at].eq(Expert.TASK)
-        spread = soft_targets(spread, from_reward, drawn.shares.flatten(0, 1)[at], at // drawn.origin.size(1), candidates)
+    if candidates is not None:
+        taught = drawn.origin.eq(Expert.TASK) if drawn.taught is None else drawn.taught
+        where, sentence = taught.flatten()[at], at // drawn.origin.size(1)
+        if drawn.shares is not None:
+            spread = soft_targets(spread, where, drawn.shares.flatten(0, 1)[at], sentence, candidates)
+        if drawn.lift is not None:
+            spread = product_targets(log_p, spread, where, drawn.lift.flatten(0, 1)[at], sentence, candidates)
     loss = -_Expected.apply(log_p, *spread)
     return loss if drawn.weights is None else loss * drawn.weights.flatten()[at]
 

@@ -68,6 +68,7 @@ class Sample(NamedTuple):
     clipped: Tensor  # [N] bool: True where the length cap ended the sentence, without EOS
     features: Tensor | None = None  # [N, T, D]: the decoder's, where the model was asked; 0 elsewhere
     shares: Tensor | None = None  # [N, T, R + 2] float32: the reward expert's whole distribution (`task_log_weights`)
+    lift: Tensor | None = None  # [N, T, R + 1] float32: what the product adds to log p_θ (`product_lift`)
 
 
 @contextmanager
@@ -112,6 +113,7 @@ class Step(NamedTuple):
     u_model: Tensor  # [N]
     u_task: Tensor  # [N]
     u_miss: Tensor  # [N]
+    lift: Tensor | None = None  # [N, R + 1]: what the product adds to log p_θ; None where nobody needs it
 
 
 def draw_step(
@@ -158,8 +160,8 @@ def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: E
     weights = answer.log_p.float()
     if experts.c_model != 1:
         weights = weights * torch.where(step.origin[answer.at].eq(Expert.PRODUCT), 1.0, experts.c_model)[:, None]
-    if experts.alpha is not None:
-        lift = product_lift(step.gains, candidates.reference, experts.alpha, step.origin.eq(Expert.PRODUCT))
+    if step.lift is not None:
+        lift = step.lift * step.origin.eq(Expert.PRODUCT)[:, None]
         columns = torch.where(candidates.reference.owner, candidates.reference.tokens, vocabulary.pad)
         columns = torch.cat([columns, torch.full_like(columns[:, :1], vocabulary.eos)], 1)
         weights = weights.scatter_add(1, columns[answer.at], lift[answer.at])
@@ -167,10 +169,10 @@ def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: E
     return (weights - weights.amax(1, keepdim=True)).exp().index_fill(1, candidates.never, 0)
 
 
-def product_lift(gains: Gains, reference: Reference, alpha: float, where: Tensor) -> Tensor:
-    """(ΔR(w) - ΔR_miss) / α for the reference tokens and EOS, 0 elsewhere: all other tokens share the miss.  -> [N, R + 1]"""
+def product_lift(gains: Gains, reference: Reference, alpha: float) -> Tensor:
+    """(ΔR(w) - ΔR_miss) / α for the reference tokens and EOS: all other tokens share the miss.  -> [N, R + 1]"""
     hit = torch.where(reference.owner, gains.hit - gains.miss[:, None], 0.0)
-    return torch.cat([hit, (gains.eos - gains.miss)[:, None]], 1) / alpha * where[:, None]
+    return torch.cat([hit, (gains.eos - gains.miss)[:, None]], 1) / alpha
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ class Sampler(Generic[State]):
     through_eos: bool = False  # draw every sentence to its cap: inputs only, never targets
     keep_features: bool = False
     keep_shares: bool = False
+    keep_lift: bool = False
+    alpha: float | None = None  # of the product, Eq. 4 with β = 0; None where nobody needs it
     parallel: bool = False  # a fixed point of whole passes instead of step by step; the same tokens
 
     def draw(self, reference: Reference, origin: Tensor, caps: Tensor, draws: Draws, start: Callable[[], StepDecoder]) -> Sample:
@@ -253,11 +257,13 @@ class _Scan:
                 break
             answer = model.answer(t, going, previous)
             gains = sampler.reward.gains(state)
-            step = Step(t, origin[:, t], gains, *(u[:, t] for u in self.uniforms))
+            lift = None if sampler.alpha is None else product_lift(gains, reference, sampler.alpha)
+            u_model, u_task, u_miss = (u[:, t] for u in self.uniforms)
+            step = Step(t, origin[:, t], gains, u_model, u_task, u_miss, lift)
             token, weights = draw_step(step, self.candidates, sampler.experts, vocabulary, answer)
             delta_r.append(gains.at(token, reference, vocabulary).masked_fill(~live, 0))
             reward = reward + delta_r[-1]  # in order of time, so that rounding does not depend on the batch's length
-            kept.add(t, weights, answer)
+            kept.add(t, weights, lift, answer)
             previous = torch.cat([previous, token.masked_fill(~live, vocabulary.pad)[:, None]], 1)
             ends = token.eq(vocabulary.eos)
             state = sampler.reward.advance(state, token, live & ~ends)
@@ -271,6 +277,7 @@ class _Scan:
             clipped=~tokens.eq(vocabulary.eos).any(1),
             features=kept.features,
             shares=torch.stack(kept.shares, 1) if kept.shares else None,
+            lift=torch.stack(kept.lift, 1) if kept.lift else None,
         )
 
 
@@ -281,10 +288,13 @@ class _Kept:
         self.origin, self.sampler = origin, sampler
         self.features: Tensor | None = None
         self.shares: list[Tensor] = []
+        self.lift: list[Tensor] = []
 
-    def add(self, t: int, weights: Tensor, answer: Answer | None) -> None:
+    def add(self, t: int, weights: Tensor, lift: Tensor | None, answer: Answer | None) -> None:
         if self.sampler.keep_shares:
             self.shares.append(weights.log_softmax(1))
+        if self.sampler.keep_lift and lift is not None:
+            self.lift.append(lift)
         if self.sampler.keep_features and answer is not None:
             if self.features is None:
                 self.features = answer.features.new_zeros((*self.origin.shape, answer.features.size(1)))

@@ -50,6 +50,8 @@ BANG_BANG_ALPHA = 1e-4  # Ding & Soricut 2017: a reward weight of 10,000
 SAMPLERS = ("auto", "cached", "parallel")
 UNITS = ("epoch", "update")
 Z = ("token", "batch")
+MODEL_TARGETS = ("keep", "drop", "task")
+TASK_TARGETS = ("hard", "soft", "product")
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,16 @@ FLAGS: Mapping[str, Flag] = {
     "erpo_pretrain_updates": Flag(int, 0, "updates of MLE before annealing starts (--erpo-anneal-unit update)"),
     "erpo_samples": Flag(int, 1, "sequences drawn for each source, after one encoder pass"),
     "erpo_model_targets": Flag(
-        Optional[str], None, f"keep or drop the model's own tokens as targets ({_preset_help('erpo_model_targets')})"
+        Optional[str],
+        None,
+        "what is learnt where the model drew: keep its token, drop it, or task, what is learnt where the reward drew"
+        f" ({_preset_help('erpo_model_targets')})",
     ),
     "erpo_task_targets": Flag(
-        Optional[str], None, f"the reward's draw, hard, or its whole distribution, soft ({_preset_help('erpo_task_targets')})"
+        Optional[str],
+        None,
+        "what is learnt where the reward drew: its draw, hard; its whole distribution, soft; or p exp{ΔR/α} / Z, product"
+        f" ({_preset_help('erpo_task_targets')})",
     ),
     "erpo_baseline": Flag(str, "none", "subtracted from the reward: none, greedy, leave_one_out or learned"),
     "erpo_alpha": Flag(Optional[float], None, "α of Eq. 1: the pull towards the model, or towards the prior"),
@@ -126,8 +134,8 @@ class Settings:
     shared_z: bool
     sampler: str
     samples: int
-    drop_model: bool
-    soft: bool
+    model_targets: str
+    task_targets: str
     baseline: str
     alpha: float | None
     bang_bang: float | None
@@ -145,12 +153,14 @@ class Settings:
         with flagged("erpo_c"):
             c_task = InverseTemperature.parse(value("erpo_c"))
         bang_bang = value("erpo_bang_bang")
-        # Only rows that have an α draw from the product, or weigh the prior by it.
+        # Only rows that have an α draw from the product or learn it, or weigh the prior by it.
         alpha = None if value("erpo_alpha") is None else value.within("erpo_alpha", 0, math.inf)
-        with flagged("erpo_ties or --erpo-c-model or --erpo-alpha"):
-            experts = Experts(
-                c_task, value("erpo_c_model"), value("erpo_ties"), BANG_BANG_ALPHA if bang_bang is not None else alpha
-            )
+        if alpha == 0:
+            raise ValueError("--erpo-alpha must be positive")
+        if bang_bang is not None:
+            alpha = BANG_BANG_ALPHA
+        with flagged("erpo_ties or --erpo-c-model"):
+            experts = Experts(c_task, value("erpo_c_model"), value("erpo_ties"))
         payoff = value.one_of("erpo_payoff", tuple(PAYOFFS))
         with flagged("erpo_lambda"):
             end = Mixture.parse(value("erpo_lambda"))
@@ -172,8 +182,8 @@ class Settings:
             shared_z=value.one_of("erpo_z", Z) == "batch",
             sampler=value.one_of("erpo_sampler", SAMPLERS),
             samples=int(value.within("erpo_samples", 1, 1000)),
-            drop_model=value.one_of("erpo_model_targets", ("keep", "drop")) == "drop",
-            soft=value.one_of("erpo_task_targets", ("hard", "soft")) == "soft",
+            model_targets=value.one_of("erpo_model_targets", MODEL_TARGETS),
+            task_targets=value.one_of("erpo_task_targets", TASK_TARGETS),
             baseline=value.one_of("erpo_baseline", BASELINES),
             alpha=alpha,
             bang_bang=None if bang_bang is None else value.within("erpo_bang_bang", 0, 1),
@@ -188,6 +198,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise ValueError("--erpo-baseline leave_one_out needs --erpo-samples 2 or more")
+        if self.model_targets == "task" and self.task_targets == "hard":
+            raise ValueError("--erpo-model-targets task needs --erpo-task-targets soft or product")
+        if self.task_targets == "product" and self.alpha is None:
+            raise ValueError("--erpo-task-targets product needs --erpo-alpha")
 
     @property
     def parallel(self) -> bool:

@@ -372,9 +372,8 @@ def algorithm_1(
     m = round(delta * len(w.y_star)) if forced else 0
 
     def conditional(prefix: tuple[int, ...]) -> list[float]:
-        t = len(prefix)
-        gold = [float(v == (w.closed[t] if t < len(w.closed) else EOS)) for v in range(w.vocabulary.size)]
-        if t < m:
+        gold = [float(v == gold_at(w, len(prefix))) for v in range(w.vocabulary.size)]
+        if len(prefix) < m:
             return gold
         experts = (
             (model, w.table.drawable(prefix, power=c_model)),
@@ -385,6 +384,42 @@ def algorithm_1(
         return [sum(share * q[v] for share, q in experts) / total for v in range(w.vocabulary.size)]
 
     return token_by_token(w, conditional, samples)
+
+
+def gold_at(w: World, t: int) -> int:
+    """y*_t, and EOS behind its end."""
+    return w.closed[t] if t < len(w.closed) else EOS
+
+
+def product_taught(
+    w: World,
+    model: float,
+    task: float,
+    delta: float,
+    c: float,
+    c_model: float,
+    alpha: float,
+    all_of_it: bool,
+    reward: str = "edit",
+) -> Expected:
+    """Algorithm 1's draws; where the reward drew, and with `all_of_it` where the model did, log Σ_v p(v) exp{ΔR(v)/α} is learnt.
+
+    Nothing of Eq. 4 stands here: that its q is the slope of that sum is what the test finds.
+    """
+    (q,), _ = algorithm_1(w, model, task, delta, c, c_model, reward=reward)
+    visits: Counter[tuple[int, ...]] = Counter()
+    for y, probability in q.items():
+        for t in range(len(y)):
+            visits[y[:t]] += probability
+    objective = w.table.logits.new_zeros(())
+    for prefix, probability in visits.items():
+        log_p = w.table.log_p[w.table.number[prefix]]
+        words = w.table.drawn
+        gains = torch.tensor([w.delta_r(reward, prefix, v, w.y_star) for v in words], dtype=torch.float64)
+        learnt = (log_p[words] + gains / alpha).logsumexp(0)
+        own = learnt if all_of_it else torch.tensor(w.table.drawable(prefix, power=c_model), dtype=torch.float64) @ log_p
+        objective = objective + probability * (delta * log_p[gold_at(w, len(prefix))] + task * learnt + model * own)
+    return Expected([q], objective)
 
 
 def scheduled_sampling(w: World, k: float, i: int) -> Expected:
@@ -406,6 +441,7 @@ FIXED = {"erpo_schedule": "constant", "erpo_lambda": "model=.3,task=.4,delta=.3"
 HALF = {"model": 0.2, "task": 0.3, "delta": 0.5}
 FIXED_HALF = {"erpo_schedule": "constant", "erpo_lambda": "model=.2,task=.3,delta=.5", "erpo_c": "1"}
 inside = partial(algorithm_1, **INTERIOR, c=2.5)
+taught = partial(product_taught, **INTERIOR, c=2.5, c_model=2)
 plain = partial(policy, value=reward_of)
 
 # A row that is missing here fails the test by its name.
@@ -460,6 +496,17 @@ ORACLES: dict[str, list[Variant]] = {
         Variant(partial(inside, c_model=1, reward="bleu"), {**FIXED, "erpo_c_model": 1.0, "erpo_reward": "bleu"}),
         Variant(partial(inside, c_model=1), {**FIXED, "erpo_c_model": 1.0, "erpo_model_targets": "drop"}),
         Variant(partial(inside, c_model=2), {**FIXED, "erpo_sampler": "parallel"}),
+        Variant(partial(taught, alpha=0.5, all_of_it=False), {**FIXED, "erpo_task_targets": "product", "erpo_alpha": 0.5}),
+        Variant(
+            partial(taught, alpha=0.1, all_of_it=True, reward="bleu"),
+            {
+                **FIXED,
+                "erpo_reward": "bleu",
+                "erpo_task_targets": "product",
+                "erpo_model_targets": "task",
+                "erpo_alpha": 0.1,
+            },
+        ),
     ],
     "scheduled_sampling": [
         Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": 3.0, "erpo_sampler": sampler}, update=4)

@@ -296,9 +296,10 @@ def fake_batch(device: torch.device, row: Row, **flags: Any) -> Batch:
     )
 
 
+TILTED = {"erpo_model_targets": "task", "erpo_task_targets": "product", "erpo_alpha": 0.25}
 DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
     "raml": [{}, {"erpo_payoff": "hamming"}],
-    "interp": [{}, {"erpo_z": "batch"}, {"erpo_model_targets": "drop", "erpo_task_targets": "soft", "erpo_samples": 2}],
+    "interp": [{}, {"erpo_z": "batch"}, {"erpo_model_targets": "drop", "erpo_task_targets": "soft", "erpo_samples": 2}, TILTED],
     "pg": [{"erpo_baseline": baseline, "erpo_samples": 2} for baseline in ("none", "greedy", "leave_one_out", "learned")],
 }
 
@@ -321,10 +322,12 @@ def test_row_runs_on_a_device_without_leaving_it(name: str, flags: dict[str, Any
                 target, draws = batch.copies(rows)
                 origin = row.draw.layout(batch, Reference.of(target, vocabulary), draws(Channel.ORIGIN, 12))
                 assert origin.shape == (4 * rows, 12) and origin.dtype == torch.int64
-                shares = torch.zeros(len(target), 12, 9 + 2, device=device) if batch.settings.soft else None
+                targets = batch.settings.task_targets
+                shares = torch.zeros(len(target), 12, 9 + 2, device=device) if targets == "soft" else None
+                lift = torch.zeros(len(target), 12, 9 + 1, device=device) if targets == "product" else None
                 features = torch.zeros(len(target), 12, 8, device=device) if baseline.learned else None
                 rest = torch.zeros(origin.shape, device=device)
-                drawn = Drawn(origin, origin, rest, rest[:, 0], rest[:, 0].bool(), features, shares, samples=rows)
+                drawn = Drawn(origin, origin, rest, rest[:, 0], rest[:, 0].bool(), features, shares, lift, samples=rows)
                 drawn = engine._without_greedy(drawn) if baseline.greedy else drawn
             else:
                 drawn = row.draw(batch)

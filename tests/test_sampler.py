@@ -22,7 +22,7 @@ from scipy.stats import chisquare
 from fairseq_erpo.estep import Candidates, Experts, InverseTemperature, log_q, mixture_q, model_q, task_log_weights, task_q
 from fairseq_erpo.mixture import MLE, Mixture
 from fairseq_erpo.rewards import REWARDS, Reference, make_reward
-from fairseq_erpo.sampler import Answer, Channel, Expert, Sampler, Step, draw_step, length_caps, scattered
+from fairseq_erpo.sampler import Answer, Channel, Expert, Sampler, Step, draw_step, length_caps, product_lift, scattered
 from fairseq_erpo.uniforms import Draws
 
 N = 20_000
@@ -44,6 +44,7 @@ def draw(
     origin=None,
     pads=0,
     parallel=False,
+    alpha=None,
 ):
     """n draws for one reference, or one for each of a list of references."""
     many = y_star if isinstance(y_star[0], (list, tuple)) else [y_star] * n
@@ -54,7 +55,7 @@ def draw(
     caps = length_caps(reference, cap or 10**6)
     if origin is None:
         origin = scattered(mixture, draws(Channel.ORIGIN, int(caps.max()) + pads))
-    sampler = Sampler(make_reward(reward), experts or Experts(SHARP), vocabulary, parallel=parallel)
+    sampler = Sampler(make_reward(reward), experts or Experts(SHARP), vocabulary, parallel=parallel, alpha=alpha)
     model = model or TableModel(vocabulary)
     return sampler.draw(reference, origin, caps, draws, lambda: model)
 
@@ -137,7 +138,7 @@ def test_product_expert_is_eq_4(alpha):
         return [weight / sum(weights) for weight in weights]
 
     origin = torch.full((N, 3), int(Expert.PRODUCT))
-    sample = draw(y_star, None, vocabulary, experts=Experts(alpha=alpha), model=model, n=N, cap=3, origin=origin)
+    sample = draw(y_star, None, vocabulary, alpha=alpha, model=model, n=N, cap=3, origin=origin)
     assert_distributed(lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)})
 
 
@@ -267,7 +268,8 @@ def test_the_fixed_point_of_whole_passes_is_the_sequence_drawn_step_by_step(rewa
             None,
             vocabulary,
             reward=reward,
-            experts=Experts(InverseTemperature(eps=0.1), ties=ties, alpha=0.5, c_model=1.5),
+            experts=Experts(InverseTemperature(eps=0.1), ties=ties, c_model=1.5),
+            alpha=0.5,
             origin=origin[:, : cap or 17],
             cap=cap,
             parallel=parallel,
@@ -368,7 +370,7 @@ def test_log_q_needs_a_weight():
 def test_drawing_runs_on_a_device_without_leaving_it(reward, ties):
     """Fake CUDA tensors: a tensor on the wrong device, `.item()` and `bool(tensor)` raise."""
     vocabulary = world(50)
-    experts = Experts(ties=ties, alpha=0.5, c_model=2.0)
+    experts = Experts(ties=ties, c_model=2.0)
     with fake_cuda():
         target = torch.empty(4, 9, dtype=torch.int64, device="cuda")
         draws = Draws(torch.empty(4, dtype=torch.int64, device="cuda"), 1, 2)
@@ -383,7 +385,8 @@ def test_drawing_runs_on_a_device_without_leaving_it(reward, ties):
         with StaysOnCuda():
             for t in range(3):
                 u = [draws(channel, 12)[:, t] for channel in (Channel.MODEL, Channel.TASK, Channel.MISS)]
-                step = Step(t, origin[:, t], engine.gains(state), *u)
+                gains = engine.gains(state)
+                step = Step(t, origin[:, t], gains, *u, product_lift(gains, reference, 0.5))
                 token, _ = draw_step(step, candidates, experts, vocabulary, answer)
                 state = engine.advance(state, token, token.ne(EOS))
         assert token.device.type == "cuda"
