@@ -211,10 +211,10 @@ INTERP = Row(
     In the paper every drawn token is a target of weight 1, the model's own too. --erpo-model-targets drop and
     --erpo-task-targets soft take variance away without changing the expected gradient at c_model = 1. --erpo-task-targets
     product learns Eq. 4's p exp{ΔR/α} / Z instead, from likelihood at a small --erpo-alpha towards policy gradient at a large
-    one; --erpo-model-targets task lets the reward say what should have come where the model went on by itself. Watch the validation
-    metric at each step of the schedule, `seq_reward` and `clipped`: the letter of the algorithm (--erpo-preset paper) falls
-    as λ_delta goes to 0.
-    Use it on a model pretrained by MLE.""",
+    one; --erpo-model-targets task lets the reward say what should have come where the model drew.
+
+    Watch the validation metric at each step of the schedule, `seq_reward` and `clipped`: the letter of the algorithm
+    (--erpo-preset paper) falls as λ_delta goes to 0. Use it on a model pretrained by MLE.""",
     reward="R_δ → task",
     alpha="annealed",
     beta="annealed",
