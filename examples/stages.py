@@ -1,13 +1,11 @@
 """Commands that build on one another: each is run once, resumed where it was interrupted, several at a time, here or on Slurm."""
 
-import ctypes
 import fcntl
 import hashlib
 import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from fairseq_erpo.processes import die_with_parent
 from fairseq_erpo.runlogs import from_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,12 +90,6 @@ class Local:
         if self.poll() is None:
             self.process.terminate()
             self.process.wait()
-
-
-def die_with_parent() -> None:
-    """Linux: two processes in one folder would spoil it, so a stage must not outlive who could start it again."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 class Slurm:

@@ -21,6 +21,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fairseq_erpo.processes import die_with_parent
 from gail.archive import read_manifest
 from gail.files import read_json, whole
 from gail.flags import add_imitation, add_training, methods, settings_of
@@ -131,7 +132,14 @@ def execute(folder: Path, command: Sequence[str]) -> int:
     """Run one cell, its output into its folder; the exit code."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as sink:
-        return subprocess.run(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=THREADS | os.environ).returncode
+        return subprocess.run(
+            command,
+            stdout=sink,
+            stderr=sink,
+            stdin=subprocess.DEVNULL,
+            env=THREADS | os.environ,
+            preexec_fn=die_with_parent,  # the kernel's "parent" is the thread, which waits here
+        ).returncode
 
 
 def submit(commands: Sequence[Sequence[str]], args: Namespace) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -65,6 +69,29 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "gail_interp" in svg and f"{PENDULUM}, 1 demonstration" in svg
     curve = next(row for row in read_results(out) if row.method == "gail_interp").curve()
     assert curve[0].tolist() == [128, 256]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends children only there")
+def test_no_run_outlives_its_sweep(tmp_path: Path) -> None:
+    """Else the sweep, started again, would train in a folder that another process still writes to."""
+    write_demos(tmp_path, demonstrations())
+    words = ["--env", PENDULUM, "--method", "gail", "--seed", "1", "--demos", str(tmp_path), "--out", str(tmp_path / "out")]
+    sweep = subprocess.Popen([sys.executable, "-m", "gail", "sweep", *words, "--iterations", "100000"])
+    progress = tmp_path / "out" / PENDULUM / "gail" / "n1" / "seed1" / "progress.csv"
+    try:
+        until(progress.exists)
+        (child,) = [int(pid) for tasks in Path(f"/proc/{sweep.pid}/task").glob("*/children") for pid in tasks.read_text().split()]
+    finally:
+        sweep.kill()
+        sweep.wait()
+    until(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2])
+
+
+def until(done: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_commands_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

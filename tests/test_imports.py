@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "compat": set(),
     "files": set(),
     "packing": set(),
+    "processes": set(),
     "saving": {"files"},
     "decoding": MATHS | {"sampler"},
     "border": MATHS | {"sampler", "settings", "engine", "compat", "decoding", "packing"},
@@ -58,7 +59,7 @@ TOOLS = {
     "variance",
 }
 BORDER = {"criterions", "tasks", "decoding", "compat", "border", "logs", "saving"} | TOOLS
-STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files"}
+STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "processes"}
 # Only these know stable-baselines3.
 CONTROL = {"ppo", "envs", "evaluate"}
 
@@ -127,8 +128,8 @@ def test_border() -> None:
 def test_gail() -> None:
     for file, name, found in modules("gail"):
         assert not tops(found) & {"fairseq", "fairseq_cli"}, f"{file} must not know fairseq"
-        extra = inside(found, "fairseq_erpo") - {"mixture", "annealers"}
-        assert not extra, f"{file} may import mixture and annealers of fairseq_erpo, not {sorted(extra)}"
+        extra = inside(found, "fairseq_erpo") - {"mixture", "annealers", "processes"}
+        assert not extra, f"{file} may import mixture, annealers and processes of fairseq_erpo, not {sorted(extra)}"
         if name not in CONTROL:
             assert "stable_baselines3" not in tops(found), f"{file} must not know stable-baselines3"
 
