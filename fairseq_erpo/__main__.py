@@ -7,7 +7,9 @@ A verb is one function of a parser and its arguments, and one entry here. Its mo
 from __future__ import annotations
 
 import io
+import logging
 import sys
+import warnings
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -76,8 +78,17 @@ def path(parser: ArgumentParser, argv: Sequence[str]) -> None:
     print(Path(__file__).absolute().parent)
 
 
+def quiet() -> None:
+    """No notes of the libraries between the lines of a verb; fairseq lets all of them speak.  `python -W default` does too."""
+    for name in ("absl", "fairseq", "fairseq_cli", "fairseq_erpo", "hydra", "matplotlib", "sacrebleu"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
 def main(argv: Sequence[str]) -> None:
     """Run the verb that the command line names; fairseq stays out of it until then."""
+    quiet()
     # Tokens are printed as they are; a terminal that cannot show one must not end the program.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import statistics
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from tabulate import tabulate
+from tqdm import tqdm
 
 from fairseq_erpo.files import whole
 from fairseq_erpo.outputs import Decoding, output_of
@@ -47,7 +47,6 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--json", metavar="FILE", help="write all scores as well")
     args = parser.parse_args(argv)
-    quiet()
     try:
         columns = args.columns.split(",")
         _refuse(args, columns)
@@ -63,12 +62,6 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     if args.json:
         with whole("--json", args.json) as part:
             part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def quiet() -> None:
-    """No notes of the libraries between the lines of a verb; fairseq lets all of them speak."""
-    for name in ("absl", "fairseq", "fairseq_cli", "fairseq_erpo", "matplotlib", "sacrebleu"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _refuse(args: Any, columns: Sequence[str]) -> None:
@@ -111,20 +104,20 @@ def collect(paths: Mapping[str, Sequence[str]], decoding: Decoding, reference: s
             raise ValueError(f"--reference: there is no file {reference}")
         references = Path(reference).read_text("utf-8").splitlines()
     systems: dict[str, list[Sequence[str]]] = {}
-    for name, listed in paths.items():
-        for path in listed:
-            output = output_of(path, decoding)
-            if reference is None and output.references is None:
-                raise ValueError(f"{path} has no references in it; give them with --reference FILE")
-            if references is None:
-                references, origin = output.references, path
-            elif reference is None and list(references) != list(output.references or ()):
-                raise ValueError(f"{path} and {origin} were decoded from different data; decode both with one --data and --split")
-            if len(output.hypotheses) != len(references or ()):
-                raise ValueError(
-                    f"{path} has {len(output.hypotheses)} hypotheses for the {len(references or ())} references of {origin}"
-                )
-            systems.setdefault(name, []).append(output.hypotheses)
+    runs = [(name, path) for name, listed in paths.items() for path in listed]
+    for name, path in tqdm(runs, "systems", unit="run", disable=None, leave=False):
+        output = output_of(path, decoding)
+        if reference is None and output.references is None:
+            raise ValueError(f"{path} has no references in it; give them with --reference FILE")
+        if references is None:
+            references, origin = output.references, path
+        elif reference is None and list(references) != list(output.references or ()):
+            raise ValueError(f"{path} and {origin} were decoded from different data; decode both with one --data and --split")
+        if len(output.hypotheses) != len(references or ()):
+            raise ValueError(
+                f"{path} has {len(output.hypotheses)} hypotheses for the {len(references or ())} references of {origin}"
+            )
+        systems.setdefault(name, []).append(output.hypotheses)
     if not references:
         raise ValueError(f"{origin} has no sentence")
     return systems, references

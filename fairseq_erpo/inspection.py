@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import unicodedata
 from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -109,7 +108,6 @@ def inspect(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--sources", action=BooleanOptionalAction, default=True, help="print the source sentences")
     parser.add_argument("--html", metavar="FILE", help="write a page for the browser as well")
     args = parser.parse_args(argv)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
         at_least("--sentences", args.sentences, 1)
         loaded = load(args)

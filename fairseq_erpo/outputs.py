@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,6 +105,8 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
 def _generate(arguments: Sequence[str], checkpoint: Path, data: str) -> None:
     """fairseq-generate in this process."""
     logging.basicConfig()  # else fairseq logs into the result's file, and goes on when that is closed
+    if sys.stderr.isatty():
+        logging.getLogger("fairseq.logging.progress_bar").setLevel(logging.INFO)  # its bar obeys this logger
     try:
         parsed = options.parse_args_and_arch(options.get_generation_parser(), list(arguments))
         generate.main(convert_namespace_to_omegaconf(parsed))

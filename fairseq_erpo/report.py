@@ -12,7 +12,7 @@ from typing import Any
 
 from fairseq_erpo import curves, runlogs
 from fairseq_erpo.compat import check_checkpoint
-from fairseq_erpo.evaluation import legend, quiet, rows
+from fairseq_erpo.evaluation import legend, rows
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.files import whole
 from fairseq_erpo.inspection import LEGEND, STYLE, Inspection, section, sentences_of
@@ -68,7 +68,6 @@ def report(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="sampled sentences of each annealed row (default: 3)")
     parser.add_argument("--gail", metavar="DIR", help="folder of pictures by `python -m gail plot`, to show as well")
     args = parser.parse_args(argv)
-    quiet()
     try:
         if args.samples < 0:
             raise ValueError(f"--samples must not be negative, and is {args.samples}")

@@ -16,7 +16,6 @@ dividing what is left by fewer tokens.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -127,7 +126,6 @@ def variance(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--draws", type=int, default=16, metavar="K", help="gradients for each line of the table (default: 16)")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON as well")
     args = parser.parse_args(argv)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:
         at_least("--batch", args.sentences, 1)
         at_least("--draws", args.draws, 2 * PAIRS)

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,16 @@ def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
     os.utime(run / "checkpoint_best.pt", (kept.stat().st_mtime + 5,) * 2)
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         evaluate(run)
+
+
+def test_nothing_but_the_table_is_printed(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Not what the libraries have to say to their programmers."""
+    shutil.copy(tiny_checkpoint, tmp_path / "checkpoint_best.pt")
+    command = [sys.executable, "-m", "fairseq_erpo", "evaluate", str(tmp_path), "--columns", "bleu"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("system ") and done.stderr == ""
 
 
 def test_seeds_are_a_mean_and_a_spread_and_pooled_for_the_test(evaluate: Run, texts: Path) -> None:
