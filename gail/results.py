@@ -74,10 +74,13 @@ def random_return(rows: Sequence[Row], env: str) -> float | None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A line for each environment, number of demonstrations and method: mean over seeds, least and largest, and the score."""
+    """A line for each environment, number of demonstrations and method: mean over seeds, least and largest, and the score.
+
+    The mean of all evaluations says how soon a method was good, that of the last ten how good it became.
+    """
     lines = [
-        "| environment | n | method | seeds | last 10 (least .. largest) | best | score |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| environment | n | method | seeds | last 10 (least .. largest) | all | best | score |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for env, n, method in dict.fromkeys((row.env, row.n, row.method) for row in sorted(rows, key=lambda row: (row.env, row.n))):
         cell = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
@@ -85,7 +88,10 @@ def markdown(rows: Sequence[Row]) -> str:
         random = random_return(rows, env)
         score = "" if random is None else f"{normalised(mean(last), random, cell[0].expert):.2f}"
         spread = f" ({last.min():.0f} .. {last.max():.0f})" if len(cell) > 1 else ""
-        lines.append(f"| {env} | {n or '-'} | `{method}` | {len(cell)} | {mean(last):.0f}{spread} | {mean(best):.0f} | {score} |")
+        curves = [returns for row in cell if len(returns := row.curve()[1])]
+        every = f"{mean(np.array([mean(returns) for returns in curves])):.0f}" if curves else "-"
+        figures = f"{mean(last):.0f}{spread} | {every} | {mean(best):.0f} | {score}"
+        lines.append(f"| {env} | {n or '-'} | `{method}` | {len(cell)} | {figures} |")
     return "\n".join(lines) + "\n"
 
 

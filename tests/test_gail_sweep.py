@@ -65,6 +65,8 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     table = (tmp_path / "figures" / "table.md").read_text().splitlines()
     assert [line.split(" | ")[1:4] for line in table[2:]] == [["-", "`random`", "1"], ["1", "`gail_interp`", "1"]]
     assert table[2].endswith("| 0.00 |")
+    returns = [float(row["return"]) for row in read(out / PENDULUM / "gail_interp" / "n1" / "seed1" / "evaluations.csv")]
+    assert [line.split(" | ")[5] for line in table[2:]] == ["-", f"{sum(returns) / len(returns):.0f}"]
     svg = (tmp_path / "figures" / "figure4.svg").read_text()
     assert "gail_interp" in svg and f"{PENDULUM}, 1 demonstration" in svg
     curve = next(row for row in read_results(out) if row.method == "gail_interp").curve()
