@@ -154,7 +154,8 @@ def scores(rows: Sequence[Row]) -> Any:
         middle = interquartile_mean(np.concatenate(cells))
         axis.barh(place, high - low, left=low, height=0.5, color=COLOURS[method], alpha=0.4, lw=0)
         axis.plot([middle, middle], [place - 0.25, place + 0.25], color=COLOURS[method], lw=2.5)
-        axis.annotate(f"{middle:.2f}", (high, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        # Above the band, where no line of 0 or 1 crosses it.
+        axis.annotate(f"{middle:.2f}", (middle, place), xytext=(0, 14), textcoords="offset points", ha="center", fontsize=8)
     axis.set_yticks(range(len(methods)), list(reversed(methods)))
     axis.axvline(1, color="black", lw=1, ls="--")
     axis.set_xlim(left=min(0, axis.get_xlim()[0]))
