@@ -391,22 +391,12 @@ def gold_at(w: World, t: int) -> int:
     return w.closed[t] if t < len(w.closed) else EOS
 
 
-def product_taught(
-    w: World,
-    model: float,
-    task: float,
-    delta: float,
-    c: float,
-    c_model: float,
-    alpha: float,
-    all_of_it: bool,
-    reward: str = "edit",
-) -> Expected:
+def product_taught(w: World, alpha: float, all_of_it: bool, c: float, reward: str = "edit", **shares: float) -> Expected:
     """Algorithm 1's draws; where the reward drew, and with `all_of_it` where the model did, log Σ_v p(v) exp{ΔR(v)/α} is learnt.
 
     Nothing of Eq. 4 stands here: that its q is the slope of that sum is what the test finds.
     """
-    (q,), _ = algorithm_1(w, model, task, delta, c, c_model, reward=reward)
+    (q,), _ = algorithm_1(w, c=c, c_model=2, reward=reward, **shares)
     visits: Counter[tuple[int, ...]] = Counter()
     for y, probability in q.items():
         for t in range(len(y)):
@@ -417,8 +407,10 @@ def product_taught(
         words = w.table.drawn
         gains = torch.tensor([w.delta_r(reward, prefix, v, w.y_star) for v in words], dtype=torch.float64)
         learnt = (log_p[words] + gains / alpha).logsumexp(0)
-        own = learnt if all_of_it else torch.tensor(w.table.drawable(prefix, power=c_model), dtype=torch.float64) @ log_p
-        objective = objective + probability * (delta * log_p[gold_at(w, len(prefix))] + task * learnt + model * own)
+        own = learnt if all_of_it else torch.tensor(w.table.drawable(prefix, power=2), dtype=torch.float64) @ log_p
+        objective = objective + probability * (
+            shares["delta"] * log_p[gold_at(w, len(prefix))] + shares["task"] * learnt + shares["model"] * own
+        )
     return Expected([q], objective)
 
 
@@ -441,7 +433,7 @@ FIXED = {"erpo_schedule": "constant", "erpo_lambda": "model=.3,task=.4,delta=.3"
 HALF = {"model": 0.2, "task": 0.3, "delta": 0.5}
 FIXED_HALF = {"erpo_schedule": "constant", "erpo_lambda": "model=.2,task=.3,delta=.5", "erpo_c": "1"}
 inside = partial(algorithm_1, **INTERIOR, c=2.5)
-taught = partial(product_taught, **INTERIOR, c=2.5, c_model=2)
+taught = partial(product_taught, **INTERIOR, c=2.5)
 plain = partial(policy, value=reward_of)
 
 # A row that is missing here fails the test by its name.
