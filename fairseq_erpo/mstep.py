@@ -66,9 +66,12 @@ def product_targets(log_p: Tensor, hard: Spread, where: Tensor, lift: Tensor, se
     owner = candidates.reference.owner
     counted = torch.cat([owner, torch.ones_like(owner[:, :1])], 1)[sentence]
     ids = candidates.ids[sentence]
-    surplus = log_p.detach().gather(1, ids).float().exp() * lift.expm1() * counted
-    # Z is 1 + Σ surplus; rounding must not make it nothing where the model is sure of what the reward forbids.
-    share = surplus / (1 + surplus.sum(1, keepdim=True)).clamp(min=1e-6)
+    # All relative to the largest exp{ΔR/α}, which overflows at a small α.
+    highest = lift.amax(1, keepdim=True).clamp(min=0)
+    one = (-highest).exp()
+    surplus = log_p.detach().gather(1, ids).float().exp() * ((lift - highest).exp() - one) * counted
+    # Z is one + Σ surplus; rounding must not make it nothing where the model is sure of what the reward forbids.
+    share = surplus / (one + surplus.sum(1, keepdim=True)).clamp(min=(one * 1e-6).clamp(min=torch.finfo(one.dtype).tiny))
     return Spread(
         ids=torch.cat([hard.ids, ids], 1),
         share=torch.cat([hard.share * ~where[:, None], share.to(hard.share.dtype) * where[:, None]], 1),

@@ -489,6 +489,7 @@ ORACLES: dict[str, list[Variant]] = {
         Variant(partial(inside, c_model=1), {**FIXED, "erpo_c_model": 1.0, "erpo_model_targets": "drop"}),
         Variant(partial(inside, c_model=2), {**FIXED, "erpo_sampler": "parallel"}),
         Variant(partial(taught, alpha=0.5, all_of_it=False), {**FIXED, "erpo_task_targets": "product", "erpo_alpha": 0.5}),
+        Variant(partial(taught, alpha=0.005, all_of_it=False), {**FIXED, "erpo_task_targets": "product", "erpo_alpha": 0.005}),
         Variant(
             partial(taught, alpha=0.1, all_of_it=True, reward="bleu"),
             {
