@@ -225,7 +225,7 @@ class FromExperts:
             keep_features=baseline.learned,
             keep_shares=settings.task_targets == "soft",
             keep_lift=settings.task_targets == "product",
-            alpha=settings.alpha if self.layout is product or settings.task_targets == "product" else None,
+            alpha=settings.alpha,
             parallel=settings.parallel,
         )
         drawn = Drawn(*sampler.draw(reference, origin, caps, draws, partial(batch.start, rows)), samples=rows)

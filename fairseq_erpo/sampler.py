@@ -113,7 +113,7 @@ class Step(NamedTuple):
     u_model: Tensor  # [N]
     u_task: Tensor  # [N]
     u_miss: Tensor  # [N]
-    lift: Tensor | None = None  # [N, R + 1]: what the product adds to log p_θ; None where nobody needs it
+    lift: Tensor | None = None  # [N, R + 1]: what the product adds to log p_θ; None where nobody draws from it
 
 
 def draw_step(
@@ -186,7 +186,7 @@ class Sampler(Generic[State]):
     keep_features: bool = False
     keep_shares: bool = False
     keep_lift: bool = False
-    alpha: float | None = None  # of the product, Eq. 4 with β = 0; None where nobody needs it
+    alpha: float | None = None  # of the product, Eq. 4 with β = 0; None where nothing is drawn from it or kept
     parallel: bool = False  # a fixed point of whole passes instead of step by step; the same tokens
 
     def draw(self, reference: Reference, origin: Tensor, caps: Tensor, draws: Draws, start: Callable[[], StepDecoder]) -> Sample:
@@ -235,6 +235,7 @@ class _Scan:
         self.sampler, self.reference, self.origin, self.caps = sampler, reference, origin, caps
         self.candidates = Candidates.of(reference, sampler.vocabulary)
         self.uniforms = [draws(channel, origin.size(1)) for channel in (Channel.MODEL, Channel.TASK, Channel.MISS)]
+        self.from_product = sampler.alpha is not None and bool(origin.eq(Expert.PRODUCT).any())
 
     def reference_tokens(self, steps: int) -> Tensor:
         """y* with EOS, cut or padded to the batch's steps: the first guess.  -> [N, steps]"""
@@ -257,9 +258,11 @@ class _Scan:
                 break
             answer = model.answer(t, going, previous)
             gains = sampler.reward.gains(state)
-            lift = None if sampler.alpha is None else product_lift(gains, reference, sampler.alpha)
+            lift = None
+            if sampler.alpha is not None and (self.from_product or sampler.keep_lift):
+                lift = product_lift(gains, reference, sampler.alpha)
             u_model, u_task, u_miss = (u[:, t] for u in self.uniforms)
-            step = Step(t, origin[:, t], gains, u_model, u_task, u_miss, lift)
+            step = Step(t, origin[:, t], gains, u_model, u_task, u_miss, lift if self.from_product else None)
             token, weights = draw_step(step, self.candidates, sampler.experts, vocabulary, answer)
             delta_r.append(gains.at(token, reference, vocabulary).masked_fill(~live, 0))
             reward = reward + delta_r[-1]  # in order of time, so that rounding does not depend on the batch's length
