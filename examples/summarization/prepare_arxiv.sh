@@ -5,6 +5,6 @@
 #   examples/summarization/prepare_arxiv.sh text.src text.tgt
 #
 # Row, cell  all rows of Table 2
-# Expected   laptop: 25,000/1,000/2,000 pairs, sources up to 40 words, titles up to 25, 4,000 joint pieces
+# Expected   laptop: 15,000/1,000/1,500 pairs, sources up to 40 words, titles up to 25, 3,000 joint pieces
 # Measured   not measured yet
 exec "$(dirname "$0")/../run" corpus.py summarization "${@:?usage: prepare_arxiv.sh FOLDER}"

@@ -5,7 +5,7 @@
 #   examples/translation/prepare_tatoeba.sh FOLDER        with {train,valid,test}.{de,en}, gzipped or not
 #
 # Row, cell  all rows of Table 1; a corpus of IWSLT14's size with shorter sentences
-# Expected   laptop: 30,000/1,000/3,000 pairs with 6-25 English words, 3,000 joint pieces; the zip is split so that no sentence
+# Expected   laptop: 20,000/1,000/2,000 pairs with 6-25 English words, 3,000 joint pieces; the zip is split so that no sentence
 #            of valid or test occurs in train
 # Measured   not measured yet
 exec "$(dirname "$0")/../run" corpus.py translation "${@:?usage: prepare_tatoeba.sh deu-eng.zip or FOLDER}"
