@@ -1,9 +1,9 @@
 """The recipes as data: tasks, profiles and rows.  `corpus.py` and `table.py` run them; a row is a line here, not a script.
 
 `paper` is the paper's section 5 and A.3; what those leave open is marked `open:`. `laptop` is for two cores: ten minutes of one
-core for the MLE checkpoint, then two for a row like MLE and up to five for one that draws from the model. Within a profile all rows
-share the MLE checkpoint of their seed, whose rate has fallen until MLE stands still, and then train for equally many epochs at
-equal rates; the row `mle`, which goes on as before, is the control.
+core for the MLE checkpoint, then two for a row like MLE and up to five for one that draws from the model. Within a profile all
+rows share the MLE checkpoint of their seed, whose rate has fallen until MLE stands still, and then train for equally many epochs
+at equal rates; the row `mle`, which goes on as before, is the control.
 """
 
 from collections.abc import Mapping
