@@ -249,9 +249,12 @@ def _without_greedy(drawn: Drawn) -> Drawn:
 
 
 def as_drawn(batch: Batch, drawn: Drawn) -> Drawn:
-    """Weight 1 for every target. The model's own tokens may weigh 0, E_p[∇ log p] = 0, or be taught by the reward's q."""
+    """Weight 1 for every target. The model's own tokens may weigh 0, E_p[∇ log p] = 0; their advantage; or be taught by the
+    reward's q."""
     if batch.settings.model_targets == "keep":
         return drawn
+    if batch.settings.model_targets == "policy":
+        return Advantage()(batch, drawn)
     if batch.settings.model_targets == "task":
         return drawn._replace(taught=drawn.origin.eq(Expert.MODEL) | drawn.origin.eq(Expert.TASK))
     weights = (drawn.origin.ne(Expert.MODEL) & drawn.origin.ne(Expert.NONE)).float()
@@ -305,7 +308,7 @@ BASELINES: Mapping[str, Baseline] = {
 
 @dataclass(frozen=True)
 class Advantage:
-    """Eq. 10: R - baseline for tokens that the model drew, `data_weight` for the data's."""
+    """Eq. 10: R - baseline for tokens that the model drew, `data_weight` for all others."""
 
     data_weight: float = 1.0
     kl_to_prior: bool = False  # Eq. 1 with a frozen prior: R - α Σ (log p_θ - log p_prior)

@@ -36,7 +36,7 @@ INTERPOLATED = (
     "erpo_lambda",
     "erpo_anneal_every",
 )
-TARGETS = ("erpo_samples", "erpo_sampler", "erpo_model_targets", "erpo_task_targets", "erpo_alpha")
+TARGETS = ("erpo_samples", "erpo_sampler", "erpo_model_targets", "erpo_baseline", "erpo_task_targets", "erpo_alpha")
 # What the presets say of targets is meant for the interpolation and its like.
 PLAIN = {"erpo_model_targets": "keep", "erpo_task_targets": "hard"}
 SCORED = ("erpo_reward", "erpo_samples", "erpo_baseline", "erpo_sampler")
@@ -211,7 +211,8 @@ INTERP = Row(
     In the paper every drawn token is a target of weight 1, the model's own too. --erpo-model-targets drop and
     --erpo-task-targets soft take variance away without changing the expected gradient at c_model = 1. --erpo-task-targets
     product learns Eq. 4's p exp{ΔR/α} / Z instead, from likelihood at a small --erpo-alpha towards policy gradient at a large
-    one; --erpo-model-targets task lets the reward say what should have come where the model drew.
+    one; --erpo-model-targets task lets the reward say what should have come where the model drew, and policy weights the
+    model's own token by its advantage, as Eq. 10 does: with model=1 this is policy gradient, and self-critic with its baseline.
 
     Watch the validation metric at each step of the schedule, `seq_reward` and `clipped`: the letter of the algorithm
     (--erpo-preset paper) falls as λ_delta goes to 0. Use it on a model pretrained by MLE.""",

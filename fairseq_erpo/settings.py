@@ -50,7 +50,7 @@ BANG_BANG_ALPHA = 1e-4  # Ding & Soricut 2017: a reward weight of 10,000
 SAMPLERS = ("auto", "cached", "parallel")
 UNITS = ("epoch", "update")
 Z = ("token", "batch")
-MODEL_TARGETS = ("keep", "drop", "task")
+MODEL_TARGETS = ("keep", "drop", "task", "policy")
 TASK_TARGETS = ("hard", "soft", "product")
 
 
@@ -94,7 +94,8 @@ FLAGS: Mapping[str, Flag] = {
     "erpo_model_targets": Flag(
         Optional[str],
         None,
-        "what is learnt where the model drew: keep its token, drop it, or task, what is learnt where the reward drew"
+        "what is learnt where the model drew: keep its token; drop it; policy, the token weighted by the sentence's reward minus"
+        " --erpo-baseline; or task, what is learnt where the reward drew"
         f" ({_preset_help('erpo_model_targets')})",
     ),
     "erpo_task_targets": Flag(

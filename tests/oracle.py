@@ -414,6 +414,21 @@ def product_taught(w: World, alpha: float, all_of_it: bool, c: float, reward: st
     return Expected([q], objective)
 
 
+def policy_taught(w: World, c: float, c_model: float, samples: int = 1, reward: str = "edit", **shares: float) -> Expected:
+    """Algorithm 1's draws; a token weighs the sentence's reward where the model drew it, and 1 where reward or data did."""
+    drawn, _ = algorithm_1(w, c=c, c_model=c_model, samples=samples, reward=reward, **shares)
+    objective = w.table.logits.new_zeros(())
+    for y, probability in drawn[0].items():
+        for t, v in enumerate(y):
+            prefix = y[:t]
+            own = shares["model"] * w.table.drawable(prefix, power=c_model)[v]
+            rest = shares["task"] * task_conditional(prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward))[v]
+            rest += shares["delta"] * (v == gold_at(w, t))
+            weight = (own * reward_of(w, y, reward) + rest) / (own + rest)
+            objective = objective + probability * weight * w.table.log_p[w.table.number[prefix]][v]
+    return Expected(drawn, samples * objective)
+
+
 def scheduled_sampling(w: World, k: float, i: int) -> Expected:
     """A.3.2: inputs from the model with probability 1 - k/(k + exp(i/k)), through EOS; targets are y*."""
     share = 1 - k / (k + math.exp(i / k))
@@ -434,6 +449,7 @@ HALF = {"model": 0.2, "task": 0.3, "delta": 0.5}
 FIXED_HALF = {"erpo_schedule": "constant", "erpo_lambda": "model=.2,task=.3,delta=.5", "erpo_c": "1"}
 inside = partial(algorithm_1, **INTERIOR, c=2.5)
 taught = partial(product_taught, **INTERIOR, c=2.5)
+paid = partial(policy_taught, **INTERIOR, c=2.5)
 plain = partial(policy, value=reward_of)
 
 # A row that is missing here fails the test by its name.
@@ -498,6 +514,19 @@ ORACLES: dict[str, list[Variant]] = {
                 "erpo_task_targets": "product",
                 "erpo_model_targets": "task",
                 "erpo_alpha": 0.1,
+            },
+        ),
+        Variant(partial(paid, c_model=2), {**FIXED, "erpo_model_targets": "policy"}),
+        # A baseline that does not see the token changes nothing where the model is asked with c = 1.
+        Variant(
+            partial(paid, c_model=1, samples=2, reward="bleu"),
+            {
+                **FIXED,
+                "erpo_c_model": 1.0,
+                "erpo_samples": 2,
+                "erpo_reward": "bleu",
+                "erpo_model_targets": "policy",
+                "erpo_baseline": "leave_one_out",
             },
         ),
     ],

@@ -202,6 +202,20 @@ def test_baselines_take_variance_away() -> None:
     assert sizes["self_critic"] < 0.9 * sizes["pg"]
 
 
+@pytest.mark.parametrize(("name", "baseline"), [("pg", "none"), ("self_critic", "greedy"), ("self_critic", "leave_one_out")])
+def test_policy_targets_without_data_or_reward_expert_are_policy_gradient(name: str, baseline: str) -> None:
+    """interp at λ = (1, 0, 0) draws and weighs what the row does, to the last bit."""
+    flags = {"erpo_samples": 3, "erpo_baseline": baseline}
+    corner = {"erpo_schedule": "constant", "erpo_lambda": "model=1", "erpo_c_model": 1.0, "erpo_reward": "bleu"}
+    batches = {
+        row: batch_in(WORLDS["V=2, T=4"], FAMILY[row], Variant(plain, {**flags, **more}), 100)
+        for row, more in ((name, {}), ("interp", {**corner, "erpo_model_targets": "policy", "erpo_task_targets": "hard"}))
+    }
+    one, other = (drawn_in(FAMILY[row], batch) for row, batch in batches.items())
+    assert one.weights is not None and other.weights is not None and one.weights.count_nonzero() > 100
+    assert torch.equal(one.tokens, other.tokens) and torch.equal(one.weights, other.weights) and one.size == other.size
+
+
 @pytest.mark.parametrize("baseline", ["none", "greedy", "leave_one_out"])
 def test_weights_are_reward_minus_baseline(baseline: str) -> None:
     """Any baseline leaves the expected gradient alone, so that its value has to be looked at by itself."""

@@ -296,10 +296,17 @@ def fake_batch(device: torch.device, row: Row, **flags: Any) -> Batch:
     )
 
 
+PAID = {"erpo_model_targets": "policy", "erpo_baseline": "learned", "erpo_samples": 2}
 TILTED = {"erpo_model_targets": "task", "erpo_task_targets": "product", "erpo_alpha": 0.25}
 DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
     "raml": [{}, {"erpo_payoff": "hamming"}],
-    "interp": [{}, {"erpo_z": "batch"}, {"erpo_model_targets": "drop", "erpo_task_targets": "soft", "erpo_samples": 2}, TILTED],
+    "interp": [
+        {},
+        {"erpo_z": "batch"},
+        {"erpo_model_targets": "drop", "erpo_task_targets": "soft", "erpo_samples": 2},
+        TILTED,
+        PAID,
+    ],
     "pg": [{"erpo_baseline": baseline, "erpo_samples": 2} for baseline in ("none", "greedy", "leave_one_out", "learned")],
 }
 
