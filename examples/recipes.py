@@ -1,9 +1,10 @@
 """The recipes as data: tasks, profiles and rows.  `corpus.py` and `table.py` run them; a row is a line here, not a script.
 
 `paper` is the paper's section 5 and A.3; what those leave open is marked `open:`. `laptop` is for two cores: ten minutes of one
-core for the MLE checkpoint, then two for a row like MLE and up to five for one that draws from the model. Within a profile all
-rows share the MLE checkpoint of their seed, whose rate has fallen until MLE stands still, and then train for equally many epochs
-at equal rates; the row `mle`, which goes on as before, is the control.
+core for the MLE checkpoint, then one for a row like MLE and up to three for one that draws from the model. Within a profile all rows
+share the MLE checkpoint of their seed, whose rate has fallen until MLE stands still, and then train for equally many epochs; the
+row `mle`, which goes on as before, is the control. Rows that learn from what the model drew have a rate of their own, `gentle`:
+at the data's rate they all fall apart (docs/research-log.md).
 """
 
 from collections.abc import Mapping
@@ -70,10 +71,10 @@ ROWS: Mapping[str, str] = {
     "mle": "",
     "noising": "",
     "raml": "--erpo-reward {reward} --erpo-samples {samples}",
-    "spg": "--erpo-reward {reward}",
-    "pg": "--erpo-reward {reward}",
-    "self_critic": "--erpo-reward {reward}",
-    "mixer": "--erpo-reward {reward} --erpo-anneal-every {mixer_every}",
+    "spg": "--erpo-reward {reward} {gentle}",
+    "pg": "--erpo-reward {reward} {gentle}",
+    "self_critic": "--erpo-reward {reward} {critic} {gentle}",
+    "mixer": "--erpo-reward {reward} {mixer} {gentle}",
     "mixer_alike": "{interp}",
     "scheduled_sampling": "--erpo-anneal-every {k}",
     "interp": "{interp}",
@@ -98,6 +99,12 @@ def lstm(size: int) -> str:
 
 ADAM = "--optimizer adam --adam-betas '(.9, .98)' --clip-norm 1"
 LETTER = "--erpo-preset paper --erpo-reward {reward}"
+# What validation supported where MLE has converged (docs/research-log.md, 6): from data to the model, whose own tokens weigh their
+# advantage, and to the reward's soft targets.
+FINISH = (
+    "--erpo-preset robust --erpo-lambda model=.8,task=.2 --erpo-c-model 1 --erpo-model-targets policy "
+    "--erpo-baseline leave_one_out --erpo-samples 2 --erpo-anneal-unit update --erpo-anneal-every 20 {gentle}"
+)
 
 PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
     {
@@ -114,7 +121,9 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
                 "reward": "bleu",
                 "samples": "6",  # A.3.2
                 "k": "4000",  # A.3.2
-                "mixer_every": "2",
+                "mixer": "--erpo-anneal-every 2",
+                "critic": "",
+                "gentle": "--lr 3e-5",
                 "interp": f"{LETTER} --erpo-anneal-every 4",  # A.3.2
             },
         ),
@@ -131,7 +140,9 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
                 "reward": "rouge",
                 "samples": "10",
                 "k": "600",
-                "mixer_every": "2",
+                "mixer": "--erpo-anneal-every 2",
+                "critic": "",
+                "gentle": "--lr 3e-5",
                 "interp": f"{LETTER} --erpo-anneal-every 4",
             },
         ),
@@ -141,14 +152,16 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             optimiser=f"{ADAM} --max-tokens 1000 --cpu",
             pretrain=f"--lr {5 * '2e-3,'}1.5e-3,1e-3,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 400",
             pretrain_epochs=10,
-            more="--lr 3e-4,1e-4 --lr-scheduler fixed",
-            more_epochs=2,
+            more="--lr 2e-4 --lr-scheduler fixed",
+            more_epochs=1,
             values={
                 "reward": "bleu",
                 "samples": "2",
-                "k": "150",
-                "mixer_every": "1",
-                "interp": "--erpo-preset robust",
+                "k": "90",
+                "mixer": "--erpo-anneal-every 50 --erpo-anneal-unit update",
+                "critic": "--erpo-baseline leave_one_out --erpo-samples 3",
+                "gentle": "--lr 5e-5",
+                "interp": FINISH,
             },
         ),
         ("summarization", "laptop"): Profile(
@@ -157,14 +170,16 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             optimiser=f"{ADAM} --batch-size 64 --cpu",
             pretrain=f"--lr {6 * '3e-3,'}2e-3,2e-3,1e-3,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 200",
             pretrain_epochs=12,
-            more="--lr 3e-4,1e-4 --lr-scheduler fixed",
-            more_epochs=2,
+            more="--lr 2e-4 --lr-scheduler fixed",
+            more_epochs=1,
             values={
                 "reward": "rouge",
                 "samples": "2",
-                "k": "150",
-                "mixer_every": "1",
-                "interp": "--erpo-preset robust",
+                "k": "70",
+                "mixer": "--erpo-anneal-every 40 --erpo-anneal-unit update",
+                "critic": "",
+                "gentle": "--lr 5e-5",
+                "interp": FINISH,
             },
         ),
     }

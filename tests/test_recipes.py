@@ -64,9 +64,9 @@ def test_fairseq_accepts_every_flag_of_every_row(task: str, profile: str, tmp_pa
 
 
 @pytest.mark.parametrize(("task", "profile"), PROFILES)
-def test_rows_differ_in_nothing_but_their_criterion(task: str, profile: str) -> None:
-    """Same model, batches, rates, epochs and start; continued MLE is the control."""
-    own = {"criterion", "save_dir", "log_file", *(flag for row in FAMILY.values() for flag in row.flags)}
+def test_rows_differ_in_nothing_but_their_criterion_and_its_rate(task: str, profile: str) -> None:
+    """Same model, batches, epochs and start; continued MLE is the control."""
+    own = {"criterion", "save_dir", "log_file", "lr", *(flag for row in FAMILY.values() for flag in row.flags)}
     stages = [stage for stage in plan(task, "--profile", profile).stages() if stage.epochs][1:]
     first, *others = [{key: value for key, value in vars(options_of(stage)).items() if key not in own} for stage in stages]
     assert all(other == first for other in others) and len(others) == len(ROWS) - 1
