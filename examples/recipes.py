@@ -1,10 +1,10 @@
 """The recipes as data: tasks, profiles and rows.  `corpus.py` and `table.py` run them; a row is a line here, not a script.
 
 `paper` is the paper's section 5 and A.3; what those leave open is marked `open:`. `laptop` is for two cores: ten minutes of one
-core for the MLE checkpoint, then one for a row like MLE and up to three for one that draws from the model. Within a profile all rows
-share the MLE checkpoint of their seed, whose rate has fallen until MLE stands still, and then train for equally many epochs; the
-row `mle`, which goes on as before, is the control. Rows that learn from what the model drew have a rate of their own, `gentle`:
-at the data's rate they all fall apart (docs/research-log.md).
+core for the MLE checkpoint, then one for a row like MLE and up to three for one that draws from the model. Within a profile all
+rows share the MLE checkpoint of their seed, whose rate has fallen until MLE stands still, and then train for equally many epochs;
+the row `mle`, which goes on as before, is the control. Rows that learn from what the model drew have a rate of their own,
+`gentle`: at the data's rate they fall apart (docs/research-log.md, 6).
 """
 
 from collections.abc import Mapping
@@ -99,8 +99,8 @@ def lstm(size: int) -> str:
 
 ADAM = "--optimizer adam --adam-betas '(.9, .98)' --clip-norm 1"
 LETTER = "--erpo-preset paper --erpo-reward {reward}"
-# What validation supported where MLE has converged (docs/research-log.md, 6): from data to the model, whose own tokens weigh their
-# advantage, and to the reward's soft targets.
+# What validation supported where MLE has converged (docs/research-log.md, 6): from data to the model, whose own tokens weigh
+# their advantage, and to the reward's soft targets.
 FINISH = (
     "--erpo-preset robust --erpo-lambda model=.8,task=.2 --erpo-c-model 1 --erpo-model-targets policy "
     "--erpo-baseline leave_one_out --erpo-samples 2 --erpo-anneal-unit update --erpo-anneal-every 20 {gentle}"

@@ -139,7 +139,14 @@ PG = Row(
     draw=FromExperts(),
     weigh=engine.Advantage(),
     flags=(*PRETRAINED, *SCORED),
-    defaults={**PLAIN, "erpo_schedule": "constant", "erpo_lambda": "model=1", "erpo_reward": "bleu", "erpo_c_model": 1.0},
+    defaults={
+        **PLAIN,
+        "erpo_model_targets": "policy",
+        "erpo_schedule": "constant",
+        "erpo_lambda": "model=1",
+        "erpo_reward": "bleu",
+        "erpo_c_model": 1.0,
+    },
 )
 SPG = replace(
     PG,
@@ -156,7 +163,7 @@ SPG = replace(
     draw=FromExperts(engine.product),
     weigh=engine.as_drawn,
     flags=(*PRETRAINED, "erpo_reward", "erpo_alpha", "erpo_bang_bang", "erpo_samples", "erpo_sampler"),
-    defaults={**PG.defaults, "erpo_alpha": 0.02},
+    defaults={**PG.defaults, **PLAIN, "erpo_alpha": 0.02},
 )
 SELF_CRITIC = replace(
     PG,
@@ -256,6 +263,7 @@ SCHEDULED_SAMPLING = replace(
     flags=(*PRETRAINED, "erpo_anneal_every", "erpo_schedule", "erpo_sampler"),
     defaults={
         **PG.defaults,
+        **PLAIN,
         "erpo_schedule": "inverse_sigmoid",
         "erpo_anneal_unit": "update",
         "erpo_anneal_every": 4000.0,

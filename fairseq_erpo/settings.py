@@ -199,6 +199,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise ValueError("--erpo-baseline leave_one_out needs --erpo-samples 2 or more")
+        if self.baseline != "none" and self.model_targets != "policy":
+            raise ValueError(f"--erpo-baseline {self.baseline} needs --erpo-model-targets policy")
         if self.model_targets == "task" and self.task_targets == "hard":
             raise ValueError("--erpo-model-targets task needs --erpo-task-targets soft or product")
         if self.task_targets == "product" and self.alpha is None:

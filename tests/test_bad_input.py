@@ -72,6 +72,7 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_anneal_unit": "hour"}, ["--erpo-anneal-unit", "hour", "epoch", "update"]),
         ({"erpo_task_targets": "product", "erpo_alpha": None}, ["--erpo-task-targets product", "--erpo-alpha"]),
         ({"erpo_task_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
+        ({"erpo_baseline": "greedy"}, ["--erpo-baseline greedy", "--erpo-model-targets policy"]),
         ({"erpo_model_targets": "task", "erpo_task_targets": "hard"}, ["--erpo-model-targets task", "--erpo-task-targets soft"]),
         ({"erpo_z": "sentence"}, ["--erpo-z", "sentence", "token", "batch"]),
         ({"erpo_pretrain_epochs": -1}, ["--erpo-pretrain-epochs", "negative"]),

@@ -342,6 +342,7 @@ def behaviour(settings: Settings) -> dict[str, Any]:
 
 IN_UPDATES = {"erpo_anneal_unit": "update", "erpo_pretrain_updates": 3}
 IN_EPOCHS = {"erpo_anneal_unit": "epoch", "erpo_pretrain_epochs": 3}
+ON_POLICY = {"erpo_samples": 2, "erpo_model_targets": "policy"}
 # Each flag: (what it is compared with, another value).
 OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "label_smoothing": ({}, {"label_smoothing": 0.1}),
@@ -360,7 +361,7 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "erpo_sampler": ({}, {"erpo_sampler": "parallel"}),
     "erpo_model_targets": ({"erpo_model_targets": "keep"}, {"erpo_model_targets": "drop"}),
     "erpo_task_targets": ({"erpo_task_targets": "hard"}, {"erpo_task_targets": "soft"}),
-    "erpo_baseline": ({"erpo_samples": 2}, {"erpo_samples": 2, "erpo_baseline": "leave_one_out"}),
+    "erpo_baseline": (ON_POLICY, {**ON_POLICY, "erpo_baseline": "leave_one_out"}),
     "erpo_alpha": ({}, {"erpo_alpha": 0.3}),
     "erpo_bang_bang": ({}, {"erpo_bang_bang": 0.4}),
     "erpo_prior": ({}, {"erpo_prior": "prior.pt"}),
