@@ -66,8 +66,12 @@ def metric_panels(groups: Groups) -> Iterator[Panel]:
             name: [history.scores() for history in runs if history.valid and history.metric == metric]
             for name, runs in groups.items()
         }
-        title = "ROUGE-1 + 2 + L" if metric == "rouge" else metric.upper()
-        yield _compared(f"valid-{metric}", f"validation {title}", curves)
+        title = f"validation {'ROUGE-1 + 2 + L' if metric == 'rouge' else metric.upper()}"
+        if max(len(scores) for seeds in curves.values() for scores in seeds) > 1:
+            yield _compared(f"valid-{metric}", title, curves)
+        else:  # one epoch is no curve
+            last = {name: [next(iter(scores.values())) for scores in seeds if scores] for name, seeds in curves.items()}
+            yield dots(f"valid-{metric}", title, last)
 
 
 def _together(groups: Groups, wanted: Curves) -> Iterator[Panel]:
@@ -91,6 +95,21 @@ def _compared(stem: str, title: str, curves: Mapping[str, Sequence[Mapping[int, 
         if len(seeds) > 1:
             low, high = ([edge(values[update]) for update in updates] for edge in (min, max))
             axes.fill_between(updates, low, high, color=colour, alpha=0.18, lw=0)
+    return _finished(stem, title, figure, axes)
+
+
+def dots(stem: str, title: str, values: Mapping[str, Sequence[float]], baseline: str | None = None) -> Panel:
+    """A line for each group, a small mark for each seed, a large one for their mean; upright through the baseline's mean."""
+    shown = {name: seeds for name, seeds in values.items() if seeds}
+    figure, axes = _axes(title, f"each seed, and the mean{f'; upright: {baseline}' if baseline else ''}")
+    for i, (name, seeds) in enumerate(shown.items()):
+        colour = COLOURS[0] if name == baseline else COLOURS[1]
+        axes.plot(seeds, [i] * len(seeds), "|", color=colour, ms=8, mew=1.4)
+        axes.plot(sum(seeds) / len(seeds), i, "o", color=colour, ms=6)
+        if name == baseline:
+            axes.axvline(sum(seeds) / len(seeds), color=colour, lw=1, ls=":")
+    axes.set_yticks(range(len(shown)), list(shown), color=INK)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
     return _finished(stem, title, figure, axes)
 
 
@@ -148,11 +167,11 @@ def _means(values: Mapping[int, Sequence[float]]) -> tuple[list[int], list[float
 # ---- how they look ----
 
 
-def _axes(title: str) -> tuple[Figure, Axes]:
+def _axes(title: str, below: str = "updates of the run") -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, color=INK, fontsize=10, loc="left", parse_math=False)
-    axes.set_xlabel("updates of the run", color=QUIET, fontsize=9)
+    axes.set_xlabel(below, color=QUIET, fontsize=9)
     axes.tick_params(colors=QUIET, labelsize=8.5)
     axes.grid(color=GRID, lw=0.7)
     axes.set_axisbelow(True)

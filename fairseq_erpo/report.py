@@ -77,13 +77,15 @@ def report(parser: ArgumentParser, argv: Sequence[str]) -> None:
         gail = gail_figures(Path(args.gail)) if args.gail else []
     except (ValueError, OSError) as error:
         raise SystemExit(f"erpo: {error}") from None
-    made = curves.panels(groups)
+    made = ({"Scores": [score_panel(scores)]} if scores else {}) | curves.panels(groups)
     out = Path(args.out)
     for panel in [panel for section_panels in made.values() for panel in section_panels]:
         with whole("--out", str(out / f"{panel.stem}.png")) as part:
             part.write_bytes(curves.png(panel))
-    body = [_block("Scores", score_table(scores))] if scores else []
-    body += [_block(title, [_panels(list(map(_drawn, shown)))]) for title, shown in made.items()]
+    body = [
+        _block(title, [*(score_table(scores) if scores and title == "Scores" else []), _panels(list(map(_drawn, shown)))])
+        for title, shown in made.items()
+    ]
     body += [_block("Samples", samples)] if (samples := list(sample_blocks(paths, args.samples))) else []
     body += [_block("Imitation learning", [_panels(gail)])] if gail else []
     described = ", ".join(f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name for name, runs in groups.items())
@@ -126,6 +128,13 @@ def score_table(result: Mapping[str, Any]) -> Iterator[str]:
         yield "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
     yield "</table></div>"
     yield f'<p class="conditions">{"<br>".join(map(escape, legend(result)))}</p>'
+
+
+def score_panel(result: Mapping[str, Any]) -> curves.Panel:
+    """The first column of the table, seed by seed."""
+    key = result["columns"][0]
+    values = {name: system["scores"][key]["values"] for name, system in result["systems"].items()}
+    return curves.dots("scores", f"{measures()[key].title} on the test set", values, result["baseline"])
 
 
 # ---- samples ----

@@ -117,6 +117,23 @@ def test_seeds_are_gathered_epoch_by_epoch() -> None:
     assert curves.gathered([{10: 1.0, 20: 2.0}, {12: 3.0}, {}]) == {11: [1.0, 3.0], 20: [2.0]}
 
 
+def test_one_validation_is_a_line_for_each_row_and_no_curve(tmp_path: Path) -> None:
+    runs = [
+        write_log(tmp_path / f"{name}-{seed}", 1, start) for name, seed, start in (("mle", 1, 20), ("mle", 2, 24), ("pg", 1, 9))
+    ]
+    (panel,) = curves.metric_panels(grouped(runs))
+    (axes,) = panel.figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mle", "pg"]
+    assert [list(line.get_xdata()) for line in axes.get_lines()] == [[21, 25], [23], [10], [10]]  # seeds, then their mean
+
+
+def test_scores_are_shown_seed_by_seed_beside_the_baseline() -> None:
+    (axes,) = curves.dots("scores", "BLEU", {"mle": [1.0, 3.0], "lost": [], "pg": [4.0]}, "mle").figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mle", "pg"]
+    # Seeds, mean, upright through the baseline's mean; seeds and mean of the other.
+    assert [list(line.get_xdata()) for line in axes.get_lines()] == [[1, 3], [2], [2, 2], [4], [4]]
+
+
 def test_panels_show_what_was_logged(runs: list[Path]) -> None:
     made = curves.panels(grouped(runs))
     stems = {title: [panel.stem for panel in panels] for title, panels in made.items()}
@@ -215,7 +232,7 @@ def test_the_page_shows_it_all_and_loads_nothing(
     assert not page.tags & {"script", "link", "iframe", "object"}
     assert "default-src 'none'" in text and "prefers-color-scheme: dark" in text and 'name="viewport"' in text
     pictures = {file.name for file in (tmp_path / "page").iterdir()} - {"report.html"}
-    names = ("valid-bleu", "lambda-interp", "gain-interp", "reward", "length", "clipped")
+    names = ("scores", "valid-bleu", "lambda-interp", "gain-interp", "reward", "length", "clipped")
     assert pictures == {f"{name}.png" for name in names}
 
 
