@@ -2,8 +2,8 @@
 
 `paper` is the paper's section 5 and A.3; what those leave open is marked `open:`. `laptop` is for two cores: ten minutes of one
 core for the MLE checkpoint, then one for a row like MLE and up to three for one that draws from the model. Within a profile all
-rows share the MLE checkpoint of their seed, whose rate has fallen until MLE stands still, and then train for equally many epochs;
-the row `mle`, which goes on as before, is the control. Rows that learn from what the model drew have a rate of their own,
+rows share the MLE checkpoint of their seed, whose rate has fallen to where MLE gains little, and then train for equally many
+epochs; the row `mle`, which goes on as before, is the control. Rows that learn from what the model drew have a rate of their own,
 `gentle`: at the data's rate they fall apart (docs/research-log.md, 6).
 """
 

@@ -7,5 +7,5 @@
 # Row, cell  all rows of Table 2
 # Expected   200,000 of the 3.8M training pairs, drawn with a fixed seed; all of valid and test (8K/2K). open: the paper does
 #            not say its vocabulary; 30,000 words a side here
-# Measured   not measured yet
+# Measured   not on the real files, which were not at hand
 exec "$(dirname "$0")/../run" corpus.py summarization --profile paper "${@:?usage: prepare_gigaword.sh FOLDER}"

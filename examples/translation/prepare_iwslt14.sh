@@ -7,7 +7,7 @@
 # Row, cell  all rows of Table 1
 # Expected   about 160K/7K/7K pairs, tokenised, lower case. Departs from the paper, whose 146K/7K/7K are Ma et al. 2017's choice
 #            of the same talks, which is not described; give it as two sides {train,valid,test}.{de,en} to prepare_text.sh.
-# Measured   not measured yet
+# Measured   not on the real archive, which was not at hand
 # Needs      pip install sacremoses
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

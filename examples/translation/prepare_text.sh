@@ -6,5 +6,5 @@
 #
 # Row, cell  all rows of Table 1, on another corpus
 # Expected   two files: 4 % to validate, 5 % to test, no sentence of these in train; the profile says how many, of which length
-# Measured   not measured yet
+# Measured   prepare_tatoeba.sh FOLDER is this recipe, and has the numbers
 exec "$(dirname "$0")/../run" corpus.py translation "${@:?usage: prepare_text.sh SOURCE TARGET, or FOLDER --languages A,B}"

@@ -5,7 +5,7 @@
 #
 # Row       mle noising raml spg pg self_critic mixer mixer_alike scheduled_sampling interp
 # Paper     Table 1, the row's cell; the numbers stand in table.sh
-# Measured  not measured yet
+# Measured  laptop: docs/results.md, row by row
 row=${1:?usage: train.sh ROW [SEED] [--profile paper]}
 shift
 seed=1
