@@ -134,7 +134,8 @@ def score_panel(result: Mapping[str, Any]) -> curves.Panel:
     """The first column of the table, seed by seed."""
     key = result["columns"][0]
     values = {name: system["scores"][key]["values"] for name, system in result["systems"].items()}
-    return curves.dots("scores", f"{measures()[key].title} on the test set", values, result["baseline"])
+    title = ", ".join([measures()[key].title, *([result["decoding"]["split"]] if "decoding" in result else [])])
+    return curves.dots("scores", title, values, result["baseline"])
 
 
 # ---- samples ----
