@@ -99,7 +99,7 @@ def lstm(size: int) -> str:
 
 ADAM = "--optimizer adam --adam-betas '(.9, .98)' --clip-norm 1"
 LETTER = "--erpo-preset paper --erpo-reward {reward}"
-# What validation supported where MLE has converged (docs/research-log.md, 6): from data to the model, whose own tokens weigh
+# What validation supported after MLE (docs/research-log.md, 6): from data to the model, whose own tokens weigh
 # their advantage, and to the reward's soft targets.
 FINISH = (
     "--erpo-preset robust --erpo-lambda model=.8,task=.2 --erpo-c-model 1 --erpo-model-targets policy "
