@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gail test test-slow check format bench bench-gail bench-peer clean
+.PHONY: help setup demo gail test test-slow check format bench bench-quick bench-gail bench-peer clean
 
 # Threads that wait for each other by spinning are many times slower when another program wants the cores too.
 export OMP_WAIT_POLICY ?= PASSIVE

@@ -23,14 +23,16 @@ import torch
 from measure import Figure, alternate, environment, table, write
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from gail.demos import Demonstrations
-from gail.envs import DemoPrefix, Monitor, make_env, silent_c
-from gail.evaluate import ARCHITECTURE
-from gail.record import collect, record_episodes
-from gail.run import build
+from gail.build import build
+from gail.demo_prefix import DemoPrefix
+from gail.demos import Demonstrations, from_episodes
+from gail.policies import ARCHITECTURE
+from gail.record import record_episodes
 from gail.settings import RunSettings
+from gail.simulator import make_env, silent_c
 
 STEPS, ENVS = 2048, 8
 PACKAGES = ("torch", "stable-baselines3", "gymnasium", "mujoco")
@@ -41,11 +43,11 @@ def demonstrations(env_id: str) -> Demonstrations:
     env = make_env(env_id)
     box: Any = env.action_space
 
-    def act(observations: np.ndarray, numbers: np.random.Generator | None) -> np.ndarray:
-        assert numbers is not None
-        return numbers.uniform(box.low, box.high, (len(observations), *box.shape)).astype(np.float32)
+    def act(observations: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        assert rng is not None
+        return rng.uniform(box.low, box.high, (len(observations), *box.shape)).astype(np.float32)
 
-    return collect(env_id, list(record_episodes(env_id, act, 4, seed=1, stochastic=True))).subsample(50)
+    return from_episodes(env_id, list(record_episodes(env_id, act, 4, seed=1, stochastic=True))).subsample(50)
 
 
 def loops(env_id: str, envs: int) -> dict[str, Callable[[], None]]:
@@ -57,7 +59,7 @@ def loops(env_id: str, envs: int) -> dict[str, Callable[[], None]]:
     cases: dict[str, Any] = {"SB3 PPO": ppo}
     for name, method, schedule in (
         ("gail", "gail", None),
-        ("gail_interp, λ3 = .5", "gail_interp", ".5"),
+        ("gail_interp, λ_data = .5", "gail_interp", ".5"),
     ):
         settings = RunSettings(env_id, method, "-", steps=STEPS, envs=envs, schedule=schedule)
         cases[name] = build(settings, demos)
@@ -71,13 +73,13 @@ def loops(env_id: str, envs: int) -> dict[str, Callable[[], None]]:
 def engine(env_id: str) -> Callable[[], None]:
     """The simulation alone: as many engine steps as STEPS steps of the environment have."""
     unwrapped: Any = make_env(env_id).unwrapped
-    numbers = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     low, high = unwrapped.action_space.low, unwrapped.action_space.high
 
     def run() -> None:
         unwrapped.reset(seed=1)
         for _ in range(STEPS):
-            unwrapped.data.ctrl[:] = numbers.uniform(low, high)
+            unwrapped.data.ctrl[:] = rng.uniform(low, high)
             mujoco.mj_step(unwrapped.model, unwrapped.data, unwrapped.frame_skip)
 
     return run
@@ -86,12 +88,12 @@ def engine(env_id: str) -> Callable[[], None]:
 def stepping(env: gym.Env[Any, Any]) -> Callable[[], None]:
     """STEPS steps of one environment, random actions."""
     box: Any = env.action_space
-    numbers = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
 
     def run() -> None:
         env.reset(seed=1)
         for _ in range(STEPS):
-            _, _, terminated, truncated, _ = env.step(numbers.uniform(box.low, box.high))
+            _, _, terminated, truncated, _ = env.step(rng.uniform(box.low, box.high))
             if terminated or truncated:
                 env.reset()
 
@@ -100,13 +102,13 @@ def stepping(env: gym.Env[Any, Any]) -> Callable[[], None]:
 
 def vectorised(venv: Any) -> Callable[[], None]:
     """STEPS steps through a vectorised environment of ENVS."""
-    numbers = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     low, high = venv.action_space.low, venv.action_space.high
 
     def run() -> None:
         venv.reset()
         for _ in range(STEPS // ENVS):
-            venv.step(numbers.uniform(low, high, (ENVS, *low.shape)))
+            venv.step(rng.uniform(low, high, (ENVS, *low.shape)))
 
     return run
 

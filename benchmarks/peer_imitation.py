@@ -33,13 +33,13 @@ import torch  # noqa: E402
 from stable_baselines3 import PPO  # noqa: E402
 from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
 
-from gail.demos import Demonstrations  # noqa: E402
-from gail.envs import make_env, silent_c  # noqa: E402
-from gail.evaluate import ARCHITECTURE, Evaluator, act_of, box_of, load_policy  # noqa: E402
-from gail.policies import Act, plain_expert  # noqa: E402
-from gail.record import collect, record_episodes  # noqa: E402
-from gail.run import build  # noqa: E402
+from gail.build import build  # noqa: E402
+from gail.demos import Demonstrations, from_episodes  # noqa: E402
+from gail.evaluate import Evaluator  # noqa: E402
+from gail.policies import ARCHITECTURE, Act, act_of, load_policy, plain_expert  # noqa: E402
+from gail.record import record_episodes  # noqa: E402
 from gail.settings import RunSettings  # noqa: E402
+from gail.simulator import box_of, make_env, silent_c  # noqa: E402
 
 
 def their_pairs(whole: Demonstrations, pairs: Demonstrations) -> Any:
@@ -142,7 +142,7 @@ def expert_of(args: argparse.Namespace) -> tuple[str, Act]:
     """Whose demonstrations both learn from."""
     if args.expert is None:
 
-        def balance(observations: np.ndarray, numbers: np.random.Generator | None) -> np.ndarray:
+        def balance(observations: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
             return np.clip(observations @ np.array([[1.0], [15.0], [1.0], [3.0]]), -3, 3).astype(np.float32)
 
         return "InvertedPendulum-v5", balance
@@ -167,7 +167,7 @@ def main() -> None:
     sys.path.append(str(args.peer))  # last, so that it brings imitation and shadows nothing
     torch.set_num_threads(1)
     env_id, act = expert_of(args)
-    whole = collect(env_id, list(record_episodes(env_id, act, args.n, seed=0)))
+    whole = from_episodes(env_id, list(record_episodes(env_id, act, args.n, seed=0)))
     found: dict[str, Any] = {"env": env_id, "n": args.n, "iterations": args.iterations, "expert": whole.returns().mean()}
     print(f"{env_id}, {args.n} demonstrations of {found['expert']:.0f}, {args.iterations} iterations, {args.envs} environments")
     print(f"{'seed':>4}{'':12}{'return':>10}{'+-':>8}{'s/iteration':>13}")

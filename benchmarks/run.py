@@ -1,4 +1,4 @@
-"""What the algorithms cost, beside fairseq's cross_entropy and beside the plain ways to do the same.
+"""What the algorithms cost, beside fairseq's cross_entropy and beside plain implementations of the same.
 
     python benchmarks/run.py [TABLE ...] [--quick] [--json FILE]        (or `make bench`, `make bench-quick`)
 
@@ -21,27 +21,29 @@ warnings.filterwarnings("ignore")
 logging.disable(logging.INFO)
 
 import torch  # noqa: E402
+from baselines import CANDIDATES, drawing, engine, recomputing  # noqa: E402
 from measure import Case, Figure, alternate, environment, peaks, table, write  # noqa: E402
-from ways import CANDIDATES, drawing, engine, recomputing  # noqa: E402
-from world import FROM_6_TO_25, LSTM, TRANSFORMER, World, only  # noqa: E402
+from workload import FROM_6_TO_25, LSTM, TRANSFORMER, Workload, only  # noqa: E402
 
 from fairseq_erpo.family import FAMILY  # noqa: E402
 
 POINTS = {
-    "(.12, .16, .72)": "model=.12,task=.16,delta=.72",
-    "(.24, .32, .44)": "model=.24,task=.32,delta=.44",
-    "(.36, .48, .16)": "model=.36,task=.48,delta=.16",
-    "(3/7, 4/7, 0)": "model=3/7,task=4/7",
-    "(0, .5, .5)": "task=.5,delta=.5",
+    "(.12, .16, .72)": "model=.12,reward=.16,data=.72",
+    "(.24, .32, .44)": "model=.24,reward=.32,data=.44",
+    "(.36, .48, .16)": "model=.36,reward=.48,data=.16",
+    "(3/7, 4/7, 0)": "model=3/7,reward=4/7",
+    "(0, .5, .5)": "reward=.5,data=.5",
 }
 PLAIN = "--erpo-preset paper --erpo-schedule constant"
 FIRST, LAST = "(.12, .16, .72)", "(3/7, 4/7, 0)"
 INTERP = {f"erpo_interp {point}": f"erpo_interp {PLAIN} --erpo-lambda {value}" for point, value in POINTS.items()}
-ROBUST = {f"erpo_interp {FIRST}, robust": "erpo_interp --erpo-schedule constant"}
+ROBUST = {f"erpo_interp {FIRST}, robust": "erpo_interp --erpo-preset robust --erpo-schedule constant"}
 STEPS = {"cross_entropy": "cross_entropy", "erpo_mle": "erpo_mle", **INTERP, **ROBUST}
 # The family's other rows; sequence_tutor needs a prior model of its own.
 ROWS = {"erpo_mle": "erpo_mle"} | {
-    f"erpo_{row}": f"erpo_{row}" for row in FAMILY if row not in {"mle", "interp", "sequence_tutor", "noising"}
+    f"erpo_{name}": f"erpo_{name}" + " --erpo-preset robust" * ("erpo_preset" in row.flags)
+    for name, row in FAMILY.items()
+    if name not in {"mle", "interp", "sequence_tutor", "noising"}
 }
 
 PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "rouge-score")
@@ -50,28 +52,28 @@ Tables = Iterator[tuple[str, dict[str, Figure], str]]  # title, figures, unit
 
 
 @cache
-def bucketed(model: str, quick: bool) -> World:
-    """The world of most tables: sentences of like length, as fairseq puts them into a batch."""
-    return World(model, 60 if quick else 180)
+def bucketed(model: str, quick: bool) -> Workload:
+    """The workload of most tables: sentences of similar length, as fairseq batches them."""
+    return Workload(model, 60 if quick else 180)
 
 
-def steps(world: World, flags: dict[str, str]) -> dict[str, Case]:
-    return {case: world.step(words) for case, words in flags.items()}
+def steps(workload: Workload, flags: dict[str, str]) -> dict[str, Case]:
+    return {case: workload.step(words) for case, words in flags.items()}
 
 
 def training(quick: bool) -> Tables:
     """(a) A training step at five points of the schedule."""
     rounds = 3 if quick else 5
     some = {case: STEPS[case] for case in ("cross_entropy", "erpo_mle", f"erpo_interp {FIRST}", f"erpo_interp {LAST}")}
-    worlds: list[tuple[str, Callable[[], World], dict[str, str]]] = [
+    workloads: list[tuple[str, Callable[[], Workload], dict[str, str]]] = [
         ("Transformer 3+3x256", partial(bucketed, TRANSFORMER, quick), STEPS),
         ("LSTM 256", partial(bucketed, LSTM, quick), STEPS),
-        ("Transformer 3+3x256, 6-25 words in one batch", partial(World, TRANSFORMER, 180, lengths=FROM_6_TO_25), some),
-        ("Transformer 3+3x256, 73,197 words", partial(World, TRANSFORMER, 20, words=73_197, warm_up=10), some),
+        ("Transformer 3+3x256, 6-25 words in one batch", partial(Workload, TRANSFORMER, 180, lengths=FROM_6_TO_25), some),
+        ("Transformer 3+3x256, 73,197 words", partial(Workload, TRANSFORMER, 20, words=73_197, warm_up=10), some),
     ]
-    for name, make, flags in worlds[: 1 if quick else None]:
-        world = make()
-        yield f"{name}: a training step, targets {world.shape}", alternate(steps(world, flags), rounds, name), "seconds"
+    for name, make, flags in workloads[: 1 if quick else None]:
+        workload = make()
+        yield f"{name}: a training step, targets {workload.shape}", alternate(steps(workload, flags), rounds, name), "seconds"
 
 
 def rewards(quick: bool) -> Tables:
@@ -91,14 +93,14 @@ def rewards(quick: bool) -> Tables:
 
 
 def sampler(quick: bool) -> Tables:
-    """(c) The two exact ways to draw, and the plain one: every step asks for every sentence and every word."""
+    """(c) The two exact samplers, and the plain one, which asks for every sentence and every word at every step."""
     for name, model in {"Transformer": TRANSFORMER, "LSTM": LSTM}.items() if not quick else [("Transformer", TRANSFORMER)]:
-        world = bucketed(model, quick)
+        workload = bucketed(model, quick)
         for point in (FIRST, LAST):
             flags = f"erpo_interp {PLAIN} --erpo-lambda {POINTS[point]} --erpo-sampler"
-            ways = {way: drawing(world, f"{flags} {way}") for way in ("cached", "parallel")}
-            ways["plain"] = drawing(world, f"{flags} cached", plain=True)
-            yield f"drawing a batch at {point}, {name}", alternate(ways, 3 if quick else 5, "drawing"), "seconds"
+            samplers = {name: drawing(workload, f"{flags} {name}") for name in ("cached", "parallel")}
+            samplers["plain"] = drawing(workload, f"{flags} cached", plain=True)
+            yield f"drawing a batch at {point}, {name}", alternate(samplers, 3 if quick else 5, "drawing"), "seconds"
 
 
 def scaling(quick: bool) -> Tables:
@@ -107,8 +109,8 @@ def scaling(quick: bool) -> Tables:
     # Equal numbers of words at every length, but for the first; then one length and ever larger batches.
     sizes = [(10, 30)] if quick else [(10, 60), (25, 60), (50, 30), (100, 15), (12, 8), (12, 32), (12, 128)]
     for length, sentences in sizes:
-        world = World(TRANSFORMER, sentences, lengths=only(length), warm_up=15)
-        found = alternate(steps(world, flags), 3, f"{sentences} x {length}")
+        workload = Workload(TRANSFORMER, sentences, lengths=only(length), warm_up=15)
+        found = alternate(steps(workload, flags), 3, f"{sentences} x {length}")
         yield f"{sentences} sentences of {length} words", found, "seconds"
 
 
@@ -121,8 +123,8 @@ def memory(quick: bool) -> Tables:
 def family(quick: bool) -> Tables:
     """(f) The other rows."""
     if not quick:
-        world = World(TRANSFORMER, 60)
-        yield f"a training step of each row, targets {world.shape}", alternate(steps(world, ROWS), 3, "rows"), "seconds"
+        workload = Workload(TRANSFORMER, 60)
+        yield f"a training step of each row, targets {workload.shape}", alternate(steps(workload, ROWS), 3, "rows"), "seconds"
 
 
 TABLES = {"training": training, "rewards": rewards, "sampler": sampler, "scaling": scaling, "memory": memory, "family": family}

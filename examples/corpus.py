@@ -27,6 +27,8 @@ from pathlib import Path
 import sentencepiece
 from recipes import TASKS, Selection, profile_of
 
+from fairseq_erpo.files import write_json
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("train", "valid", "test")
 VALID_SHARE, TEST_SHARE = 0.04, 0.05
@@ -269,9 +271,7 @@ def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Select
     if ran.returncode:
         last = (ran.stderr.strip() or "no output").splitlines()[-1]
         raise SystemExit(f"corpus: this failed: {shlex.join(command)}\n  {last}")
-    part = done.with_suffix(".part")
-    part.write_text(json.dumps({"digest": digest, "sizes": sizes, **settings}, indent=1) + "\n", "utf-8")
-    part.replace(done)
+    write_json(done, {"digest": digest, "sizes": sizes, **settings})
     print(f"corpus: {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()) + " pairs")
 
 

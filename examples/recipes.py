@@ -98,14 +98,6 @@ def lstm(size: int) -> str:
 
 
 ADAM = "--optimizer adam --adam-betas '(.9, .98)' --clip-norm 1"
-LETTER = "--erpo-preset paper --erpo-reward {reward}"
-# What validation supported after MLE (docs/research-log.md, 6): from data to the model, whose own tokens weigh
-# their advantage, and to the reward's soft targets.
-FINISH = (
-    "--erpo-preset robust --erpo-lambda model=.8,task=.2 --erpo-c-model 1 --erpo-model-targets policy "
-    "--erpo-baseline leave_one_out --erpo-samples 2 --erpo-anneal-unit update --erpo-anneal-every 20 {gentle}"
-)
-
 PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
     {
         # Table 1. open: epochs, rates after pretraining, clipping.
@@ -120,11 +112,11 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             values={
                 "reward": "bleu",
                 "samples": "6",  # A.3.2
-                "k": "4000",  # A.3.2
-                "mixer": "--erpo-anneal-every 2",
+                "k": "4000u",  # A.3.2
+                "mixer": "--erpo-anneal-every 2e",
                 "critic": "",
                 "gentle": "--lr 3e-5",
-                "interp": f"{LETTER} --erpo-anneal-every 4",  # A.3.2
+                "interp": "--erpo-preset paper --erpo-reward {reward}",  # A.3.2
             },
         ),
         # Table 2. open: vocabulary, epochs, rates after pretraining, clipping.
@@ -139,11 +131,11 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             values={
                 "reward": "rouge",
                 "samples": "10",
-                "k": "600",
-                "mixer": "--erpo-anneal-every 2",
+                "k": "600u",
+                "mixer": "--erpo-anneal-every 2e",
                 "critic": "",
                 "gentle": "--lr 3e-5",
-                "interp": f"{LETTER} --erpo-anneal-every 4",
+                "interp": "--erpo-preset paper --erpo-reward {reward}",
             },
         ),
         ("translation", "laptop"): Profile(
@@ -157,11 +149,11 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             values={
                 "reward": "bleu",
                 "samples": "2",
-                "k": "90",
-                "mixer": "--erpo-anneal-every 50 --erpo-anneal-unit update",
+                "k": "90u",
+                "mixer": "--erpo-anneal-every 50u",
                 "critic": "--erpo-baseline leave_one_out --erpo-samples 3",
                 "gentle": "--lr 5e-5",
-                "interp": FINISH,
+                "interp": "--erpo-preset finish {gentle}",
             },
         ),
         ("summarization", "laptop"): Profile(
@@ -175,11 +167,11 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             values={
                 "reward": "rouge",
                 "samples": "2",
-                "k": "70",
-                "mixer": "--erpo-anneal-every 40 --erpo-anneal-unit update",
+                "k": "70u",
+                "mixer": "--erpo-anneal-every 40u",
                 "critic": "",
                 "gentle": "--lr 5e-5",
-                "interp": FINISH,
+                "interp": "--erpo-preset finish {gentle}",
             },
         ),
     }

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from fairseq_erpo.processes import die_with_parent
-from fairseq_erpo.runlogs import from_json
+from fairseq_erpo.files import write_json, write_text
+from fairseq_erpo.processes import die_with_parent, slurm_executor
+from fairseq_erpo.tools.training_log import from_json
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = Path(sys.executable).parent  # fairseq's commands stand beside the interpreter, activated or not
@@ -119,29 +120,13 @@ class Slurm:
         """Jobs stay in the queue."""
 
 
-def slurm_executor(parameters: str, folder: Path, cluster: str, usual: Mapping[str, Any]) -> Any:
-    """submitit's executor; `parameters` as submitit names them: slurm_partition=gpu,gpus_per_node=1,timeout_min=600.
-
-    They win over what is `usual`.
-    """
-    try:
-        import submitit
-    except ImportError:
-        raise SystemExit("--slurm needs submitit: pip install 'fairseq-erpo[slurm]' (or pip install submitit)") from None
-    given = dict(pair.partition("=")[::2] for pair in parameters.split(",") if pair)
-    values = {name: int(value) if value.isdigit() else value for name, value in given.items()}
-    try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        # submitit's own limit of time is five minutes.
-        executor.update_parameters(**{"timeout_min": 24 * 60, **usual, **values})
-    except (NameError, RuntimeError, ValueError, TypeError) as error:
-        raise SystemExit(f"--slurm {parameters}: {str(error).splitlines()[0]}") from None
-    return executor
-
-
 def slurm_worker(parameters: str, folder: Path, cluster: str = "slurm") -> Worker:
     """One core a stage, unless the `parameters` of `slurm_executor` say more."""
-    return partial(Slurm, executor=slurm_executor(parameters, folder / "slurm", cluster, {"cpus_per_task": 1})._executor)
+    try:
+        executor = slurm_executor(parameters, folder / "slurm", {"cpus_per_task": 1}, cluster)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    return partial(Slurm, executor=executor._executor)
 
 
 # ---- running them ----
@@ -268,14 +253,3 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
-
-
-def write_text(path: Path, text: str) -> None:
-    """The file is whole or not there."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, "utf-8")
-    os.replace(unfinished, path)
-
-
-def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

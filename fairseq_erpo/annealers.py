@@ -1,6 +1,6 @@
 """Annealing as pure functions of elapsed time: nothing is accumulated, so a resumed run has the same λ.
 
-`elapsed` counts epochs or updates (text) or the share of training done (gail) since annealing began, 0 at its start.
+`elapsed` is the time since annealing began: epochs or updates for text, the finished share of the training in gail.
 """
 
 import math
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
 
-PAPER_STEP = 0.28  # A.3.2: what λ_delta loses with each step
-PAPER_EVERY = 4  # A.3.2: epochs a step
+PAPER_STEP = 0.28  # A.3.2: how much λ_data falls at each step
 
 Shape = Callable[[float], float]  # elapsed -> share of the way from start to end, 0..1
 
@@ -29,12 +28,12 @@ class Annealer:
 
 
 def constant() -> Shape:
-    """At the end point from the first moment on."""
+    """Start and stay at the end point."""
     return lambda elapsed: 1.0
 
 
 def stairs(every: float, size: float) -> Shape:
-    """A.3.2: one step of `size` at once, another after each `every`; stops at the end point.
+    """A.3.2: one step of `size` immediately and another every `every`, up to the end point.
 
     The paper's third step would leave the simplex, (.48, .64, -.12); the segment's end is (3/7, 4/7, 0).
     """
@@ -42,7 +41,7 @@ def stairs(every: float, size: float) -> Shape:
 
 
 def linear(over: float) -> Shape:
-    """Evenly from start to end while `elapsed` goes from 0 to `over`."""
+    """Move evenly from start to end while `elapsed` goes from 0 to `over`."""
     return lambda elapsed: min(1.0, elapsed / over)
 
 
@@ -53,7 +52,7 @@ def inverse_sigmoid(k: float) -> Shape:
 
 
 def falls(scores: Sequence[float], maximize: bool) -> int:
-    """How often a validation score fell below the best one since the last fall: the clock of the plateau schedule."""
+    """Count how often a validation score fell below the best one since the last fall: the clock of the plateau schedule."""
     count, best = 0, -math.inf
     for score in scores:
         better = score if maximize else -score
@@ -74,9 +73,9 @@ def make_annealer(schedule: str, end: Mixture, every: float) -> Annealer:
         raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
     if not every > 0:
         raise ValueError(f"annealing needs a positive period, not {every}")
-    # Steps of A.3.2 are stated in λ_delta; a segment that keeps all data has no step to take.
-    way = MLE.delta - end.delta
-    size = min(1.0, PAPER_STEP / way) if way > 0 else 1.0
+    # A.3.2 states its steps in λ_data; a segment that keeps all data has no step to take.
+    fall = MLE.data - end.data
+    size = min(1.0, PAPER_STEP / fall) if fall > 0 else 1.0
     shapes = {
         "stairs": stairs(every, size),
         "plateau": stairs(1, size),

@@ -1,4 +1,4 @@
-"""Demonstrations as files: an .npz of plain arrays, and beside it a JSON manifest that says what they are.
+"""Demonstrations as files: an .npz of plain arrays, and a JSON manifest beside it that describes them.
 
 NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: opening it executes nothing
 NAME.json   format, version, env_id, versions of the libraries, source, seed, returns, shapes, and the SHA-256 of the .npz
@@ -16,21 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from fairseq_erpo.files import atomic_write, read_json, write_json
 from gail.demos import FIELDS, Demonstrations
-from gail.files import read_json, whole, write_json
 
 FORMAT, VERSION = "gail-demonstrations", 1
 LIBRARIES = ("gymnasium", "mujoco", "numpy")
 
 
 def save(demos: Demonstrations, path: Path, source: str, seed: int) -> None:
-    """Write `path` (.npz) and its manifest; each is whole or not there, and the hash ties them together.
+    """Write `path` (.npz) and its manifest; each is written atomically, and the hash ties them together.
 
     Raises ValueError for another suffix.
     """
     if path.suffix != ".npz":
         raise ValueError(f"demonstrations are written to a file that ends in .npz, not {path}")
-    with whole(path) as part:
+    with atomic_write(path) as part:
         with part.open("wb") as sink:
             np.savez_compressed(sink, **{name: getattr(demos, name) for name in FIELDS})
         digest = hashlib.sha256(part.read_bytes()).hexdigest()
@@ -65,7 +65,7 @@ def load(path: Path, env_id: str | None = None) -> Demonstrations:
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:
-    """The manifest beside `path`, checked."""
+    """Read and check the manifest beside `path`."""
     beside = path.with_suffix(".json")
     for file in (path, beside):
         if not file.is_file():
@@ -77,12 +77,12 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"{beside}: version {manifest.get('version')!r} is not {VERSION}, the one that this release reads")
     for key in ("env_id", "sha256"):
         if not isinstance(manifest.get(key), str):
-            raise ValueError(f"{beside}: {key} is missing or no text")
+            raise ValueError(f"{beside}: {key} is missing or not a text")
     return manifest
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
-    """The arrays of all fields."""
+    """Read the arrays of all fields."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = sorted(set(FIELDS) - set(archive.files))
@@ -94,6 +94,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
 
 
 def read_array(archive: Any, name: str) -> Any:
+    """Read one array.  Raises ValueError for an array of Python objects, which numpy does not read without executing code."""
     try:
         return archive[name]
     except ValueError as error:  # numpy's words for an array of Python objects

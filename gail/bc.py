@@ -1,4 +1,4 @@
-"""Behaviour cloning: the likelihood of demonstrated actions, alone or as the data's part of an annealed update."""
+"""Behaviour cloning: the likelihood of demonstrated actions, by itself or as the data term of an annealed update."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def weighted_nll(log_p: Tensor, weights: Tensor) -> Tensor:
     return -(weights * log_p).sum() / weights.sum()
 
 
-def of_the_mean(distribution: Any, start: int, actions: Tensor) -> Tensor:
-    """log π(a|s) of the rows from `start` on, for the mean to learn and not the deviation.  [B, A] -> [B]
+def log_prob_of_mean(distribution: Any, start: int, actions: Tensor) -> Tensor:
+    """log π(a|s) [B] of the rows from `start` on, with gradients for the mean alone and none for the deviation.
 
     Departs from the paper: it is silent. 50 pairs are soon learnt by heart, and their likelihood then shrinks the deviation to a
     tenth: exploration ends while PPO still has half of the training before it, and the discriminator wins.
@@ -40,19 +40,19 @@ def of_the_mean(distribution: Any, start: int, actions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def keep_exploring(policy: Any, floor: float = LOG_STD_FLOOR) -> None:
-    """After a step on the likelihood: no deviation below exp(floor)."""
+def floor_deviation(policy: Any, floor: float = LOG_STD_FLOOR) -> None:
+    """Raise every deviation below exp(floor) to it, after a step on the likelihood."""
     policy.log_std.clamp_(min=floor)
 
 
 def clone(
-    policy: Any, observations: Tensor, actions: Tensor, steps: int, seed: int, told: Callable[[int, float], None] | None = None
+    policy: Any, observations: Tensor, actions: Tensor, steps: int, seed: int, on_step: Callable[[int, float], None] | None = None
 ) -> float:
-    """Fit the policy to pairs (normalised [B, D], clipped [B, A]) by Adam; the last loss.  `told` hears of each step.
+    """Fit the policy to pairs (normalised [B, D], clipped [B, A]) by Adam; return the last loss.  `on_step` gets step and loss.
 
-    Batches come from a generator of their own, so that cloning first leaves PPO's random numbers as they were.
+    Batches use their own generator, so that cloning first does not change PPO's random numbers.
     """
-    numbers = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     actor = [
         parameter for name, parameter in policy.named_parameters() if not name.startswith(("value_net", "mlp_extractor.value"))
     ]
@@ -60,14 +60,14 @@ def clone(
     weights = torch.ones(min(BATCH, len(observations)))
     value = float("nan")
     for step in range(steps):
-        rows = torch.randperm(len(observations), generator=numbers)[:BATCH]
+        rows = torch.randperm(len(observations), generator=rng)[:BATCH]
         loss = negative_log_likelihood(policy, observations[rows], actions[rows], weights)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(actor, 1.0)
         optimizer.step()
-        keep_exploring(policy)
+        floor_deviation(policy)
         value = loss.item()
-        if told is not None:
-            told(step, value)
+        if on_step is not None:
+            on_step(step, value)
     return value

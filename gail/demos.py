@@ -5,8 +5,9 @@ Letters: K trajectories, N pairs of all of them, D the size of an observation, A
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ FIELDS = {
 class Demonstrations:
     """Pairs in the order of time, one trajectory after the other.
 
-    Raises ValueError, with the field's name, for an array of a wrong type or shape, a number that is not finite, or an order
-    of time that is none.
+    Raises ValueError, with the field's name, for an array of a wrong type or shape, a number that is not finite, or pairs that
+    are not in the order of time.
     """
 
     env_id: str
@@ -68,52 +69,37 @@ class Demonstrations:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def of(self, k: int) -> slice:
-        """The rows of trajectory k."""
+    def rows_of(self, k: int) -> slice:
+        """Return the rows of trajectory k."""
         first, last = np.searchsorted(self.trajectory, [k, k + 1])
         return slice(int(first), int(last))
 
     def returns(self) -> Floats:
-        """Undiscounted return of each trajectory, [K]; of the pairs that are here, so ask before subsampling."""
+        """Return the undiscounted return of each trajectory, [K], over the pairs that are here: call it before subsampling."""
         return np.bincount(self.trajectory, self.rewards, len(self)).astype(np.float64)
 
     def first(self, n: int) -> Demonstrations:
-        """The first n trajectories.  Raises ValueError if there are fewer."""
+        """Return the first n trajectories.  Raises ValueError if there are fewer."""
         if not 1 <= n <= len(self):
             raise ValueError(f"--n {n}: there are {len(self)} demonstrations of {self.env_id}")
-        return self.keep(self.trajectory < n, n)
+        return self.select(self.trajectory < n, n)
 
     def subsample(self, pairs: int = PAIRS, seed: int = 0) -> Demonstrations:
-        """Section 5.3: `pairs` of each trajectory at random, without replacement, in the order of time.
+        """Section 5.3: keep `pairs` random pairs of each trajectory, without replacement, in the order of time.
 
         Each trajectory has its own seed, so that the pairs of the first do not depend on how many others there are.
         """
-        return self.choose(
-            lambda k, rows: np.random.default_rng([seed, k]).choice(rows, min(pairs, rows), replace=False),
-            f"--pairs {pairs}",
-            pairs,
-        )
-
-    def stride(self, step: int, seed: int = 0) -> Demonstrations:
-        """Every `step`-th pair from a random start, as Ho and Ermon sampled theirs (with 20)."""
-        return self.choose(
-            lambda k, rows: np.arange(np.random.default_rng([seed, k]).integers(min(step, rows)), rows, step),
-            f"--stride {step}",
-            step,
-        )
-
-    def choose(self, law: Callable[[int, int], Ints], flag: str, number: int) -> Demonstrations:
-        """Of each trajectory k with `rows` pairs those that law(k, rows) names."""
-        if number < 1:
-            raise ValueError(f"{flag}: must be at least 1")
+        if pairs < 1:
+            raise ValueError(f"--pairs {pairs}: must be at least 1")
         mask = np.zeros(len(self.index), dtype=bool)
         for k in range(len(self)):
-            rows = self.of(k)
-            mask[rows.start + law(k, rows.stop - rows.start)] = True
-        return self.keep(mask, len(self))
+            rows = self.rows_of(k)
+            size = rows.stop - rows.start
+            mask[rows.start + np.random.default_rng([seed, k]).choice(size, min(pairs, size), replace=False)] = True
+        return self.select(mask, len(self))
 
-    def keep(self, mask: NDArray[np.bool_], n: int) -> Demonstrations:
-        """Pairs where `mask` [N] is True, of the first n trajectories."""
+    def select(self, mask: NDArray[np.bool_], n: int) -> Demonstrations:
+        """Keep the pairs where `mask` [N] is True, of the first n trajectories."""
         chosen = {
             name: getattr(self, name)[mask] if axes[0] == "N" else getattr(self, name)[:n] for name, (_, axes) in FIELDS.items()
         }
@@ -136,3 +122,26 @@ def check_array(name: str, array: object, kind: str, axes: str, sizes: dict[str,
 
 
 assert {field.name for field in fields(Demonstrations)} == {"env_id", *FIELDS}
+
+
+def from_episodes(env_id: str, episodes: Sequence[Mapping[str, Any]]) -> Demonstrations:
+    """Join episodes, dictionaries of the fields of one trajectory each, into demonstrations."""
+    lengths = np.array([len(rows["rewards"]) for rows in episodes], dtype=np.int64)
+
+    def joined(name: str) -> Any:
+        return np.concatenate([np.asarray(rows[name]) for rows in episodes])
+
+    return Demonstrations(
+        env_id=env_id,
+        observations=joined("observations"),
+        actions=joined("actions").astype(np.float32),
+        rewards=joined("rewards"),
+        states=joined("states"),
+        qpos=joined("qpos"),
+        qvel=joined("qvel"),
+        index=np.concatenate([np.arange(length) for length in lengths]),
+        trajectory=np.repeat(np.arange(len(lengths)), lengths),
+        lengths=lengths,
+        terminated=np.array([rows["terminated"] for rows in episodes], dtype=bool),
+        last_observations=np.stack([np.asarray(rows["last_observations"]) for rows in episodes]),
+    )

@@ -30,7 +30,7 @@ REWARDS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class DiscriminatorSettings:
-    """How the discriminator learns.  Raises ValueError for a number that makes no sense."""
+    """How the discriminator learns.  Raises ValueError for a value out of range."""
 
     learning_rate: float = 3e-4
     # Steps of Adam in an iteration, which share the policy's pairs: together they cost one full-batch step. Earlier code has 1,
@@ -77,7 +77,7 @@ class RunningNorm(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Sees raw observations, which it normalises itself, and the actions that the simulator gets: clipped, on both sides."""
+    """D of raw observations, which it normalises itself, and of clipped actions, for the expert and the policy alike."""
 
     def __init__(self, observation_size: int, action_size: int, settings: DiscriminatorSettings, seed: int) -> None:
         super().__init__()
@@ -98,13 +98,8 @@ class Discriminator(nn.Module):
         """logits_expert_is_high [M] of raw observations [M, D] and clipped actions [M, A]."""
         return self.layers(torch.cat([self.norm(observations), actions], 1)).squeeze(1)
 
-    @torch.no_grad()
-    def reward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """What the policy earns, [M]."""
-        return REWARDS[self.settings.reward](self(observations, actions))
-
     def learn(self, expert: tuple[Tensor, Tensor], policy: tuple[Tensor, Tensor]) -> None:
-        """Steps on pairs (observations, actions): each on all of the expert's [B, .] and its part of the policy's [M, .]."""
+        """Take the steps of an iteration: each on all of the expert's pairs [B, .] and on its part of the policy's [M, .]."""
         self.norm.update(torch.cat([expert[0], policy[0]]))
         for rows in torch.randperm(len(policy[0]), generator=self.generator).tensor_split(self.settings.steps):
             self.optimizer.zero_grad()
@@ -113,7 +108,7 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def report(self, expert: tuple[Tensor, Tensor], low: Tensor) -> dict[str, float]:
-        """What to log, given the logits [M] of the policy's pairs."""
+        """Return accuracies and mean logits to log, given the logits [M] of the policy's pairs."""
         high = self(*expert)
         return {
             "accuracy_expert": (high > 0).float().mean().item(),
@@ -123,7 +118,7 @@ class Discriminator(nn.Module):
         }
 
     def loss(self, expert: tuple[Tensor, Tensor], policy: tuple[Tensor, Tensor]) -> Tensor:
-        """Cross-entropy, both sides of equal weight however many pairs they have, and the regularisers."""
+        """Cross-entropy with equal weight for both sides, however many pairs each has, plus the regularisers."""
         high, low = self(*expert), self(*policy)
         loss = (softplus(-high).mean() + softplus(low).mean()) / 2
         if self.settings.entropy:

@@ -1,61 +1,104 @@
-"""Flags of RunSettings, for every verb that trains."""
+"""Command-line flags of RunSettings, for every verb that trains.  Their defaults are those of the settings."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from dataclasses import replace
+import math
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from typing import Any, TypeVar
 
-from gail.demos import PAIRS
 from gail.discriminator import DiscriminatorSettings
 from gail.methods import METHODS
-from gail.prefix import LAWS
+from gail.prefix_length import PREFIX_LENGTHS
 from gail.schedules import PRESETS
-from gail.settings import PPOSettings, RunSettings, parse_record
+from gail.settings import PPOSettings, RunSettings
+
+Record = TypeVar("Record")
+DEFAULTS = {entry.name: entry.default for entry in fields(RunSettings)}
 
 
-def add_training(parser: ArgumentParser, iterations: int = 1000) -> None:
-    """What every run has."""
+class Renamed(Action):
+    """A flag of an earlier version; using it ends with one line that names the new one."""
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        parser.error(f"{self.option_strings[0]} is now called {self.const}")
+
+
+def add_training(parser: ArgumentParser, iterations: Any = DEFAULTS["iterations"]) -> None:
+    """Add the flags of every run."""
     group = parser.add_argument_group("training")
-    group.add_argument("--iterations", type=int, default=iterations, metavar="N", help="default %(default)s")
-    group.add_argument("--steps", type=int, default=2048, metavar="N", help="policy pairs an iteration, default %(default)s")
-    group.add_argument("--envs", type=int, default=8, metavar="N", help="environments side by side, default %(default)s")
-    group.add_argument("--subproc", action="store_true", help="one process an environment: for simulators slower than these")
-    group.add_argument("--ppo", default="", metavar="NAME=VALUE,...", help=f"of {defaults(PPOSettings())}")
-    group.add_argument("--eval-every", type=int, default=10, metavar="N", help="iterations, default %(default)s")
-    group.add_argument("--eval-episodes", type=int, default=5, metavar="N", help="in each of these, default %(default)s")
-    group.add_argument(
-        "--save-every", type=int, default=10, metavar="N", help="iterations between checkpoints, default %(default)s"
-    )
+
+    def number(flag: str, help: str, default: Any) -> None:
+        group.add_argument(flag, type=int, default=default, metavar="N", help=f"{help}, default %(default)s")
+
+    number("--iterations", "of PPO", iterations)
+    number("--steps", "policy pairs per iteration", DEFAULTS["steps"])
+    number("--envs", "environments side by side", DEFAULTS["envs"])
+    number("--eval-every", "iterations between evaluations", DEFAULTS["eval_every"])
+    number("--eval-episodes", "episodes per evaluation", DEFAULTS["eval_episodes"])
+    number("--save-every", "iterations between checkpoints", 10)
+    group.add_argument("--subproc", action="store_true", help="one process per environment, for slow simulators")
+    group.add_argument("--ppo", default="", metavar="NAME=VALUE,...", help=f"changes to {listed(PPOSettings())}")
 
 
 def add_imitation(parser: ArgumentParser) -> None:
-    """What imitation adds."""
+    """Add the flags of imitation."""
     group = parser.add_argument_group("imitation")
-    group.add_argument("--pairs", type=int, default=PAIRS, metavar="N", help="random pairs of each, default %(default)s; 0: all")
-    group.add_argument("--schedule", metavar="NAME", help=f"of λ3: {', '.join(PRESETS)}, or a constant; default: the method's")
     group.add_argument(
-        "--until", type=float, default=0.5, metavar="SHARE", help="of the training, then no data; default %(default)s"
+        "--pairs",
+        type=int,
+        default=DEFAULTS["pairs"],
+        metavar="N",
+        help="random pairs of each demonstration, default %(default)s; 0: all",
     )
     group.add_argument(
-        "--prefix", choices=("state", "replay", "none"), help="how an episode comes to its prefix's end; default: the method's"
+        "--schedule", metavar="NAME", help=f"of λ_data: {', '.join(PRESETS)}, or a constant; default: the method's"
     )
-    group.add_argument("--law", choices=tuple(LAWS), default="fixed", help="of the prefix's length, default %(default)s")
-    group.add_argument("--discriminator", default="", metavar="NAME=VALUE,...", help=f"of {defaults(DiscriminatorSettings())}")
-    group.add_argument("--bc-steps", type=int, default=2000, metavar="N", help="of behaviour cloning, default %(default)s")
-    group.add_argument("--debug-true-reward", action="store_true", help="the environment's reward instead of the discriminator's")
+    group.add_argument(
+        "--until",
+        type=float,
+        default=DEFAULTS["until"],
+        metavar="SHARE",
+        help="share of the training after which no data is left; default %(default)s",
+    )
+    group.add_argument(
+        "--prefix",
+        choices=("state", "replay", "none"),
+        help="how an episode reaches its prefix's end; default: the method's",
+    )
+    group.add_argument(
+        "--prefix-length",
+        choices=tuple(PREFIX_LENGTHS),
+        default=DEFAULTS["prefix_length"],
+        help="its distribution, default %(default)s",
+    )
+    group.add_argument("--law", action=Renamed, const="--prefix-length", help=SUPPRESS)
+    group.add_argument(
+        "--discriminator", default="", metavar="NAME=VALUE,...", help=f"changes to {listed(DiscriminatorSettings())}"
+    )
+    group.add_argument(
+        "--bc-steps", type=int, default=DEFAULTS["bc_steps"], metavar="N", help="of behaviour cloning, default %(default)s"
+    )
+    group.add_argument(
+        "--debug-true-reward", action="store_true", help="use the environment's reward instead of the discriminator's"
+    )
 
 
-def defaults(example: object) -> str:
+def listed(example: object) -> str:
     return ", ".join(f"{name}={value}" for name, value in vars(example).items())
 
 
-def methods() -> str:
-    """Every row with its summary, for --help."""
+def method_list() -> str:
+    """Describe every method in a line, for --help."""
     return "methods:\n" + "\n".join(f"  {name:20}{method.summary}" for name, method in METHODS.items() if name != "expert")
 
 
-def settings_of(args: Namespace, env: str, method: str, demos: str | None, n: int | None, seed: int) -> RunSettings:
-    """The settings that the flags ask for."""
+def settings_from(args: Namespace, env: str, method: str, demos: str | None, n: int | None, seed: int) -> RunSettings:
+    """Make the settings that the flags ask for.
+
+    Flags about annealing do not reach methods that do not anneal: a sweep has methods of every kind under one command.
+    """
     settings = RunSettings(
         env=env,
         method=method,
@@ -69,22 +112,34 @@ def settings_of(args: Namespace, env: str, method: str, demos: str | None, n: in
         eval_every=args.eval_every,
         eval_episodes=args.eval_episodes,
     )
-    return with_imitation(settings, args) if METHODS[method].imitate else settings
-
-
-def with_imitation(settings: RunSettings, args: Namespace) -> RunSettings:
-    """add_imitation's part. Flags about annealing are left out for rows that do not anneal: a sweep has rows of every kind under
-    one command, so that such a flag is no error.
-    """
-    row = METHODS[settings.method]
+    row = METHODS[method]
+    if not row.learned_reward:
+        return settings
     return replace(
         settings,
         pairs=args.pairs,
         schedule=args.schedule if row.schedule != "none" else None,
         until=args.until,
         prefix=args.prefix if row.prefix != "none" else None,
-        law=args.law,
+        prefix_length=args.prefix_length,
         discriminator=parse_record(DiscriminatorSettings, DiscriminatorSettings(), args.discriminator, "--discriminator"),
         bc_steps=args.bc_steps,
         true_reward=args.debug_true_reward,
     )
+
+
+def parse_record(make: Callable[..., Record], example: Record, text: str, flag: str) -> Record:
+    """Read `name=value,name=value` as changes to the dataclass `example`.  Raises ValueError with the flag and the names."""
+    known = {entry.name: type(getattr(example, entry.name)) for entry in fields(example)}  # type: ignore[arg-type]
+    found: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name not in known or not equals:
+            raise ValueError(f"{flag} {part}: write NAME=VALUE with NAME one of {', '.join(known)}")
+        try:
+            found[name] = value.lower() in {"1", "true", "yes"} if known[name] is bool else known[name](value)
+        except ValueError:
+            raise ValueError(f"{flag} {part}: {value!r} is not of type {known[name].__name__}") from None
+        if isinstance(found[name], float) and not math.isfinite(found[name]):
+            raise ValueError(f"{flag} {part}: must be finite")
+    return make(**(asdict(example) | found))  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""What a run leaves for people: CSV tables, TensorBoard, a progress bar. All of it goes on where a checkpoint does."""
+"""Logs of a run: CSV tables, TensorBoard, a progress bar.  All of them continue where a checkpoint does."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from gail.files import whole
+from fairseq_erpo.files import atomic_write
 
 PROGRESS = (
-    "iteration", "timesteps", "lambda_delta", "return", "length", "episodes", "policy_pairs", "data_pairs", "seconds",
+    "iteration", "timesteps", "lambda_data", "return", "length", "episodes", "policy_pairs", "data_pairs", "seconds",
     "reward/mean", "reward/std", "discriminator/accuracy_expert", "discriminator/accuracy_policy", "discriminator/logit_expert",
     "discriminator/logit_policy", "train/nll", "train/approx_kl", "train/clip_fraction", "train/value_loss", "train/entropy",
     "train/std",
 )  # fmt: skip
+OLD_COLUMNS = {"lambda_delta": "lambda_data"}  # of versions before 0.2
 EVALUATIONS = ("iteration", "timesteps", "return", "return_std", "length", "episodes")
 
 
 class Table:
-    """A CSV that grows by a row an iteration.  Opened again, rows after the checkpoint go, since they will come again."""
+    """A CSV with a row per iteration.  Reopening drops the rows after the checkpoint: they will be written again."""
 
     def __init__(self, path: Path, columns: Sequence[str], iteration: int) -> None:
         self.columns = columns
         rows = [row for row in read_table(path) if int(row["iteration"]) <= iteration] if path.exists() else []
-        with whole(path) as part, part.open("w", newline="", encoding="utf-8") as sink:
+        with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as sink:
             writer = csv.DictWriter(sink, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
@@ -42,13 +43,15 @@ class Table:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Complete rows only: a killed process may have left half of one."""
+    """Read the complete rows; a killed process may have left half of one."""
     with path.open(newline="", encoding="utf-8") as source:
-        return [row for row in csv.DictReader(source) if None not in row.values() and row.get("iteration")]
+        reader = csv.DictReader(source)
+        reader.fieldnames = [OLD_COLUMNS.get(name, name) for name in reader.fieldnames or ()]
+        return [row for row in reader if None not in row.values() and row.get("iteration")]
 
 
 class Logs:
-    """Tables, TensorBoard and bar of one run that is at `iteration` of `total`."""
+    """Tables, TensorBoard and progress bar of a run that is at `iteration` of `total`."""
 
     def __init__(self, folder: Path, iteration: int, total: int, title: str, quiet: bool) -> None:
         self.progress = Table(folder / "progress.csv", PROGRESS, iteration)
@@ -68,11 +71,11 @@ class Logs:
     def iteration(self, row: Mapping[str, float]) -> None:
         self.progress.add(row)
         self.write("progress", row)
-        self.bar.set_postfix({name: f"{row[name]:.3g}" for name in ("lambda_delta", "return") if name in row}, refresh=False)
+        self.bar.set_postfix({name: f"{row[name]:.3g}" for name in ("lambda_data", "return") if name in row}, refresh=False)
         self.bar.update()
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if not self.bar.disable:
             self.bar.write(f"gail: {text}", file=sys.stderr)
 

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from gail.files import whole
+from fairseq_erpo.files import atomic_write
 from gail.methods import METHODS
 from gail.results import Row, interquartile_mean, markdown, mean, normalised, random_return, read_results, stratified_bootstrap
 
@@ -33,7 +33,7 @@ plt.rcParams.update(
 
 
 def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
-    """Draw what is finished."""
+    """The verb: draw the finished runs."""
     parser.add_argument("sweep", type=Path, metavar="FOLDER", help="--out of `sweep`")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the figures; default: the sweep's folder")
     args = parser.parse_args(argv)
@@ -43,19 +43,19 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
     for name, figure in figures.items():
         if figure is not None:
             for suffix in ("svg", "png"):
-                with whole(out / f"{name}.{suffix}") as part:
+                with atomic_write(out / f"{name}.{suffix}") as part:
                     figure.savefig(part, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
                 print(out / f"{name}.{suffix}")
             plt.close(figure)
-    with whole(out / "table.md") as part:
+    with atomic_write(out / "table.md") as part:
         part.write_text(markdown(rows), "utf-8")
     print(out / "table.md")
 
 
-def names(rows: Sequence[Row], what: str) -> list[Any]:
-    """All values of a field that occur, in order of appearance for text and of size for numbers."""
-    found = list(dict.fromkeys(getattr(row, what) for row in rows))
-    return found if what == "env" else sorted(found)
+def values_of(rows: Sequence[Row], field: str) -> list[Any]:
+    """List the values of a field: environments in order of appearance, numbers sorted."""
+    found = list(dict.fromkeys(getattr(row, field) for row in rows))
+    return found if field == "env" else sorted(found)
 
 
 def methods_of(rows: Sequence[Row]) -> list[str]:
@@ -72,11 +72,11 @@ def bands(cells: Sequence[Any]) -> tuple[list[float], list[float], list[float]]:
 
 def demonstrations(rows: Sequence[Row]) -> Any:
     """Figure 3: mean of the last 10 evaluations over the number of demonstrations; expert and random as lines."""
-    envs = names(rows, "env")
+    envs = values_of(rows, "env")
     figure, axes = plt.subplots(1, len(envs), figsize=(3.6 * len(envs) + 1.6, 3.2), squeeze=False, layout="constrained")
     for axis, env in zip(axes[0], envs, strict=True):
         of_env = [row for row in rows if row.env == env]
-        counts = [n for n in names(of_env, "n") if n]
+        counts = [n for n in values_of(of_env, "n") if n]
         for i, method in enumerate(methods_of(of_env)):
             cells = {n: np.array([row.last10 for row in of_env if (row.method, row.n) == (method, n)]) for n in counts}
             there = [n for n in counts if len(cells[n])]
@@ -98,7 +98,7 @@ def demonstrations(rows: Sequence[Row]) -> Any:
 
 def learning(rows: Sequence[Row]) -> Any:
     """Figure 4: return of the mean action during training; None if no run has a curve."""
-    cells = [(env, n) for env in names(rows, "env") for n in names(rows, "n") if any(curves(rows, env, n))]
+    cells = [(env, n) for env in values_of(rows, "env") for n in values_of(rows, "n") if any(curves(rows, env, n))]
     if not cells:
         return None
     across = max(sum(env == one for one, _ in cells) for env, _ in cells)
@@ -137,7 +137,7 @@ def curves(rows: Sequence[Row], env: str, n: int) -> Iterator[tuple[str, Any, An
 
 def scores(rows: Sequence[Row]) -> Any:
     """Normalised scores over all environments and numbers of demonstrations, interquartile mean; None without random runs."""
-    envs = names(rows, "env")
+    envs = values_of(rows, "env")
     random = {env: random_return(rows, env) for env in envs}
     if any(value is None for value in random.values()):
         return None
@@ -147,7 +147,7 @@ def scores(rows: Sequence[Row]) -> Any:
         cells = [
             np.array([normalised(row.last10, random[env] or 0.0, row.expert) for row in found])
             for env in envs
-            for n in names(rows, "n")
+            for n in values_of(rows, "n")
             if (found := [row for row in rows if (row.env, row.n, row.method) == (env, n, method)])
         ]
         low, high = stratified_bootstrap(cells, interquartile_mean)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+import stable_baselines3
+import torch
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-# (raw observations [B, D], random numbers or None for the mean action) -> actions [B, A], clipped to the box
+from gail.checkpoints import load
+from gail.simulator import Box, box_of, make_env
+
+# (raw observations [B, D], random generator or None for the mean action) -> actions [B, A], clipped to the box
 Act = Callable[[NDArray[Any], np.random.Generator | None], NDArray[np.float32]]
-Box = tuple[NDArray[Any], NDArray[Any]]  # least and largest action, [A] each
+# Section 5.3: two hidden layers of 128, tanh, for policy and value function.
+ARCHITECTURE: Mapping[str, Any] = {"net_arch": {"pi": [128, 128], "vf": [128, 128]}, "activation_fn": torch.nn.Tanh}
 
 ARRAYS = ("obs_mean", "obs_meansq", "W0", "b0", "W_out", "b_out", "log_std")
 SLOPE = 0.01  # of the leaky rectifier below zero
 
 
 def plain_expert(path: Path, box: Box) -> Act:
-    """A Gaussian policy of one hidden layer given as arrays in an .npz:
+    """Read a Gaussian policy of one hidden layer from the arrays of an .npz:
 
         h = leaky_relu((obs - obs_mean) / (sqrt(obs_meansq - obs_mean²) + 1e-6) W0 + b0),   mean = h W_out + b_out
 
@@ -39,16 +49,65 @@ def plain_expert(path: Path, box: Box) -> Act:
         raise ValueError(f"--expert {path}: b_out has the shape {arrays['b_out'].shape}, the actions {box[0].shape}")
     deviation = np.sqrt(np.maximum(arrays["obs_meansq"] - arrays["obs_mean"] ** 2, 0)) + 1e-6
 
-    def act(observations: NDArray[Any], numbers: np.random.Generator | None) -> NDArray[np.float32]:
+    def act(observations: NDArray[Any], rng: np.random.Generator | None) -> NDArray[np.float32]:
         hidden = (observations - arrays["obs_mean"]) / deviation @ arrays["W0"] + arrays["b0"]
         mean = np.where(hidden > 0, hidden, SLOPE * hidden) @ arrays["W_out"] + arrays["b_out"]
-        return clipped(mean, np.exp(arrays["log_std"]), numbers, box)
+        return clipped(mean, np.exp(arrays["log_std"]), rng, box)
 
     return act
 
 
-def clipped(mean: NDArray[Any], deviation: NDArray[Any], numbers: np.random.Generator | None, box: Box) -> NDArray[np.float32]:
-    """The mean action, or with `numbers` a Gaussian draw around it, [B, A], as the simulator gets it."""
-    action = mean if numbers is None else mean + deviation * numbers.standard_normal(mean.shape)
+def clipped(mean: NDArray[Any], deviation: NDArray[Any], rng: np.random.Generator | None, box: Box) -> NDArray[np.float32]:
+    """Return the mean action, or with `rng` a Gaussian draw around it, [B, A], clipped to the box."""
+    action = mean if rng is None else mean + deviation * rng.standard_normal(mean.shape)
     # Cast first: the bounds are float32, and rounding after the clipping could leave the box.
     return np.clip(action.astype(np.float32), *box)
+
+
+def act_of(policy: ActorCriticPolicy, normalise: Callable[[NDArray[Any]], NDArray[Any]], box: Box) -> Act:
+    """Make an Act of SB3's policy and its normaliser of observations.  It uses no global random number."""
+
+    def act(observations: NDArray[Any], rng: np.random.Generator | None) -> NDArray[np.float32]:
+        with torch.no_grad():
+            distribution = policy.get_distribution(torch.as_tensor(normalise(observations), dtype=torch.float32))
+            mean, deviation = distribution.mode().numpy(), policy.log_std.exp().numpy()
+        return clipped(mean, deviation, rng, box)
+
+    return act
+
+
+def load_policy(path: Path) -> tuple[str, Act]:
+    """Read the environment and the policy of a run's policy.pt or best.pt, without executing code."""
+    kept = load(path)
+    env = make_env(kept["env_id"])
+    assert isinstance(env.observation_space, gym.spaces.Box)
+    policy = ActorCriticPolicy(env.observation_space, env.action_space, lambda _: 0.0, **ARCHITECTURE)
+    policy.load_state_dict(kept["policy"])
+    norm = kept["observation_norm"]
+    mean, deviation = norm["mean"].numpy(), np.sqrt(norm["var"].numpy() + 1e-8)  # VecNormalize's epsilon, and its clip_obs
+    act = act_of(policy, lambda observations: np.clip((observations - mean) / deviation, -10, 10), box_of(env))
+    env.close()
+    return kept["env_id"], act
+
+
+def sb3_policy(path: Path, algorithm: str, normaliser: Path | None, env_id: str) -> Act:
+    """Read a model that SB3 saved, with its VecNormalize if it has one.  Both are pickles: open only files that you trust.
+
+    Raises ValueError for an unknown algorithm.
+    """
+    kind = getattr(stable_baselines3, algorithm, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
+        raise ValueError(f"--sb3-algorithm {algorithm}: stable-baselines3 has PPO, A2C, SAC, TD3, DDPG")
+    model = kind.load(path, device="cpu")
+    env = make_env(env_id)
+    norm = VecNormalize.load(str(normaliser), DummyVecEnv([lambda: env])) if normaliser is not None else None
+    box = box_of(env)
+
+    def act(observations: NDArray[Any], rng: np.random.Generator | None) -> NDArray[np.float32]:
+        seen = observations if norm is None else norm.normalize_obs(observations)
+        if rng is not None:  # SB3 samples with torch's global generator
+            torch.manual_seed(int(rng.integers(2**31)))
+        actions, _ = model.predict(seen, deterministic=rng is None)
+        return np.clip(actions.astype(np.float32), *box)
+
+    return act

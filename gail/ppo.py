@@ -1,6 +1,8 @@
-"""stable-baselines3's PPO, of which only the end of a rollout and the loss are other.
+"""stable-baselines3's PPO with two changes: the rewards at the end of a rollout, and the loss.
 
-With λ3 = 0 and the environment's reward it computes what PPO computes, bit by bit (a test).
+    loss = (1 - λ_data) PPO's surrogate + λ_data NLL of the demonstrations + values and entropy as in PPO       (section 5.3)
+
+With λ_data = 0 and the environment's reward it computes what PPO computes, bit for bit (a test).
 """
 
 from __future__ import annotations
@@ -17,99 +19,72 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fairseq_erpo.annealers import Annealer
-from gail.bc import of_the_mean, weighted_nll
+from gail.bc import log_prob_of_mean, weighted_nll
 from gail.demos import Demonstrations
 from gail.discriminator import REWARDS, Discriminator
-from gail.envs import Recorder
-from gail.evaluate import ARCHITECTURE
 from gail.methods import Method
-from gail.prefix import LAWS
+from gail.normalisers import ObservationNorm, RewardScale
+from gail.policies import ARCHITECTURE
+from gail.prefix_length import PREFIX_LENGTHS
+from gail.recorder import Recorder
 from gail.settings import PPOSettings
 
-DATA_PART = 4  # at most a quarter of a minibatch's rows is data on top; the weights are λ's, whatever the numbers of rows are
+DATA_PART = 4  # a minibatch has at most a quarter as many data rows on top; the loss weights are λ's, whatever the row counts
 Pairs = tuple[Tensor, Tensor, Tensor]  # normalised observations [M, D], clipped actions [M, A], weights [M]
-
-
-class RewardScale:
-    """VecNormalize's: rewards over the running deviation of their discounted sum, for rewards known after the rollout."""
-
-    def __init__(self, n_envs: int, gamma: float) -> None:
-        self.rms = RunningMeanStd(shape=())
-        self.returns = np.zeros(n_envs)
-        self.gamma = gamma
-
-    def __call__(self, rewards: NDArray[np.float32], dones: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """[T, N] each, step by step as if they had been seen during the rollout."""
-        scaled = np.empty_like(rewards)
-        for t, reward in enumerate(rewards):
-            self.returns = self.returns * self.gamma + reward
-            self.rms.update(self.returns)
-            # 1e-8 and 10: VecNormalize's epsilon and clip_reward.
-            scaled[t] = np.clip(reward / np.sqrt(self.rms.var + 1e-8), -10, 10)
-            self.returns[dones[t]] = 0
-        return scaled
-
-
-class ObservationNorm(VecNormalize):
-    """SB3's normaliser, without its account of rewards: the Recorder's zeros, and RewardScale has the true account."""
-
-    def _update_reward(self, reward: NDArray[np.float32]) -> None:
-        """Nothing."""
 
 
 @dataclass
 class Imitation:
-    """What GailPPO adds to PPO."""
+    """The parts that GailPPO adds to PPO."""
 
     method: Method
     annealer: Annealer  # progress 0 .. 1 -> λ
     total_timesteps: int  # where progress is 1
     demos: Demonstrations | None
     discriminator: Discriminator | None  # None: the environment's own reward
-    law: str  # of the prefix, a key of prefix.LAWS
+    prefix_length: str  # a key of PREFIX_LENGTHS
     seed: int
 
 
 class GailPPO(PPO):
-    """PPO for a reward that is learnt, with λ3 of its loss the likelihood of demonstrations.
+    """PPO on a learned reward; a share λ_data of its loss is the likelihood of demonstrations.
 
-    `env` is `stack(venv, n_steps)`; call `imitate` before `learn`. `save` and `load` are PPO's and keep the policy; a run that
-    must go on exactly uses `state.keep` and `state.put`.
+    `env` is `stack(venv, n_steps)`; call `attach` before `learn`.  `save` and `load` are PPO's and keep the policy only; a run
+    that must resume exactly uses `state.capture` and `state.restore`.
     """
 
     imitation: Imitation
 
-    def imitate(self, imitation: Imitation) -> None:
+    def attach(self, imitation: Imitation) -> None:
         """Attach discriminator, demonstrations and schedule."""
         assert isinstance(self.env, VecNormalize) and isinstance(self.env.venv, Recorder)
         self.imitation = imitation
         self.normaliser, self.recorder = self.env, self.env.venv
-        self.scale = RewardScale(self.n_envs, self.gamma)
-        self.share = 0.0
+        self.reward_scale = RewardScale(self.n_envs, self.gamma)
+        self.lambda_data = 0.0
         self.anneal()
 
     def anneal(self) -> None:
-        """λ3 from here on, for episodes that begin and for the next update.  Constant within an iteration."""
+        """Set λ_data for the episodes that begin from now on and for the next update.  It is constant within an iteration."""
         done = min(1.0, self.num_timesteps / self.imitation.total_timesteps)
-        self.share = self.imitation.annealer(done).delta
+        self.lambda_data = self.imitation.annealer(done).data
         if self.imitation.method.prefix != "none":
-            self.recorder.env_method("begin_with", self.share)
+            self.recorder.env_method("set_lambda_data", self.lambda_data)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
-        """SB3's, then: the discriminator learns, rewards by the new one, and the advantages of those."""
+        """Collect as SB3 does; then train the discriminator, reward the pairs by the new one and compute their advantages."""
         self.anneal()
         self.recorder.position = 0
         if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
             return False
         # The buffer holds γ V(s_T) at time limits and 0 elsewhere (see Recorder); the true reward never reaches it.
-        rollout_buffer.rewards += self.scale(self.rewards(), self.recorder.dones)
+        rollout_buffer.rewards += self.reward_scale(self.rewards(), self.recorder.dones)
         with torch.no_grad():
             assert isinstance(self._last_obs, np.ndarray)
             last_values = self.policy.predict_values(torch.as_tensor(self._last_obs, device=self.device))
@@ -117,7 +92,7 @@ class GailPPO(PPO):
         return True
 
     def rewards(self) -> NDArray[np.float32]:
-        """Reward of each pair of the rollout, [T, N]."""
+        """Return the reward of each pair of the rollout, [T, N]."""
         discriminator, demos = self.imitation.discriminator, self.imitation.demos
         if discriminator is None:
             return self.recorder.rewards
@@ -125,7 +100,7 @@ class GailPPO(PPO):
         shape = self.recorder.rewards.shape
         policy = flat(self.recorder.observations, self.device), flat(self.recorder.actions, self.device)
         expert = floats(demos.observations, self.device), floats(demos.actions, self.device)
-        if self.imitation.method.discern:
+        if self.imitation.method.train_discriminator:
             discriminator.learn(expert, policy)
         with torch.no_grad():
             logits_expert_is_high = discriminator(*policy)
@@ -136,7 +111,7 @@ class GailPPO(PPO):
         return rewards.reshape(shape).cpu().numpy()
 
     def train(self) -> None:
-        """SB3's loop over minibatches; the loss is (1 - λ3) PPO's surrogate + λ3 NLL, values and entropy as they are."""
+        """Update the policy by SB3's loop over minibatches, with `loss`."""
         self.policy.set_training_mode(True)
         data = self.data_batches()
         logged: dict[str, list[float]] = defaultdict(list)
@@ -149,12 +124,12 @@ class GailPPO(PPO):
                 self.policy.optimizer.step()
             self._n_updates += 1
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
-        self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_delta": self.share})
+        self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_data": self.lambda_data})
 
     def loss(self, batch: RolloutBufferSamples, data: Pairs | None, logged: dict[str, list[float]]) -> Tensor:
         """The loss of a minibatch of policy pairs [B, .] and one of data pairs [M, .]; a scalar.
 
-        Both go through the actor at once: passes are short, and their number costs more than their rows.
+        Both go through the actor in one pass, because a pass costs more than its rows.
         """
         observations, actions, size = batch.observations, batch.actions, len(batch.actions)
         if data is not None:
@@ -168,13 +143,13 @@ class GailPPO(PPO):
         logged["value_loss"].append(value_loss.item())
         logged["entropy"].append(entropy[:size].mean().item())
         if data is not None:
-            likelihood = weighted_nll(of_the_mean(distribution, size, data[1]), data[2])
+            likelihood = weighted_nll(log_prob_of_mean(distribution, size, data[1]), data[2])
             logged["nll"].append(likelihood.item())
-            surrogate = (1 - self.share) * surrogate + self.share * likelihood
+            surrogate = (1 - self.lambda_data) * surrogate + self.lambda_data * likelihood
         return surrogate + self.ent_coef * -entropy[:size].mean() + self.vf_coef * value_loss
 
     def surrogate(self, batch: RolloutBufferSamples, log_p: Tensor, logged: dict[str, list[float]]) -> Tensor:
-        """PPO's clipped surrogate of log p [B] under the policy as it is now."""
+        """PPO's clipped surrogate, given log π(a|s) [B] under the current policy; a scalar."""
         advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
         ratio = torch.exp(log_p - batch.old_log_prob)
         clip = self.clip_range(1)  # type: ignore[operator]  # constant: SB3 made a function of the number
@@ -184,22 +159,22 @@ class GailPPO(PPO):
         return -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - clip, 1 + clip)).mean()
 
     def data_batches(self) -> Iterator[Pairs] | None:
-        """Endless batches (normalised observations, actions, weights) of the pairs that prefixes reach; None without any."""
+        """Yield batches (normalised observations, actions, weights) of pairs within the prefixes, forever; None without any."""
         method, demos = self.imitation.method, self.imitation.demos
-        if not method.likelihood or demos is None or self.share == 0:
+        if not method.likelihood or demos is None or self.lambda_data == 0:
             return None
-        reach = LAWS[self.imitation.law].reach(demos.index, self.share, demos.lengths[demos.trajectory])
-        weights = np.ones(len(demos.index)) if method.whole else reach
+        reach = PREFIX_LENGTHS[self.imitation.prefix_length].reach(demos.index, self.lambda_data, demos.lengths[demos.trajectory])
+        weights = np.ones(len(demos.index)) if method.all_pairs else reach
         rows = np.flatnonzero(weights)
         if not len(rows):
             return None
         normalised = self.normaliser.normalize_obs(demos.observations[rows])
         pairs = tuple(floats(array, self.device) for array in (normalised, demos.actions[rows], weights[rows]))
-        numbers = torch.Generator().manual_seed(self.imitation.seed * 1_000_003 + self.num_timesteps)
+        rng = torch.Generator().manual_seed(self.imitation.seed * 1_000_003 + self.num_timesteps)
 
         def batches() -> Iterator[Pairs]:
             while True:
-                chosen = torch.randperm(len(rows), generator=numbers)[: self.batch_size // DATA_PART]
+                chosen = torch.randperm(len(rows), generator=rng)[: self.batch_size // DATA_PART]
                 yield pairs[0][chosen], pairs[1][chosen], pairs[2][chosen]
 
         self.log({"train/data_pairs": len(rows)})
@@ -210,11 +185,11 @@ class GailPPO(PPO):
             self.logger.record(name, value)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "imitation", "normaliser", "recorder", "scale"]
+        return [*super()._excluded_save_params(), "imitation", "normaliser", "recorder", "reward_scale"]
 
 
 def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) -> GailPPO:
-    """GailPPO with the paper's networks; n_steps in each environment of `stack`'s."""
+    """Make GailPPO with the paper's networks; it collects n_steps from each environment of `stack`."""
     model = GailPPO(
         "MlpPolicy",
         env,
@@ -237,7 +212,7 @@ def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) 
 
 
 def stack(venv: VecEnv, n_steps: int) -> VecNormalize:
-    """What GailPPO trains on: raw environments, the recorder, and SB3's normaliser of observations."""
+    """Wrap raw environments as GailPPO needs them: the recorder, then SB3's normaliser of observations."""
     return ObservationNorm(Recorder(venv, n_steps), norm_reward=False)
 
 

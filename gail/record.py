@@ -1,31 +1,82 @@
-"""Demonstrations from a policy that acts."""
+"""Demonstrations from a policy that acts, or from recorded trajectories."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from gail.demos import Demonstrations
-from gail.envs import Simulator, make_env
+from gail import archive, trajectories
+from gail.demos import Demonstrations, from_episodes
 from gail.policies import Act
+from gail.policy_flags import add_policy, policy_of
+from gail.simulator import Simulator, make_env
+
+
+def record(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """The verb: record, import or export complete trajectories; training samples pairs of them."""
+    add_policy(parser, required=False)
+    parser.add_argument(
+        "--from-trajectories", type=Path, metavar="FILE", help="import: plain arrays of `imitation`'s trajectories"
+    )
+    parser.add_argument(
+        "--from-demos", type=Path, metavar="FILE", help="take recorded ones instead of a policy, for --to-trajectories"
+    )
+    parser.add_argument("--to-trajectories", type=Path, metavar="FILE", help="export: write such arrays as well")
+    parser.add_argument("--trajectories", type=int, default=25, metavar="K", help="default %(default)s")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions; default: the mean action")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE.npz", help="where the demonstrations go, with a .json beside them")
+    args = parser.parse_args(argv)
+    demos, source = gather(args)
+    if args.out is not None:
+        archive.save(demos, args.out, source, args.seed)
+    if args.to_trajectories is not None:
+        trajectories.save(demos, args.to_trajectories)
+    returns = demos.returns()
+    print(
+        f"{demos.env_id}: {len(demos)} trajectories, {len(demos.index)} pairs, return {returns.mean():.1f} +- {returns.std():.1f}"
+    )
+
+
+def gather(args: Namespace) -> tuple[Demonstrations, str]:
+    """Return the demonstrations that the flags ask for, and a text that says where they come from."""
+    sources = [args.policy, args.expert, args.sb3, args.from_trajectories, args.from_demos]
+    if sum(source is not None for source in sources) != 1:
+        raise ValueError("name one source: --policy, --expert, --sb3, --from-trajectories or --from-demos")
+    if args.from_demos is not None:
+        return archive.load(args.from_demos), str(args.from_demos)
+    if args.from_trajectories is not None:
+        if args.env is None:
+            raise ValueError("--from-trajectories needs --env, since the file does not name it")
+        return trajectories.load(args.from_trajectories, args.env), f"trajectories {args.from_trajectories.name}"
+    env_id, act = policy_of(args)
+    if args.trajectories < 1:
+        raise ValueError(f"--trajectories {args.trajectories}: must be at least 1")
+    episodes = record_episodes(env_id, act, args.trajectories, args.seed, args.stochastic)
+    manner = "sampled actions" if args.stochastic else "mean actions"
+    name = next(source for source in sources if source is not None).name
+    return from_episodes(env_id, list(tqdm(episodes, "recording", args.trajectories, disable=None))), f"{name}, {manner}"
 
 
 def record_episodes(env_id: str, act: Act, trajectories: int, seed: int, stochastic: bool = False) -> Iterator[dict[str, Any]]:
-    """Whole episodes from the environment's own reset, one dictionary of lists each; `collect` makes demonstrations of them.
+    """Yield complete episodes from the environment's own reset, one dictionary of lists each, for `demos.from_episodes`.
 
     Trajectory k is that of reset seed (seed, k), whatever the others are.
     """
     env = make_env(env_id)
     simulator = Simulator(env)
     for k in range(trajectories):
-        numbers = np.random.default_rng([seed, k])
-        observation, _ = env.reset(seed=int(numbers.integers(2**31)))
+        rng = np.random.default_rng([seed, k])
+        observation, _ = env.reset(seed=int(rng.integers(2**31)))
         rows: dict[str, Any] = {name: [] for name in ("observations", "actions", "rewards", "states", "qpos", "qvel")}
         over = False
         while not over:
-            action = act(observation[None], numbers if stochastic else None)[0]
+            action = act(observation[None], rng if stochastic else None)[0]
             now = (observation, action, simulator.get(), simulator.data.qpos.copy(), simulator.data.qvel.copy())
             for name, value in zip(("observations", "actions", "states", "qpos", "qvel"), now, strict=True):
                 rows[name].append(value)
@@ -34,26 +85,3 @@ def record_episodes(env_id: str, act: Act, trajectories: int, seed: int, stochas
             over = terminated or truncated
         yield rows | {"terminated": terminated, "last_observations": observation}
     env.close()
-
-
-def collect(env_id: str, trajectories: list[dict[str, Any]]) -> Demonstrations:
-    """The arrays of `record`'s trajectories, one after the other."""
-    lengths = np.array([len(rows["rewards"]) for rows in trajectories], dtype=np.int64)
-
-    def joined(name: str) -> Any:
-        return np.concatenate([np.asarray(rows[name]) for rows in trajectories])
-
-    return Demonstrations(
-        env_id=env_id,
-        observations=joined("observations"),
-        actions=joined("actions").astype(np.float32),
-        rewards=joined("rewards"),
-        states=joined("states"),
-        qpos=joined("qpos"),
-        qvel=joined("qvel"),
-        index=np.concatenate([np.arange(length) for length in lengths]),
-        trajectory=np.repeat(np.arange(len(lengths)), lengths),
-        lengths=lengths,
-        terminated=np.array([rows["terminated"] for rows in trajectories], dtype=bool),
-        last_observations=np.stack([np.asarray(rows["last_observations"]) for rows in trajectories]),
-    )

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gail.commands import acting, add_policy
-from gail.envs import make_env
-from gail.files import whole
+from fairseq_erpo.files import atomic_write
 from gail.policies import Act
+from gail.policy_flags import add_policy, policy_of
+from gail.simulator import make_env
 
 SUFFIXES = (".png", ".gif", ".mp4")
 PICTURES = 6  # of an episode, side by side in a PNG
@@ -30,7 +30,7 @@ GIF_SIZE = 240
 
 
 def render(parser: ArgumentParser, argv: Sequence[str]) -> None:
-    """One episode from the environment's own reset, by the mean action."""
+    """The verb: one episode from the environment's own reset, by the mean action."""
     parser.add_argument("run", type=Path, nargs="?", metavar="POLICY", help="policy.pt or best.pt of a run")
     add_policy(parser, required=False)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .png, .gif or .mp4")
@@ -43,19 +43,19 @@ def render(parser: ArgumentParser, argv: Sequence[str]) -> None:
         args.policy = args.run
     if not (args.policy or args.expert or args.sb3):
         raise ValueError("name a policy: a file, or --expert, or --sb3")
-    env_id, act = acting(args)
+    env_id, act = policy_of(args)
     env = visible(env_id)
     rate = int(env.metadata["render_fps"])
     every = {".png": 1, ".gif": max(1, rate // GIF_RATE), ".mp4": 1}[args.out.suffix]
     frames = film(env, act, args.steps, args.seed, every)
     env.close()
-    with whole(args.out) as part:
+    with atomic_write(args.out, "--out") as part:
         {".png": write_png, ".gif": write_gif, ".mp4": write_mp4}[args.out.suffix](part, frames, rate / every)
     print(f"{args.out}: {len(frames)} frames")
 
 
 def visible(env_id: str) -> gym.Env[Any, Any]:
-    """An environment that renders, without the effects that cost nine tenths of the time in software.
+    """Make an environment that renders, without the effects that take nine tenths of the time in software.
 
     Raises ValueError where there is no EGL.
     """
@@ -64,8 +64,6 @@ def visible(env_id: str) -> gym.Env[Any, Any]:
     # A camera that follows the body, where the model has one.
     env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # type: ignore[attr-defined]
     model.vis.quality.shadowsize = 0
-    # A camera that follows the body, where the model has one.
-    env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # type: ignore[attr-defined]
     model.vis.quality.offsamples = 0
     model.mat_reflectance[:] = 0
     try:
@@ -81,7 +79,7 @@ def visible(env_id: str) -> gym.Env[Any, Any]:
 
 
 def film(env: gym.Env[Any, Any], act: Act, steps: int, seed: int, every: int) -> list[NDArray[np.uint8]]:
-    """Frames of one episode, every so many steps."""
+    """Return every `every`-th frame of one episode."""
     observation, _ = env.reset(seed=seed)
     frames = []
     for step in tqdm(range(steps), "rendering", disable=None):
@@ -94,7 +92,7 @@ def film(env: gym.Env[Any, Any], act: Act, steps: int, seed: int, every: int) ->
 
 
 def write_png(path: Path, frames: Sequence[NDArray[np.uint8]], rate: float) -> None:
-    """Some moments of the episode, side by side."""
+    """Write some moments of the episode side by side."""
     from PIL import Image
 
     chosen = np.linspace(0, len(frames) - 1, min(PICTURES, len(frames))).astype(int)
@@ -115,7 +113,7 @@ def write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], rate: float) -> N
     except ModuleNotFoundError:
         raise ValueError("MP4 needs ffmpeg: pip install imageio-ffmpeg, or write a .gif") from None
     height, width, _ = frames[0].shape
-    # The file's name ends in .part until it is whole, so the format is said.
+    # The file's name ends in .part until it is complete, so the format is stated.
     writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=rate, output_params=["-f", "mp4"])
     writer.send(None)
     for frame in frames:

@@ -68,15 +68,15 @@ def normalised(score: float, random: float, expert: float) -> float:
 
 
 def random_return(rows: Sequence[Row], env: str) -> float | None:
-    """What a policy that never trained returns; None if the sweep has no such run."""
+    """Return an untrained policy's mean return; None if the sweep has no such run."""
     found = np.array([row.last10 for row in rows if row.env == env and row.method == "random"])
     return mean(found) if len(found) else None
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A line for each environment, number of demonstrations and method: mean over seeds, least and largest, and the score.
+    """A table with a line for each environment, number of demonstrations and method: mean over seeds, range, and score.
 
-    The mean of all evaluations says how soon a method was good, that of the last ten how good it became.
+    The mean of all evaluations shows how soon a method was good, that of the last ten how good it became.
     """
     lines = [
         "| environment | n | method | seeds | last 10 (least .. largest) | all | best | score |",
@@ -101,8 +101,8 @@ def stratified_bootstrap(cells: Sequence[Floats], statistic: Callable[[Floats], 
     `cells`: the scores [S] of each of C cells, whose numbers of seeds may differ (Agarwal et al., 2021, section 4.1). With three
     seeds such a band is narrow rather than wide: it knows no value outside those seen.
     """
-    numbers = np.random.default_rng(seed)
-    draws = np.concatenate([cell[numbers.integers(len(cell), size=(RESAMPLES, len(cell)))] for cell in cells], axis=1)
+    rng = np.random.default_rng(seed)
+    draws = np.concatenate([cell[rng.integers(len(cell), size=(RESAMPLES, len(cell)))] for cell in cells], axis=1)
     found = np.array([statistic(draw) for draw in draws])
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

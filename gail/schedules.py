@@ -1,6 +1,6 @@
-"""λ3 over a run: presets of the text tasks' annealers, whose clock is the share of the training that is done, 0 .. 1.
+"""λ_data over a run: presets of the text tasks' annealers, whose clock is the finished share of the training, 0 .. 1.
 
-stable-baselines3's own schedules run from 1 to 0; nothing here does.
+(stable-baselines3's own schedules run from 1 to 0.)
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from fairseq_erpo.annealers import Annealer, Shape, constant, inverse_sigmoid, linear, make_annealer, stairs
 from fairseq_erpo.mixture import MLE, Mixture
 
-# λ1 and λ2 are one here: the reward reaches the policy through PPO, so that "model or reward" is sampling from the policy.
-POLICY = Mixture(model=1, task=0, delta=0)
+# λ_model and λ_reward are one here: PPO brings the reward to the policy, so both sample from the policy.
+POLICY = Mixture(model=1, reward=0, data=0)
 MIXER_STEPS = 10  # A.1 shortens the prefix by a whole number of steps at a time
 HALVINGS = 10  # within `until`; the likelihood's weight is then a thousandth
 SIGMOID_K = 12  # the clock in percent of `until`: half of the data is left at k ln k = 30 percent
 
 
 def halving(every: float) -> Shape:
-    """The data's share halves in each period; a step, so that it is constant between two."""
+    """Halve the data's share at the end of each period."""
     # 1e-9: a tenth of a share, summed up in binary, may miss a period's end by a rounding.
     return lambda elapsed: 1 - 0.5 ** math.floor(elapsed / every + 1e-9)
 
@@ -41,23 +41,23 @@ PRESETS: Mapping[str, Callable[[float], Annealer]] = {
 
 
 def make_schedule(name: str, until: float = 0.5) -> Annealer:
-    """The annealer of a preset.  Raises ValueError for an unknown name or `until` outside (0, 1]."""
+    """Return the annealer of a preset.  Raises ValueError for an unknown name or `until` outside (0, 1]."""
     if name not in PRESETS:
-        raise ValueError(f"--schedule {name}: known are {', '.join(PRESETS)}, and a number for a constant λ3")
+        raise ValueError(f"--schedule {name}: known are {', '.join(PRESETS)}, and a number for a constant λ_data")
     if not 0 < until <= 1:
         raise ValueError(f"--until {until}: must be a share of the training, above 0 and at most 1")
     return PRESETS[name](until)
 
 
 def constant_schedule(share: float) -> Annealer:
-    """λ3 = `share` throughout; 0 is plain GAIL."""
+    """Keep λ_data at `share`; 0 is plain GAIL."""
     if not 0 <= share <= 1:
-        raise ValueError(f"--schedule {share}: a constant λ3 lies in 0 .. 1")
-    return Annealer(constant(), MLE, Mixture(model=1 - share, task=0, delta=share))
+        raise ValueError(f"--schedule {share}: a constant λ_data lies in 0 .. 1")
+    return Annealer(constant(), MLE, Mixture(model=1 - share, reward=0, data=share))
 
 
 def parse_schedule(text: str, until: float) -> Annealer:
-    """`--schedule`: a preset's name, or a number."""
+    """Read --schedule: a preset's name, or a number."""
     try:
         share = float(text)
     except ValueError:

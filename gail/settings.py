@@ -1,19 +1,18 @@
-"""What one training run is: every number that its result depends on."""
+"""The settings of a training run: every number that its result depends on.  Defaults are stated here and nowhere else."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+from fairseq_erpo.verbs import dashed
 from gail.demos import PAIRS
 from gail.discriminator import DiscriminatorSettings
 from gail.methods import METHODS, PREFIXES, Method
-from gail.prefix import LAWS
+from gail.prefix_length import PREFIX_LENGTHS
 from gail.schedules import parse_schedule
 
-Record = TypeVar("Record")
+OLD_NAMES = {"law": "prefix_length"}  # of versions before 0.2
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class PPOSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One run.  Raises ValueError that names the flag."""
+    """The settings of one run.  Raises ValueError that names the flag."""
 
     env: str
     method: str
@@ -52,7 +51,7 @@ class RunSettings:
     schedule: str | None = None  # a preset or a number; None: the method's
     until: float = 0.5  # share of the training after which no data is left
     prefix: str | None = None  # None: the method's
-    law: str = "fixed"  # of the prefix's length
+    prefix_length: str = "fixed"  # a key of PREFIX_LENGTHS
     true_reward: bool = False  # a debugging switch: the environment's reward instead of the discriminator's
     bc_steps: int = 2000
     eval_every: int = 10  # iterations
@@ -65,8 +64,8 @@ class RunSettings:
             raise ValueError(f"--method {self.method}: known are {', '.join(METHODS)}")
         if self.row.needs_demos and self.demos is None:
             raise ValueError(f"--method {self.method} needs --demos FILE.npz; `python -m gail record --help` makes one")
-        if self.law not in LAWS:
-            raise ValueError(f"--law {self.law}: known are {', '.join(LAWS)}")
+        if self.prefix_length not in PREFIX_LENGTHS:
+            raise ValueError(f"--prefix-length {self.prefix_length}: known are {', '.join(PREFIX_LENGTHS)}")
         if self.prefix is not None and (self.prefix not in PREFIXES or METHODS[self.method].prefix == "none"):
             raise ValueError(f"--prefix {self.prefix}: known are {', '.join(PREFIXES)}, for methods that begin with data")
         if self.prefix == "replay" and self.pairs:
@@ -81,7 +80,7 @@ class RunSettings:
 
     @property
     def row(self) -> Method:
-        """The method with the prefix that was asked for."""
+        """The method, with --prefix in place of its own prefix if one was given."""
         row = METHODS[self.method]
         return row if self.prefix is None else replace(row, prefix=self.prefix)
 
@@ -94,27 +93,10 @@ class RunSettings:
         return self.iterations * self.steps
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Flags in which a run on disk, as `asdict` wrote it, is another."""
-        mine = asdict(self)
+        """List the flags that differ from those of a run on disk, which `asdict` wrote."""
+        other = {OLD_NAMES.get(name, name): value for name, value in other.items()}
         return [
-            f"--{name.replace('_', '-')} is {value!r}, was {other.get(name)!r}"
-            for name, value in mine.items()
+            f"{dashed(name)} is {value!r}, was {other.get(name)!r}"
+            for name, value in asdict(self).items()
             if value != other.get(name)
         ]
-
-
-def parse_record(make: Callable[..., Record], example: Record, text: str, flag: str) -> Record:
-    """`name=value,name=value` as a change of the dataclass `example`.  Raises ValueError with the flag and the known names."""
-    known = {entry.name: type(getattr(example, entry.name)) for entry in fields(example)}  # type: ignore[arg-type]
-    found: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if name not in known or not equals:
-            raise ValueError(f"{flag} {part}: write NAME=VALUE with NAME one of {', '.join(known)}")
-        try:
-            found[name] = value.lower() in {"1", "true", "yes"} if known[name] is bool else known[name](value)
-        except ValueError:
-            raise ValueError(f"{flag} {part}: {value!r} is no {known[name].__name__}") from None
-        if isinstance(found[name], float) and not math.isfinite(found[name]):
-            raise ValueError(f"{flag} {part}: must be finite")
-    return make(**(asdict(example) | found))  # type: ignore[call-overload]

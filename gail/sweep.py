@@ -1,8 +1,8 @@
-"""Environments × demonstrations × methods × seeds, each a run of its own folder; the whole is one tidy table.
+"""Environments × demonstrations × methods × seeds, a folder for each run, and one tidy table.
 
-    OUT/ENV/METHOD/nN/seedS/    one run, see run.py        OUT/results.csv    a row for each finished run
+    OUT/ENV/METHOD/nN/seedS/    one run, see run.py        OUT/results.csv    a row per finished run
 
-Runs are processes of `python -m gail train --resume`, here or under Slurm: what was interrupted goes on, what is done stays.
+Runs are processes of `python -m gail train --resume`, here or under Slurm: interrupted ones continue, finished ones stay.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from fairseq_erpo.processes import die_with_parent
+from fairseq_erpo.files import atomic_write, read_json
+from fairseq_erpo.processes import die_with_parent, slurm_executor
 from gail.archive import read_manifest
-from gail.files import read_json, whole
-from gail.flags import add_imitation, add_training, methods, settings_of
+from gail.flags import add_imitation, add_training, method_list, settings_from
 from gail.methods import METHODS
 
 COLUMNS = (
@@ -47,7 +46,7 @@ class Cell:
         return out / self.env / self.method / f"n{self.n}" / f"seed{self.seed}"
 
     def command(self, out: Path, demos: Path, flags: Sequence[str]) -> list[str]:
-        """The command line that trains it."""
+        """Return the command line that trains it."""
         words = [sys.executable, "-m", "gail", "train", "--env", self.env, "--method", self.method, "--seed", str(self.seed)]
         if self.n:
             words += ["--demos", str(demos), "--n", str(self.n)]
@@ -55,7 +54,7 @@ class Cell:
 
 
 def cells(args: Namespace) -> list[Cell]:
-    """Seed by seed, so that one seed of everything is there first; methods without demonstrations once."""
+    """List the runs seed by seed, so that one seed of everything finishes first; methods without demonstrations once."""
     found = [
         Cell(env, method, n if METHODS[method].needs_demos else 0, seed)
         for seed in args.seed
@@ -67,13 +66,13 @@ def cells(args: Namespace) -> list[Cell]:
 
 
 def demos_of(args: Namespace, env: str) -> Path:
-    """The demonstrations of an environment."""
+    """Return the demonstrations' file of an environment."""
     return Path(args.demos) / f"{env}.npz"
 
 
 def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
-    """Train every cell that is not done, and write the table after each."""
-    parser.epilog = f"{methods()}\n\n{parser.epilog}"
+    """The verb: train every run that is not done, and write the table after each."""
+    parser.epilog = f"{method_list()}\n\n{parser.epilog}"
     parser.add_argument("--env", nargs="+", required=True, metavar="ID")
     parser.add_argument(
         "--method", nargs="+", required=True, choices=[name for name in METHODS if name != "expert"], metavar="METHOD"
@@ -92,7 +91,7 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     flags = training_flags(argv, parser)
     wanted = cells(args)
     for cell in wanted:  # a wrong flag or a missing file ends the sweep before it begins
-        settings_of(args, cell.env, cell.method, str(demos_of(args, cell.env)), cell.n or None, cell.seed)
+        settings_from(args, cell.env, cell.method, str(demos_of(args, cell.env)), cell.n or None, cell.seed)
         if cell.n and cell.n > len(read_manifest(demos_of(args, cell.env))["lengths"]):
             raise ValueError(f"--n {cell.n}: {demos_of(args, cell.env)} has fewer demonstrations")
     commands = {cell: cell.command(args.out, demos_of(args, cell.env), flags) for cell in wanted}
@@ -118,7 +117,7 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def training_flags(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
-    """The part of the command line that is the runs' own: what is left when the sweep's flags are taken."""
+    """Return the flags that go to every run: those that are not the sweep's own."""
     own = ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--env", "--method", "--n", "--seed"):
         own.add_argument(name, nargs="+")
@@ -129,7 +128,7 @@ def training_flags(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
 
 
 def execute(folder: Path, command: Sequence[str]) -> int:
-    """Run one cell, its output into its folder; the exit code."""
+    """Train one run, with its output in its folder; return the exit code."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as sink:
         return subprocess.run(
@@ -143,34 +142,22 @@ def execute(folder: Path, command: Sequence[str]) -> int:
 
 
 def submit(commands: Sequence[Sequence[str]], args: Namespace) -> None:
-    """One array job; the same sweep later, without --slurm, goes on and writes the table."""
-    try:
-        import submitit
-    except ImportError:
-        raise ValueError("--slurm needs submitit: pip install 'fairseq-erpo[slurm]' (or pip install submitit)") from None
-    given = dict(pair.partition("=")[::2] for pair in args.slurm.split(",") if pair)
-    values: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in given.items()}
-    try:
-        executor = submitit.AutoExecutor(folder=args.out / "slurm")
-        # submitit's own limit of time is five minutes.
-        executor.update_parameters(
-            **{"cpus_per_task": 1, "timeout_min": 24 * 60, "slurm_array_parallelism": args.workers, "name": "gail", **values}
-        )
-    except (NameError, RuntimeError, TypeError) as error:
-        raise ValueError(f"--slurm {args.slurm}: {str(error).splitlines()[0]}") from None
+    """Submit one array job; the same sweep without --slurm writes the table afterwards."""
+    defaults = {"cpus_per_task": 1, "slurm_array_parallelism": args.workers, "name": "gail"}
+    executor = slurm_executor(args.slurm, args.out / "slurm", defaults)
     with executor.batch():
         jobs = [executor.submit(subprocess.run, list(command), check=True, env=THREADS | os.environ) for command in commands]
     print(f"{len(jobs)} jobs submitted; afterwards the same command without --slurm writes {args.out / 'results.csv'}")
 
 
 def finished(out: Path) -> Iterator[Path]:
-    """Folders of finished runs."""
+    """Yield the folders of finished runs."""
     return (path.parent for path in sorted(out.glob("*/*/n*/seed*/result.json")))
 
 
 def write_table(args: Namespace) -> None:
-    """One row a finished run; whole or not there."""
-    with whole(args.out / "results.csv") as part, part.open("w", newline="", encoding="utf-8") as sink:
+    """Write the table atomically, a row per finished run."""
+    with atomic_write(args.out / "results.csv") as part, part.open("w", newline="", encoding="utf-8") as sink:
         writer = csv.DictWriter(sink, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for folder in finished(args.out):

@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from gail.demos import Demonstrations
-from gail.envs import Simulator, make_env
-from gail.files import whole
-from gail.record import collect
+from fairseq_erpo.files import atomic_write
+from gail.demos import Demonstrations, from_episodes
+from gail.simulator import Simulator, make_env
 
 ARRAYS = ("obs", "acts", "rews", "lengths", "terminal")
 
 
 def to_arrays(demos: Demonstrations) -> list[dict[str, Any]]:
-    """One dictionary a trajectory, with the arguments of `imitation.data.types.TrajectoryWithRew`.
+    """Return one dictionary per trajectory, with the arguments of `imitation.data.types.TrajectoryWithRew`.
 
     Raises ValueError for subsampled demonstrations: a trajectory has all its steps.
     """
@@ -31,7 +30,7 @@ def to_arrays(demos: Demonstrations) -> list[dict[str, Any]]:
         raise ValueError("only whole trajectories can be exported, and these are a sample; export before subsampling")
     found = []
     for k in range(len(demos)):
-        rows = demos.of(k)
+        rows = demos.rows_of(k)
         found.append(
             {
                 "obs": np.concatenate([demos.observations[rows], demos.last_observations[k : k + 1]]),
@@ -45,8 +44,10 @@ def to_arrays(demos: Demonstrations) -> list[dict[str, Any]]:
 
 
 def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstrations:
-    """Demonstrations of trajectories that know no simulator state: qpos, qvel and state are empty, and only λ3's likelihood and
-    the discriminator can use them.  Raises ValueError if observations or actions are not those of `env_id`.
+    """Make demonstrations of trajectories without simulator states.
+
+    qpos, qvel and states are empty: only the likelihood and the discriminator can use them, prefixes cannot.
+    Raises ValueError if observations or actions are not those of `env_id`.
     """
     env = make_env(env_id)
     Simulator(env)
@@ -72,14 +73,14 @@ def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstr
                 "last_observations": obs[-1],
             }
         )
-    return collect(env_id, rows)
+    return from_episodes(env_id, rows)
 
 
 def save(demos: Demonstrations, path: Path) -> None:
-    """The exchange file of whole trajectories."""
+    """Write the exchange file of complete trajectories."""
     all_of = to_arrays(demos)
     obs, acts, rews = (np.concatenate([one[name] for one in all_of]) for name in ("obs", "acts", "rews"))
-    with whole(path) as part, part.open("wb") as sink:
+    with atomic_write(path) as part, part.open("wb") as sink:
         np.savez_compressed(sink, obs=obs, acts=acts, rews=rews, lengths=demos.lengths, terminal=demos.terminated)
 
 

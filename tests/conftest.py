@@ -194,13 +194,13 @@ def by_update(log: Path) -> dict[int, dict[str, float]]:
 
 
 def lambdas(log: Path) -> dict[int, tuple[float, float, float]]:
-    """λ = (model, task, delta) by update."""
-    return {n: (r["lambda_model"], r["lambda_task"], r["lambda_delta"]) for n, r in by_update(log).items()}
+    """λ = (model, reward, data) by update."""
+    return {n: (r["lambda_model"], r["lambda_reward"], r["lambda_data"]) for n, r in by_update(log).items()}
 
 
 def load(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint, by torch's safe loading."""
-    import fairseq_erpo.compat  # noqa: F401 - allows argparse.Namespace
+    import fairseq_erpo.plugin.safe_load  # noqa: F401 - allows argparse.Namespace
 
     return torch.load(checkpoint, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
 

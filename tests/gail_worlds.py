@@ -7,12 +7,13 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
-from gail.demos import Demonstrations
+from gail.build import build
+from gail.demos import Demonstrations, from_episodes
+from gail.flags import parse_record
 from gail.policies import Act
 from gail.ppo import GailPPO
-from gail.record import collect, record_episodes
-from gail.run import build
-from gail.settings import PPOSettings, RunSettings, parse_record
+from gail.record import record_episodes
+from gail.settings import PPOSettings, RunSettings
 
 PENDULUM = "InvertedPendulum-v5"
 # Cut after 7 steps, where the pendulum has fallen in some episodes and not in others: both ends of an episode in a short rollout.
@@ -20,25 +21,25 @@ SHORT = "ShortPendulum-v0"
 gym.register(SHORT, "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulumEnv", max_episode_steps=7)
 
 
-def balance(observations: np.ndarray, numbers: np.random.Generator | None) -> np.ndarray:
+def balance(observations: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
     """Returns 1000 on the pendulum; found by hand."""
     action = observations @ np.array([[1.0], [15.0], [1.0], [3.0]])
-    noise = 0 if numbers is None else 0.3 * numbers.standard_normal(action.shape)
+    noise = 0 if rng is None else 0.3 * rng.standard_normal(action.shape)
     return np.clip(action + noise, -3, 3).astype(np.float32)
 
 
 def noise(size: int, high: float) -> Act:
     """Random actions, whatever is seen."""
 
-    def act(observations: np.ndarray, numbers: np.random.Generator | None) -> np.ndarray:
-        assert numbers is not None
-        return numbers.uniform(-high, high, (len(observations), size)).astype(np.float32)
+    def act(observations: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        assert rng is not None
+        return rng.uniform(-high, high, (len(observations), size)).astype(np.float32)
 
     return act
 
 
 def demonstrations(env_id: str = PENDULUM, trajectories: int = 2, act: Act = balance, stochastic: bool = False) -> Demonstrations:
-    return collect(env_id, list(record_episodes(env_id, act, trajectories, seed=3, stochastic=stochastic)))
+    return from_episodes(env_id, list(record_episodes(env_id, act, trajectories, seed=3, stochastic=stochastic)))
 
 
 def settings(method: str, **changes: object) -> RunSettings:

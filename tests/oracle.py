@@ -95,7 +95,7 @@ def edit_delta_r(prefix: Sequence[int], w: int, y_star: Sequence[int]) -> float:
     return float(after - before)
 
 
-def task_conditional(
+def reward_conditional(
     prefix: Sequence[int], y_star: Sequence[int], vocabulary: Vocabulary, c: float, delta_r: Callable[..., float] = edit_delta_r
 ) -> list[float]:
     """exp{c ΔR} over the drawable tokens, EOS only after the first token; c = inf is the arg max with uniform ties."""
@@ -359,26 +359,24 @@ def mixer(w: World, k: int, reward: str = "bleu", samples: int = 1) -> Expected:
 
 def algorithm_1(
     w: World,
-    model: float,
-    task: float,
-    delta: float,
+    shares: Mapping[str, float],
     c: float,
     c_model: float,
     samples: int = 1,
     forced: bool = False,
     reward: str = "edit",
 ) -> Expected:
-    """The mixture of experts at every token; `forced` gives MIXER-alike's layout, round(λ_delta r) data tokens first."""
-    m = round(delta * len(w.y_star)) if forced else 0
+    """The mixture of experts at every token; `forced` gives MIXER-alike's layout, round(λ_data r) data tokens first."""
+    m = round(shares["data"] * len(w.y_star)) if forced else 0
 
     def conditional(prefix: tuple[int, ...]) -> list[float]:
         gold = [float(v == gold_at(w, len(prefix))) for v in range(w.vocabulary.size)]
         if len(prefix) < m:
             return gold
         experts = (
-            (model, w.table.drawable(prefix, power=c_model)),
-            (task, task_conditional(prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward))),
-            (0 if forced else delta, gold),
+            (shares["model"], w.table.drawable(prefix, power=c_model)),
+            (shares["reward"], reward_conditional(prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward))),
+            (0 if forced else shares["data"], gold),
         )
         total = sum(share for share, _ in experts)
         return [sum(share * q[v] for share, q in experts) / total for v in range(w.vocabulary.size)]
@@ -391,12 +389,14 @@ def gold_at(w: World, t: int) -> int:
     return w.closed[t] if t < len(w.closed) else EOS
 
 
-def product_taught(w: World, alpha: float, all_of_it: bool, c: float, reward: str = "edit", **shares: float) -> Expected:
+def product_taught(
+    w: World, alpha: float, all_of_it: bool, c: float, shares: Mapping[str, float], reward: str = "edit"
+) -> Expected:
     """Algorithm 1's draws; where the reward drew, and with `all_of_it` where the model did, log Σ_v p(v) exp{ΔR(v)/α} is learnt.
 
     Nothing of Eq. 4 stands here: that its q is the slope of that sum is what the test finds.
     """
-    (q,), _ = algorithm_1(w, c=c, c_model=2, reward=reward, **shares)
+    (q,), _ = algorithm_1(w, shares, c=c, c_model=2, reward=reward)
     visits: Counter[tuple[int, ...]] = Counter()
     for y, probability in q.items():
         for t in range(len(y)):
@@ -409,21 +409,23 @@ def product_taught(w: World, alpha: float, all_of_it: bool, c: float, reward: st
         learnt = (log_p[words] + gains / alpha).logsumexp(0)
         own = learnt if all_of_it else torch.tensor(w.table.drawable(prefix, power=2), dtype=torch.float64) @ log_p
         objective = objective + probability * (
-            shares["delta"] * log_p[gold_at(w, len(prefix))] + shares["task"] * learnt + shares["model"] * own
+            shares["data"] * log_p[gold_at(w, len(prefix))] + shares["reward"] * learnt + shares["model"] * own
         )
     return Expected([q], objective)
 
 
-def policy_taught(w: World, c: float, c_model: float, samples: int = 1, reward: str = "edit", **shares: float) -> Expected:
+def policy_taught(
+    w: World, c: float, c_model: float, shares: Mapping[str, float], samples: int = 1, reward: str = "edit"
+) -> Expected:
     """Algorithm 1's draws; a token weighs the sentence's reward where the model drew it, and 1 where reward or data did."""
-    drawn, _ = algorithm_1(w, c=c, c_model=c_model, samples=samples, reward=reward, **shares)
+    drawn, _ = algorithm_1(w, shares, c=c, c_model=c_model, samples=samples, reward=reward)
     objective = w.table.logits.new_zeros(())
     for y, probability in drawn[0].items():
         for t, v in enumerate(y):
             prefix = y[:t]
             own = shares["model"] * w.table.drawable(prefix, power=c_model)[v]
-            rest = shares["task"] * task_conditional(prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward))[v]
-            rest += shares["delta"] * (v == gold_at(w, t))
+            rest = shares["reward"] * reward_conditional(prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward))[v]
+            rest += shares["data"] * (v == gold_at(w, t))
             weight = (own * reward_of(w, y, reward) + rest) / (own + rest)
             objective = objective + probability * weight * w.table.log_p[w.table.number[prefix]][v]
     return Expected(drawn, samples * objective)
@@ -443,13 +445,13 @@ def scheduled_sampling(w: World, k: float, i: int) -> Expected:
 
 
 # λ of the interior points, and what goes with it on the command line.
-INTERIOR = {"model": 0.3, "task": 0.4, "delta": 0.3}
-FIXED = {"erpo_schedule": "constant", "erpo_lambda": "model=.3,task=.4,delta=.3", "erpo_c": "2.5"}
-HALF = {"model": 0.2, "task": 0.3, "delta": 0.5}
-FIXED_HALF = {"erpo_schedule": "constant", "erpo_lambda": "model=.2,task=.3,delta=.5", "erpo_c": "1"}
-inside = partial(algorithm_1, **INTERIOR, c=2.5)
-taught = partial(product_taught, **INTERIOR, c=2.5)
-paid = partial(policy_taught, **INTERIOR, c=2.5)
+INTERIOR = {"model": 0.3, "reward": 0.4, "data": 0.3}
+FIXED = {"erpo_schedule": "constant", "erpo_lambda": "model=.3,reward=.4,data=.3", "erpo_c": "2.5"}
+HALF = {"model": 0.2, "reward": 0.3, "data": 0.5}
+FIXED_HALF = {"erpo_schedule": "constant", "erpo_lambda": "model=.2,reward=.3,data=.5", "erpo_c": "1"}
+inside = partial(algorithm_1, shares=INTERIOR, c=2.5)
+taught = partial(product_taught, shares=INTERIOR, c=2.5)
+paid = partial(policy_taught, shares=INTERIOR, c=2.5)
 plain = partial(policy, value=reward_of)
 
 # A row that is missing here fails the test by its name.
@@ -490,29 +492,29 @@ ORACLES: dict[str, list[Variant]] = {
         Variant(partial(mixer, k=1, samples=2), {"erpo_samples": 2, "erpo_baseline": "greedy"}),
     ],
     "mixer_alike": [
-        Variant(partial(algorithm_1, **HALF, c=1, c_model=2, forced=True), FIXED_HALF),
+        Variant(partial(algorithm_1, shares=HALF, c=1, c_model=2, forced=True), FIXED_HALF),
         Variant(
-            partial(algorithm_1, **HALF, c=1, c_model=1, forced=True, samples=2),
-            {**FIXED_HALF, "erpo_c_model": 1.0, "erpo_samples": 2, "erpo_task_targets": "soft", "erpo_model_targets": "drop"},
+            partial(algorithm_1, shares=HALF, c=1, c_model=1, forced=True, samples=2),
+            {**FIXED_HALF, "erpo_c_model": 1.0, "erpo_samples": 2, "erpo_reward_targets": "soft", "erpo_model_targets": "drop"},
         ),
     ],
     # Soft targets change nothing in expectation; dropping the model's does not either where it is asked with c = 1.
     "interp": [
         Variant(partial(inside, c_model=2), FIXED),
         Variant(partial(inside, c_model=2, samples=2), {**FIXED, "erpo_samples": 2}),
-        Variant(partial(inside, c_model=2), {**FIXED, "erpo_task_targets": "soft"}),
+        Variant(partial(inside, c_model=2), {**FIXED, "erpo_reward_targets": "soft"}),
         Variant(partial(inside, c_model=1, reward="bleu"), {**FIXED, "erpo_c_model": 1.0, "erpo_reward": "bleu"}),
         Variant(partial(inside, c_model=1), {**FIXED, "erpo_c_model": 1.0, "erpo_model_targets": "drop"}),
         Variant(partial(inside, c_model=2), {**FIXED, "erpo_sampler": "parallel"}),
-        Variant(partial(taught, alpha=0.5, all_of_it=False), {**FIXED, "erpo_task_targets": "product", "erpo_alpha": 0.5}),
-        Variant(partial(taught, alpha=0.005, all_of_it=False), {**FIXED, "erpo_task_targets": "product", "erpo_alpha": 0.005}),
+        Variant(partial(taught, alpha=0.5, all_of_it=False), {**FIXED, "erpo_reward_targets": "product", "erpo_alpha": 0.5}),
+        Variant(partial(taught, alpha=0.005, all_of_it=False), {**FIXED, "erpo_reward_targets": "product", "erpo_alpha": 0.005}),
         Variant(
             partial(taught, alpha=0.1, all_of_it=True, reward="bleu"),
             {
                 **FIXED,
                 "erpo_reward": "bleu",
-                "erpo_task_targets": "product",
-                "erpo_model_targets": "task",
+                "erpo_reward_targets": "product",
+                "erpo_model_targets": "reward",
                 "erpo_alpha": 0.1,
             },
         ),
@@ -531,7 +533,7 @@ ORACLES: dict[str, list[Variant]] = {
         ),
     ],
     "scheduled_sampling": [
-        Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": 3.0, "erpo_sampler": sampler}, update=4)
+        Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": "3u", "erpo_sampler": sampler}, update=4)
         for sampler in ("cached", "parallel")
     ],
     "sequence_tutor": [

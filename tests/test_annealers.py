@@ -1,12 +1,12 @@
 import pytest
 
 from fairseq_erpo.annealers import SCHEDULES, Annealer, constant, falls, inverse_sigmoid, linear, make_annealer, stairs
+from fairseq_erpo.family.resolve import resolve
 from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
-from fairseq_erpo.settings import Settings
 
 
 def named(mixture):
-    return (round(mixture.model, 10), round(mixture.task, 10), round(mixture.delta, 10))
+    return (round(mixture.model, 10), round(mixture.reward, 10), round(mixture.data, 10))
 
 
 def test_the_printed_schedule_and_its_end():
@@ -50,10 +50,10 @@ def test_constant_holds_its_point():
 @pytest.mark.parametrize("end", [PAPER_END, Mixture(0, 0.5, 0.5), Mixture(1, 0, 0), MLE, Mixture(0.12, 0.16, 0.72)])
 def test_every_schedule_stays_on_the_segment_and_never_turns_back(schedule, end):
     points = [make_annealer(schedule, end, 3)(step / 2) for step in range(60)]
-    shares = [point.delta for point in points]
+    shares = [point.data for point in points]
     assert shares == sorted(shares, reverse=True)
     for point in points:
-        assert point.model * end.task == pytest.approx(point.task * end.model, abs=1e-12)
+        assert point.model * end.reward == pytest.approx(point.reward * end.model, abs=1e-12)
 
 
 def test_a_shape_that_leaves_the_simplex_is_refused():
@@ -75,15 +75,15 @@ def test_plateau_counts_falls_below_the_best_of_the_stage():
 
 
 def test_lambda_is_a_function_of_epoch_and_update_only():
-    settings = Settings.of({"erpo_preset": "paper", "erpo_pretrain_epochs": 2, "erpo_anneal_every": 1})
-    assert settings.mixture(epoch=2, update=10, falls=0) == MLE
-    assert named(settings.mixture(epoch=3, update=999, falls=0)) == (0.12, 0.16, 0.72)
-    assert settings.mixture(epoch=9, update=0, falls=0) == PAPER_END
-    updates = Settings.of({"erpo_preset": "paper", "erpo_anneal_unit": "update", "erpo_pretrain_updates": 100})
-    assert updates.mixture(epoch=50, update=99, falls=0) == MLE
-    assert named(updates.mixture(epoch=1, update=104, falls=0)) == (0.24, 0.32, 0.44)
-    plateau = Settings.of({"erpo_preset": "paper", "erpo_schedule": "plateau"})
-    assert [plateau.mixture(5, 0, n).delta for n in (0, 1)] == pytest.approx([0.72, 0.44])
+    settings = resolve({"erpo_pretrain": "2e", "erpo_anneal_every": "1e"})
+    assert settings.schedule.mixture(epoch=2, update=10, falls=0) == MLE
+    assert named(settings.schedule.mixture(epoch=3, update=999, falls=0)) == (0.12, 0.16, 0.72)
+    assert settings.schedule.mixture(epoch=9, update=0, falls=0) == PAPER_END
+    updates = resolve({"erpo_anneal_every": "4u", "erpo_pretrain": "100u"})
+    assert updates.schedule.mixture(epoch=50, update=99, falls=0) == MLE
+    assert named(updates.schedule.mixture(epoch=1, update=104, falls=0)) == (0.24, 0.32, 0.44)
+    plateau = resolve({"erpo_schedule": "plateau"})
+    assert [plateau.schedule.mixture(5, 0, n).data for n in (0, 1)] == pytest.approx([0.72, 0.44])
 
 
 def test_shapes_are_usable_by_themselves():

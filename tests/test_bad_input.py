@@ -13,8 +13,10 @@ import torch
 from conftest import Fairseq, build, configuration, write_corpus
 
 from fairseq_erpo.annealers import Annealer
+from fairseq_erpo.family.flags import OLD_FLAGS
+from fairseq_erpo.verbs import dashed
 
-INTERP = "--criterion erpo_interp"
+INTERP = "--criterion erpo_interp --erpo-preset robust"
 
 
 @pytest.fixture
@@ -43,19 +45,19 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"erpo_lambda": "model=-.1,task=.1,delta=1"}, ["--erpo-lambda", "negative"]),
-        ({"erpo_lambda": "model=.5,task=.5,delta=.5"}, ["--erpo-lambda", "sum to one", "1.5"]),
+        ({"erpo_lambda": "model=-.1,reward=.1,data=1"}, ["--erpo-lambda", "negative"]),
+        ({"erpo_lambda": "model=.5,reward=.5,data=.5"}, ["--erpo-lambda", "sum to one", "1.5"]),
         ({"erpo_lambda": "model=.1"}, ["--erpo-lambda", "sum to one"]),
-        ({"erpo_lambda": "model=nan,delta=1"}, ["--erpo-lambda"]),
+        ({"erpo_lambda": "model=nan,data=1"}, ["--erpo-lambda"]),
         ({"erpo_lambda": "model=1/0"}, ["--erpo-lambda", "not a number"]),
-        ({"erpo_lambda": "self=.5,truth=.5"}, ["--erpo-lambda", "model=.12,task=.16,delta=.72"]),
-        ({"erpo_lambda": ".1,.2,.7"}, ["--erpo-lambda", "model=.12,task=.16,delta=.72"]),
+        ({"erpo_lambda": "self=.5,truth=.5"}, ["--erpo-lambda", "model=.12,reward=.16,data=.72"]),
+        ({"erpo_lambda": ".1,.2,.7"}, ["--erpo-lambda", "model=.12,reward=.16,data=.72"]),
         ({"erpo_lambda": ""}, ["--erpo-lambda"]),
         ({"erpo_reward": "meteor"}, ["--erpo-reward", "meteor", "bleu", "edit"]),
         ({"erpo_schedule": "exponential"}, ["--erpo-schedule", "exponential", "stairs", "plateau"]),
-        ({"erpo_anneal_every": 0.0}, ["--erpo-anneal-every", "positive"]),
-        ({"erpo_anneal_every": -4.0}, ["--erpo-anneal-every", "positive"]),
-        ({"erpo_anneal_every": float("nan")}, ["--erpo-anneal-every", "positive"]),
+        ({"erpo_anneal_every": "0e"}, ["--erpo-anneal-every", "positive"]),
+        ({"erpo_anneal_every": "-4e"}, ["--erpo-anneal-every", "between"]),
+        ({"erpo_anneal_every": "nane"}, ["--erpo-anneal-every", "between"]),
         ({"erpo_c": "auto:0"}, ["--erpo-c", "auto:"]),
         ({"erpo_c": "auto:1"}, ["--erpo-c", "auto:"]),
         ({"erpo_c": "auto:1.5"}, ["--erpo-c", "auto:"]),
@@ -68,16 +70,23 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_c_model": -1.0}, ["--erpo-c-model"]),
         ({"erpo_c_model": float("nan")}, ["--erpo-c-model"]),
         ({"erpo_preset": "best"}, ["--erpo-preset", "best", "paper", "robust"]),
-        ({"erpo_ties": "random"}, ["--erpo-ties", "random", "uniform", "position", "model"]),
-        ({"erpo_anneal_unit": "hour"}, ["--erpo-anneal-unit", "hour", "epoch", "update"]),
-        ({"erpo_task_targets": "product", "erpo_alpha": None}, ["--erpo-task-targets product", "--erpo-alpha"]),
-        ({"erpo_task_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
+        ({"erpo_anneal_every": "4"}, ["--erpo-anneal-every", "no unit", "4e (epochs)", "4u (updates)"]),
+        ({"erpo_anneal_every": "soon"}, ["--erpo-anneal-every", "soon", "4e (epochs)"]),
+        ({"erpo_anneal_every": "1e400u"}, ["--erpo-anneal-every", "between"]),
+        ({"erpo_lambda": "model=.5,task=.5"}, ["--erpo-lambda", "task is now called reward"]),
+        ({"erpo_lambda": "model=.5,delta=.5"}, ["--erpo-lambda", "delta is now called data"]),
+        ({"erpo_sampler": "auto"}, ["--erpo-sampler", "cached"]),
+        ({"erpo_reward_targets": "product", "erpo_alpha": None}, ["--erpo-reward-targets product", "--erpo-alpha"]),
+        ({"erpo_reward_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
         ({"erpo_baseline": "greedy"}, ["--erpo-baseline greedy", "--erpo-model-targets policy"]),
-        ({"erpo_model_targets": "task", "erpo_task_targets": "hard"}, ["--erpo-model-targets task", "--erpo-task-targets soft"]),
-        ({"erpo_z": "sentence"}, ["--erpo-z", "sentence", "token", "batch"]),
-        ({"erpo_pretrain_epochs": -1}, ["--erpo-pretrain-epochs", "negative"]),
-        ({"erpo_anneal_unit": "update", "erpo_pretrain_updates": -5}, ["--erpo-pretrain-updates", "negative"]),
-        ({"erpo_pretrain_updates": 10}, ["--erpo-pretrain-epochs", "--erpo-anneal-unit epoch"]),
+        ({"erpo_model_targets": "task"}, ["--erpo-model-targets task", "reward"]),
+        (
+            {"erpo_model_targets": "reward", "erpo_reward_targets": "hard"},
+            ["--erpo-model-targets reward", "--erpo-reward-targets soft"],
+        ),
+        ({"erpo_pretrain": "-1e"}, ["--erpo-pretrain", "between"]),
+        ({"erpo_pretrain": "2.5e"}, ["--erpo-pretrain", "whole number"]),
+        ({"erpo_pretrain": "10u", "erpo_anneal_every": "4e"}, ["--erpo-pretrain 10u", "--erpo-anneal-every 4e", "one unit"]),
         ({"label_smoothing": 1.0}, ["--label-smoothing"]),
         ({"label_smoothing": -0.1}, ["--label-smoothing"]),
         ({"label_smoothing": float("nan")}, ["--label-smoothing"]),
@@ -87,6 +96,19 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_flags(refused: Any, values: dict[str, Any], words: list[str]) -> None:
     message = refused(INTERP, **values)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(("old", "instead"), OLD_FLAGS.items())
+def test_old_spellings_name_the_new_one(tiny_data: Path, old: str, instead: str) -> None:
+    """From the command line, where argparse would only say that it does not know the flag."""
+    with pytest.raises(SystemExit) as caught:
+        build(tiny_data, f"{INTERP} {dashed(old)} 2")
+    assert caught.value.code == f"erpo: {dashed(old)} is gone: write {instead}"
+
+
+def test_bang_bang_sets_alpha_itself(tiny_data: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^erpo: --erpo-bang-bang .* leave --erpo-alpha out"):
+        build(tiny_data, "--criterion erpo_spg --erpo-bang-bang .3 --erpo-alpha .02")
 
 
 def test_label_smoothing_of_mle(refused: Any) -> None:
@@ -181,7 +203,7 @@ def test_from_the_outside(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Pa
     fairseq.start("fairseq-preprocess", [*monolingual, "--destdir", language]).succeed()
     evil = broken("zip with code", tmp_path, tiny_checkpoint)
     cases = {
-        "negative": (tiny_data, f"{INTERP} --erpo-lambda model=-.1,task=.1,delta=1", "must not be negative"),
+        "negative": (tiny_data, f"{INTERP} --erpo-lambda model=-.1,reward=.1,data=1", "must not be negative"),
         "empty": (data, INTERP, "the train data holds no sentence pair"),
         "no valid": (tiny_data, f"{INTERP} --valid-subset dev", "dev"),
         "no folder": (tmp_path / "nowhere", f"{INTERP} --task erpo_translation", "nowhere"),

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
-from fairseq_erpo.tasks.erpo_translation import Clock
+from fairseq_erpo.plugin.clock import Clock
 
 
 def test_scores_of_a_lost_future_are_forgotten(tmp_path):

@@ -14,7 +14,7 @@ from test_train import free_port
 
 CLUSTER = ROOT / "examples" / "cluster"
 CPU = ["--cpu", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
-SHORT = ["--max-update", "4", "--disable-validation", "--dropout", "0", "--erpo-pretrain-epochs", "0", "--no-epoch-checkpoints"]
+SHORT = ["--max-update", "4", "--disable-validation", "--dropout", "0", "--no-epoch-checkpoints"]
 
 
 def run(command: list[str], data: Path, save_dir: Path, flags: list[str], **env: str) -> dict[str, torch.Tensor]:

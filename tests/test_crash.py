@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, Fairseq, assert_equal_bits, load, records
 
 ANNEALED = (
-    "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-schedule linear --erpo-anneal-unit update "
-    "--erpo-anneal-every 30 --no-epoch-checkpoints --max-epoch 4 --save-interval-updates 4 --keep-interval-updates 2"
+    "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-schedule linear "
+    "--erpo-anneal-every 30u --no-epoch-checkpoints --max-epoch 4 --save-interval-updates 4 --keep-interval-updates 2"
 )
 PLATEAU = "--erpo-schedule plateau --best-checkpoint-metric loss --maximize-best-checkpoint-metric --validate-interval-updates 4"
 LAST = "checkpoint_last.pt"
@@ -26,7 +26,7 @@ import os
 import resource
 
 import fairseq_erpo.tasks
-from fairseq_erpo.criterions import ErpoCriterion
+from fairseq_erpo.plugin.criterion import ErpoCriterion
 
 original = ErpoCriterion.draw
 
@@ -36,7 +36,7 @@ def draw(self, model, sample):
     if update == int(os.environ.get("LIMIT", -1)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))  # less than a checkpoint
     parameters = hashlib.sha1(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
-    tokens = None if drawn is None else drawn.tokens.tolist()
+    tokens = None if drawn is None else drawn.sample.tokens.tolist()
     with open(os.environ["WATCHED"], "a") as file:
         file.write(json.dumps([update, parameters, str(self.mixture), sample["id"].tolist(), tokens or []]) + "\\n")
     return drawn

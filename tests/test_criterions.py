@@ -10,7 +10,7 @@ import torch
 from conftest import Built, assert_equal_bits, build
 from torch import Tensor
 
-from fairseq_erpo.sampler import Expert
+from fairseq_erpo.algorithm.batch import Expert, previous_tokens
 
 ARCHS = {
     "transformer": "--arch transformer_tiny --dropout .3",
@@ -19,16 +19,17 @@ ARCHS = {
 }
 IDS = [3, 14, 15, 92, 65, 35, 89, 79]
 POINTS = {
-    "interior": "--erpo-lambda model=.3,task=.3,delta=.4",
+    "interior": "--erpo-lambda model=.3,reward=.3,data=.4",
     "model": "--erpo-lambda model=1",
-    "task": "--erpo-lambda task=1",
-    "model and task": "--erpo-lambda model=3/7,task=4/7 --erpo-reward bleu",
-    "ties by the model": "--erpo-lambda model=.2,task=.5,delta=.3 --erpo-reward rouge --erpo-ties model --erpo-c inf",
+    "reward": "--erpo-lambda reward=1",
+    "model and reward": "--erpo-lambda model=3/7,reward=4/7 --erpo-reward bleu",
+    "arg max of the reward": "--erpo-lambda model=.2,reward=.5,data=.3 --erpo-reward rouge --erpo-c inf",
 }
 
 
 def interp(flags: str) -> str:
-    return f"--criterion erpo_interp --erpo-model-targets keep --erpo-task-targets hard --erpo-schedule constant {flags}"
+    targets = "--erpo-model-targets keep --erpo-reward-targets hard"
+    return f"--criterion erpo_interp --erpo-preset robust {targets} --erpo-schedule constant {flags}"
 
 
 @pytest.fixture(scope="module", params=ARCHS)
@@ -61,9 +62,9 @@ def loss_and_gradients(built: Built, criterion: Any, sample: dict[str, Any], tra
     [
         ("--criterion erpo_mle", "--criterion cross_entropy"),
         ("--criterion erpo_mle --sentence-avg", "--criterion cross_entropy --sentence-avg"),
-        (interp("--erpo-lambda delta=1"), "--criterion cross_entropy"),
+        (interp("--erpo-lambda data=1"), "--criterion cross_entropy"),
         ("--criterion erpo_mle --label-smoothing .1", "--criterion label_smoothed_cross_entropy --label-smoothing .1"),
-        (interp("--erpo-lambda delta=1 --label-smoothing .1"), "--criterion label_smoothed_cross_entropy --label-smoothing .1"),
+        (interp("--erpo-lambda data=1 --label-smoothing .1"), "--criterion label_smoothed_cross_entropy --label-smoothing .1"),
     ],
 )
 def test_equals_fairseqs_own_bit_for_bit(tiny_data: Path, arch: str, ours: str, theirs: str, training: bool) -> None:
@@ -98,24 +99,24 @@ def test_validation_is_cross_entropy_at_every_mixture(tiny_data: Path, arch: str
 
 def test_sampler_with_data_everywhere_returns_the_batch(tiny_data: Path) -> None:
     """λ = (0, 0, 1) through the sampler itself, not past it: Drawn is then what fairseq's collater made."""
-    from fairseq_erpo.engine import Drawn
+    from fairseq_erpo.algorithm.batch import Drawn
+    from fairseq_erpo.algorithm.sampler import Sampler, length_caps
+    from fairseq_erpo.algorithm.uniforms import Draws
     from fairseq_erpo.rewards.base import Reference
-    from fairseq_erpo.sampler import Expert, Sampler, length_caps
-    from fairseq_erpo.uniforms import Draws
 
     built = build(tiny_data, interp("--erpo-lambda model=1"))
     sample, criterion = built.batch(IDS), built.criterion
-    reference = Reference.of(sample["target"], criterion.vocabulary)
-    origin = torch.full((len(IDS), sample["target"].size(1) + 7), int(Expert.DELTA))
+    reference = Reference.from_target(sample["target"], criterion.vocabulary)
+    origin = torch.full((len(IDS), sample["target"].size(1) + 7), int(Expert.DATA))
     sampler = Sampler(criterion.settings.reward, criterion.settings.experts, criterion.vocabulary)
 
     def never() -> Any:
         raise AssertionError("the model was asked")
 
-    drawn = Drawn(*sampler.draw(reference, origin, length_caps(reference, 1024), Draws(sample["id"], 1, 1), never))
-    assert_equal_bits(drawn.tokens, sample["target"])
-    assert_equal_bits(drawn.previous(criterion.vocabulary), sample["net_input"]["prev_output_tokens"])
-    assert drawn.reward.eq(0).all() and not drawn.clipped.any()  # the edit reward of y* itself
+    drawn = Drawn(sampler.draw(reference, origin, length_caps(reference, 1024), Draws(sample["id"], 1, 1), never))
+    assert_equal_bits(drawn.sample.tokens, sample["target"])
+    assert_equal_bits(previous_tokens(drawn.sample.tokens, criterion.vocabulary), sample["net_input"]["prev_output_tokens"])
+    assert drawn.sample.reward.eq(0).all() and not drawn.sample.clipped.any()  # the edit reward of y* itself
 
 
 def test_loss_is_the_likelihood_of_what_was_drawn(tiny_data: Path, arch: str) -> None:
@@ -126,19 +127,19 @@ def test_loss_is_the_likelihood_of_what_was_drawn(tiny_data: Path, arch: str) ->
     loss, size, _ = criterion(built.model, sample)
     drawn = criterion.draw(built.model, sample)
     total = 0.0
-    assert not torch.equal(drawn.tokens[:, :3], sample["target"][:, :3])
-    for tokens, source in zip(drawn.tokens, sample["net_input"]["src_tokens"], strict=True):
+    assert not torch.equal(drawn.sample.tokens[:, :3], sample["target"][:, :3])
+    for tokens, source in zip(drawn.sample.tokens, sample["net_input"]["src_tokens"], strict=True):
         y = tokens[tokens.ne(1)]
         x = source[source.ne(1)][None]
         out = built.model(x, torch.tensor([x.size(1)]), torch.cat([torch.tensor([2]), y[:-1]])[None])
         total -= built.model.get_normalized_probs(out, True)[0].gather(1, y[:, None]).sum().item()
     assert loss.item() == pytest.approx(total, rel=1e-5)  # float32, summed in another order
-    assert size == drawn.tokens.ne(1).sum()
+    assert size == drawn.sample.tokens.ne(1).sum()
 
 
 def test_the_loss_in_pieces_is_the_loss(tiny_data: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sentences of like length read apart, without padding: loss and gradients of the whole batch, but for float32."""
-    from fairseq_erpo import packing
+    from fairseq_erpo.algorithm import packing
 
     built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --label-smoothing .1 --dropout 0")
     sample = built.batch(IDS)
@@ -147,7 +148,7 @@ def test_the_loss_in_pieces_is_the_loss(tiny_data: Path, arch: str, monkeypatch:
         monkeypatch.setattr(packing, "WORTH", worth)
         found.append(loss_and_gradients(built, built.criterion, sample))
         drawn = built.criterion.draw(built.model, sample)
-        assert (len(packing.Packing.of(drawn.learnt, 1).pieces) > 2) == several
+        assert (len(packing.Packing.from_targets(drawn.learnt, 1).pieces) > 2) == several
     pieces, whole = found
     torch.testing.assert_close(pieces["loss"], whole["loss"], rtol=1e-6, atol=0)
     assert pieces["gradients"].keys() == whole["gradients"].keys()
@@ -204,7 +205,7 @@ def test_drawing_gives_back_training_mode_after_an_error(tiny_data: Path, monkey
 def test_every_micro_batch_logs_the_same_keys(tiny_data: Path) -> None:
     """fairseq sums the logs of ranks and micro-batches key by key; one may be drawn and another not (pretraining ends)."""
     logs = []
-    for flags in ("--criterion erpo_mle", interp("--erpo-lambda delta=1"), interp(POINTS["interior"]), interp(POINTS["model"])):
+    for flags in ("--criterion erpo_mle", interp("--erpo-lambda data=1"), interp(POINTS["interior"]), interp(POINTS["model"])):
         built = build(tiny_data, flags)
         logs.append(built.criterion.train()(built.model, built.batch(IDS))[2])
     assert all(log.keys() == logs[0].keys() for log in logs)
@@ -217,7 +218,7 @@ def test_logged_mixture_is_the_rows(tiny_data: Path) -> None:
     for flags, expected in (("--criterion erpo_mle", (0, 0, 1)), (interp(POINTS["interior"]), (0.3, 0.3, 0.4))):
         built = build(tiny_data, flags)
         log = built.criterion.train()(built.model, built.batch(IDS))[2]
-        assert [log[f"lambda_{name}"] / len(IDS) for name in ("model", "task", "delta")] == pytest.approx(expected)
+        assert [log[f"lambda_{name}"] / len(IDS) for name in ("model", "reward", "data")] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -230,9 +231,9 @@ def test_one_batch_draws_what_its_sentences_draw_alone(tiny_data: Path, arch: st
     built.model.double()
     criterion = built.criterion.train()
     batch = built.batch(IDS)
-    together = criterion.draw(built.model, batch)
+    together = criterion.draw(built.model, batch).sample
     for row, sentence in enumerate(batch["id"].tolist()):  # the collater sorts by length
-        alone = criterion.draw(built.model, built.batch([sentence]))
+        alone = criterion.draw(built.model, built.batch([sentence])).sample
         width = alone.tokens.size(1)
         for name in ("tokens", "origin", "delta_r"):
             assert_equal_bits(getattr(together, name)[row, :width], getattr(alone, name)[0], name)
@@ -254,7 +255,7 @@ def test_both_ways_to_ask_the_model_draw_the_same(tiny_data: Path, arch: str, po
     batch = cached.batch(IDS)
     one, other = (built.criterion.train().draw(cached.model, batch) for built in (cached, parallel))
     assert_equal_bits(one._asdict(), other._asdict())
-    assert one.origin.eq(int(Expert.MODEL)).any() or point == "task"
+    assert one.sample.origin.eq(int(Expert.MODEL)).any() or point == "reward"
 
 
 def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) -> None:
@@ -262,11 +263,11 @@ def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) ->
 
     The bfloat16 model's own answers, raised to float32 before they are drawn from, give the same tokens: nothing else rounds.
     """
-    built = build(tiny_data, f"{interp(POINTS['ties by the model'])} {arch}")
+    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch}")
     criterion, batch = built.criterion.train(), built.batch(IDS)
     built.model.bfloat16()
     drawn = criterion.draw(built.model, batch)
-    assert drawn.delta_r.dtype == drawn.reward.dtype == torch.float32
+    assert drawn.sample.delta_r.dtype == drawn.sample.reward.dtype == torch.float32
     normalised = built.model.get_normalized_probs
     seen = set()
 
@@ -305,7 +306,7 @@ def test_draws_depend_on_seed_and_update_alone(tiny_data: Path) -> None:
         built = build(tiny_data, f"{interp(POINTS['interior'])} --seed {seed}")
         built.task.clock.update = update
         drawn = built.criterion.train().draw(built.model, built.batch(IDS))
-        return [[i for i in tokens if i != 1] for tokens in drawn.tokens.tolist()]
+        return [[i for i in tokens if i != 1] for tokens in drawn.sample.tokens.tolist()]
 
     first = draw(1, 10)
     assert draw(1, 10) == first

@@ -16,10 +16,10 @@ import pytest
 from conftest import Fairseq
 from sacrebleu.metrics import BLEU
 
-from fairseq_erpo import outputs
 from fairseq_erpo.__main__ import main
-from fairseq_erpo.evaluation import parse_systems
 from fairseq_erpo.scores import measures
+from fairseq_erpo.tools import generate
+from fairseq_erpo.tools.evaluate import parse_systems
 
 Run = Callable[..., str]
 SENTENCES = [f"the sentence number {n} of {n * n} is here" for n in range(40)]
@@ -57,17 +57,17 @@ def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
     printed = evaluate(run, "--json", tmp_path / "scores.json")
     theirs = job.succeed().output
     (kept,) = run.glob("checkpoint_best.test.beam5.lenpen0.6.*.txt")
-    assert outputs.read(kept).hypotheses == outputs.numbered(theirs, "D")
+    assert generate.read(kept).hypotheses == generate.numbered(theirs, "D")
     result = json.loads((tmp_path / "scores.json").read_text())
-    ours = BLEU(force=True).corpus_score(outputs.numbered(theirs, "D"), [outputs.numbered(theirs, "T")])
+    ours = BLEU(force=True).corpus_score(generate.numbered(theirs, "D"), [generate.numbered(theirs, "T")])
     assert result["systems"]["run"]["scores"]["bleu"]["mean"] == pytest.approx(ours.score)
-    # fairseq scores token ids, without sacreBLEU's tokeniser, and smooths nothing. So the lengths are compared, and not the score,
-    # which would agree only if the tiny model happened to find an n-gram of every order. Words without punctuation are the same to both.
+    # fairseq scores token ids, without sacreBLEU's tokeniser, and smooths nothing: a tiny model that never hits a 4-gram has BLEU
+    # 0 there. So the lengths are compared instead; words without punctuation are the same to both.
     lengths = re.search(r"syslen=(\d+), reflen=(\d+)", theirs)
     assert lengths and (int(lengths[1]), int(lengths[2])) == (ours.sys_len, ours.ref_len)
     assert f"{ours.score:.2f}" in printed and result["signature"] in printed and "beam 5, length penalty 0.6" in printed
     # The second time nothing is decoded, until the checkpoint is newer.
-    monkeypatch.setattr(outputs, "_generate", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(generate, "_generate", lambda *_: pytest.fail("decoded again"))
     assert evaluate(run) == printed
     os.utime(run / "checkpoint_best.pt", (kept.stat().st_mtime + 5,) * 2)
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
@@ -112,7 +112,7 @@ def test_markdown_and_columns(evaluate: Run, texts: Path) -> None:
 def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_path: Path) -> None:
     lines = [f"S-{n}\tx\nT-{n}\t{text}\nH-{n}\t-0.1\tx\nD-{n}\t-0.1\t{text}" for n, text in reversed(list(enumerate(SENTENCES)))]
     (tmp_path / "out.txt").write_text("noise\n" + "\n".join(lines) + "\n")
-    assert outputs.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES)
+    assert generate.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES)
     assert "100.00" in evaluate(tmp_path / "out.txt")
 
 
@@ -130,7 +130,7 @@ def test_systems_by_name() -> None:
         (["{}/short", "--reference", "{}/ref"], ["1 hypotheses", "40 references"]),
         (["{}/short", "--reference", "{}/empty"], ["1 hypotheses", "0 references"]),
         (["{}/one", "{}/two"], ["different data", "--data", "--split"]),
-        (["{}/torn"], ["is not whole"]),
+        (["{}/torn"], ["is not complete"]),
         (["{}/binary", "--reference", "{}/ref"], ["neither a checkpoint (.pt) nor a text"]),
         (["{}/bad.pt"], ["bad.pt is not a checkpoint"]),
         (["a=x", "a=y"], ["two systems are called 'a'", "a=PATH,PATH"]),

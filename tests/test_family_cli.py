@@ -15,11 +15,12 @@ from conftest import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fairseq_erpo import exploration, family_table, pictures
 from fairseq_erpo.__main__ import main
-from fairseq_erpo.exploration import VOCABULARY, Y_STAR, Reach, entropy, model_log_p, reaches
 from fairseq_erpo.family import FAMILY
-from fairseq_erpo.settings import FLAGS
+from fairseq_erpo.family.flags import FLAGS, PRESETS
+from fairseq_erpo.tools import exploration, family_figure, family_page
+from fairseq_erpo.tools.exploration import VOCABULARY, Y_STAR, Reach, entropy, model_log_p, reaches
+from fairseq_erpo.verbs import dashed
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +48,16 @@ def test_every_row_stands_in_the_table_with_its_point_and_a_sentence(family: Any
     table, sentences = lines[: len(FAMILY)], lines[len(FAMILY) :]
     assert [line[0] for line in table] == [line[0] for line in sentences] == [f"erpo_{name}" for name in FAMILY]
     for row, line in zip(FAMILY.values(), table, strict=True):
-        assert line[1:4] == [row.reward, row.alpha, row.beta]
-        assert line[4].split()[0] == row.point.split()[0]
+        assert line[1:4] == [*row.point]
+        assert line[4].split()[0] == row.source.split()[0]
 
 
 def test_a_summary_is_the_first_sentence_and_no_abbreviation_ends_it() -> None:
-    assert family_table.summary(FAMILY["noising"]) == (
+    assert family_page.summary(FAMILY["noising"]) == (
         "Data noising (Xie et al. 2017), Eq. 7: R_δ relaxed to noised copies g(y*) of the data, α → 0, β = 1."
     )
     for row in FAMILY.values():
-        summary = family_table.summary(row)
+        summary = family_page.summary(row)
         assert summary.endswith(".") and 40 < len(summary) < 250 and " ".join(row.page.split()).startswith(summary)
 
 
@@ -67,13 +68,22 @@ def test_a_page_is_whole_and_has_every_flag_with_its_default(name: str, family: 
     assert output == family(name)
     assert " ".join(row.page.split()) in " ".join(output.split())
     found = dict(re.findall(r"^(--\S+) {2,}(\S+(?: \S+)*)(?: {2,}|$)", output, re.MULTILINE))
-    assert list(found) == [family_table.dashed(flag) for flag in row.flags]
+    assert list(found) == [family_page.dashed(flag) for flag in row.flags]
     for flag in row.flags:
         default = row.defaults.get(flag, FLAGS[flag].default)
-        assert found[family_table.dashed(flag)] in ([str(default)] if default is not None else ["-", "the preset's"])
+        of_preset = "erpo_preset" in row.flags and flag not in row.defaults and any(flag in values for values in PRESETS.values())
+        assert found[family_page.dashed(flag)] == ("the preset's" if of_preset else "-" if default is None else str(default))
     for flag, value in row.defaults.items():
         if flag not in row.flags:
-            assert f"{family_table.dashed(flag)} {value}" in output
+            assert f"{family_page.dashed(flag)} {value}" in output
+
+
+def test_docs_have_the_rows_presets_and_flags_of_the_code(family: Any, tmp_path: Path) -> None:
+    """docs/rows.md is generated; make it anew with `python -m fairseq_erpo family --markdown docs/rows.md`."""
+    assert family("--markdown", tmp_path / "rows.md") == ""
+    text = (tmp_path / "rows.md").read_text("utf-8")
+    assert text == (ROOT / "docs" / "rows.md").read_text("utf-8")
+    assert all(f"### erpo_{name}\n" in text for name in FAMILY) and all(f"| `{dashed(name)}` |" in text for name in FLAGS)
 
 
 def test_needs_no_fairseq() -> None:
@@ -176,7 +186,7 @@ def test_raml_counts_its_samples_by_their_weight() -> None:
 
 
 def drawn(measured: dict[str, list[Reach]]) -> Figure:
-    return pictures.exploration_figure(FAMILY, measured)
+    return family_figure.exploration_figure(FAMILY, measured)
 
 
 def test_no_text_of_the_picture_lies_on_another(measured: dict[str, list[Reach]]) -> None:
@@ -197,7 +207,7 @@ def test_no_text_of_the_picture_lies_on_another(measured: dict[str, list[Reach]]
 def test_plot_is_written_whole(
     family: Any, measured: dict[str, list[Reach]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(family_table, "reaches", lambda row: measured[row.name])
+    monkeypatch.setattr(family_page, "reaches", lambda row: measured[row.name])
     png, svg, again = tmp_path / "new" / "x.png", tmp_path / "x.svg", tmp_path / "y.SVG"
     assert "entropy, bits" in family("--plot", png)
     family("--plot", svg)

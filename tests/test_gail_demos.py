@@ -13,8 +13,8 @@ import pytest
 from gail_worlds import PENDULUM, demonstrations, noise, write_demos
 
 from gail import archive, trajectories
+from gail.build import check_fit
 from gail.demos import FIELDS, Demonstrations
-from gail.run import check_fit
 from gail.settings import RunSettings
 
 Arrays = dict[str, Any]
@@ -60,17 +60,15 @@ def test_sample_of_50() -> None:
     whole = demonstrations(trajectories=3)
     few = whole.subsample(50)
     for k in range(3):
-        index = few.index[few.of(k)]
+        index = few.index[few.rows_of(k)]
         assert len(index) == 50 and np.all(np.diff(index) > 0)
         assert index[0] < 100 and index[-1] > 900  # misses a tenth of 1000 steps with probability .9^50 = .005
-        assert np.array_equal(few.observations[few.of(k)], whole.observations[whole.of(k)][index])
-        assert np.array_equal(few.states[few.of(k)], whole.states[whole.of(k)][index])
+        assert np.array_equal(few.observations[few.rows_of(k)], whole.observations[whole.rows_of(k)][index])
+        assert np.array_equal(few.states[few.rows_of(k)], whole.states[whole.rows_of(k)][index])
     assert_same(whole.first(1).subsample(50), few.first(1))
-    assert not np.array_equal(few.index[few.of(0)], few.index[few.of(1)])
+    assert not np.array_equal(few.index[few.rows_of(0)], few.index[few.rows_of(1)])
     assert not np.array_equal(whole.subsample(50, seed=1).index, few.index)
     assert np.array_equal(few.lengths, [1000, 1000, 1000])
-    strided = whole.stride(20)
-    assert set(np.diff(strided.index[strided.of(1)])) == {20}
 
 
 def test_short_trajectories_are_kept_whole(demos: Demonstrations) -> None:

@@ -13,8 +13,8 @@ from gail.discriminator import REWARDS, Discriminator, DiscriminatorSettings, Ru
 
 
 def pairs(count: int, shift: float, seed: int) -> tuple[Tensor, Tensor]:
-    numbers = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, generator=numbers) + shift, torch.randn(count, 2, generator=numbers).clamp(-1, 1)
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, generator=rng) + shift, torch.randn(count, 2, generator=rng).clamp(-1, 1)
 
 
 def test_rewards_from_d() -> None:
@@ -51,7 +51,8 @@ def test_tells_the_expert_apart(settings: DiscriminatorSettings) -> None:
     report = discriminator.report(expert, discriminator(*policy))
     assert report["accuracy_expert"] > 0.95 and report["accuracy_policy"] > 0.95
     assert report["logit_expert"] > 0 > report["logit_policy"]
-    assert discriminator.reward(*expert).mean() > 2 * discriminator.reward(*policy).mean()
+    reward = REWARDS[settings.reward]
+    assert reward(discriminator(*expert)).mean() > 2 * reward(discriminator(*policy)).mean()
 
 
 def test_cannot_tell_equals_apart() -> None:

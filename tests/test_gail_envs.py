@@ -9,10 +9,11 @@ import pytest
 from gail_worlds import PENDULUM, balance, demonstrations, noise
 from stable_baselines3.common.monitor import Monitor
 
-from gail import envs
+from gail import demo_prefix
+from gail.demo_prefix import DemoPrefix, PrefixSettings
 from gail.demos import Demonstrations
-from gail.envs import DemoPrefix, PrefixSettings, Simulator, make_env
-from gail.prefix import LAWS, PrefixLaw
+from gail.prefix_length import PREFIX_LENGTHS, PrefixLength
+from gail.simulator import Simulator, make_env
 
 # Contacts, chaos, and velocities that observations clip: what makes a state hard to restore. (environment, actions, their bound)
 HARD = [("HalfCheetah-v5", 6, 1.0), ("Hopper-v5", 3, 1.0), ("Walker2d-v5", 6, 1.0), (PENDULUM, 1, 3.0)]
@@ -20,7 +21,7 @@ HARD = [("HalfCheetah-v5", 6, 1.0), ("Hopper-v5", 3, 1.0), ("Walker2d-v5", 6, 1.
 
 def begun(demos: Demonstrations, share: float, mode: str = "state", law: str = "fixed") -> DemoPrefix:
     env = DemoPrefix(Monitor(make_env(demos.env_id)), PrefixSettings(demos, mode, law, seed=1), rank=0)
-    env.begin_with(share)
+    env.set_lambda_data(share)
     return env
 
 
@@ -28,7 +29,7 @@ def begun(demos: Demonstrations, share: float, mode: str = "state", law: str = "
 @pytest.mark.parametrize("mode", ["state", "replay"])
 def test_the_rest_is_bit_exact(env_id: str, size: int, high: float, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From where a prefix ends, the recorded actions lead to the recorded observations, rewards and end, to the last bit."""
-    monkeypatch.setattr(envs, "FULL_EPISODES", 0.0)
+    monkeypatch.setattr(demo_prefix, "FULL_EPISODES", 0.0)
     whole = demonstrations(env_id, 1, noise(size, high), stochastic=True)
     demos = whole if mode == "replay" else whole.subsample(9)
     length = int(whole.lengths[0])
@@ -57,7 +58,7 @@ def test_positions_and_velocities_are_not_enough() -> None:
     for by_state in (True, False):
         env.reset(seed=0)
         if by_state:
-            simulator.put(whole.states[5], 5)
+            simulator.set(whole.states[5], 5)
         else:
             env.unwrapped.set_state(whole.qpos[5], whole.qvel[5])
         ahead = [np.abs(env.step(whole.actions[t])[0] - whole.observations[t + 1]).max() for t in range(5, len(whole.index) - 1)]
@@ -67,7 +68,7 @@ def test_positions_and_velocities_are_not_enough() -> None:
 
 def test_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """An episode that begins at t ends T - t steps later, by the same time limit."""
-    monkeypatch.setattr(envs, "FULL_EPISODES", 0.0)
+    monkeypatch.setattr(demo_prefix, "FULL_EPISODES", 0.0)
     env = begun(demonstrations(trajectories=1).subsample(50), 0.9)
     observation, _ = env.reset(seed=0)
     start, steps, over = env.skipped, 0, False
@@ -86,13 +87,13 @@ def test_share_of_full_episodes() -> None:
 
 
 def test_no_share_is_the_environment() -> None:
-    """λ3 = 0: resets, random numbers, steps and statistics are the plain environment's."""
+    """λ_data = 0: resets, random numbers, steps and statistics are the plain environment's."""
     demos = demonstrations(trajectories=1)
     plain, ours = Monitor(make_env(PENDULUM)), begun(demos, 0.0)
-    numbers = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     assert np.array_equal(plain.reset(seed=3)[0], ours.reset(seed=3)[0])
     for _ in range(200):
-        action = numbers.uniform(-3, 3, 1).astype(np.float32)
+        action = rng.uniform(-3, 3, 1).astype(np.float32)
         theirs, mine = plain.step(action), ours.step(action)
         assert np.array_equal(theirs[0], mine[0]) and theirs[1:4] == mine[1:4]
         assert without_time(theirs[4].get("episode")) == without_time(mine[4].get("episode"))
@@ -121,22 +122,22 @@ def test_kept_and_put_back(share: float) -> None:
     first = begun(demos, share)
     first.reset(seed=9)
     play(first, 25)
-    kept = first.keep_state()
+    kept = first.capture_state()
     expected = play(first, 100)
     assert share or any(step[-1] for step in expected if len(step) == 5)  # statistics of an episode begun before
     second = begun(demos, share)
-    second.put_state(kept)
+    second.restore_state(kept)
     assert play(second, 100) == expected
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", PREFIX_LENGTHS)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.72, 1.0])
 def test_reach_is_the_law_of_the_draw(law: str, share: float) -> None:
     """P(m > t), by which the likelihood weighs pairs, counted over draws of m; 4000 of them, within 5 deviations."""
-    one: PrefixLaw = LAWS[law]
-    numbers = np.random.default_rng(1)
+    one: PrefixLength = PREFIX_LENGTHS[law]
+    rng = np.random.default_rng(1)
     length, draws = 40, 4000
-    drawn = np.array([one.draw(numbers, share, length) for _ in range(draws)])
+    drawn = np.array([one.draw(rng, share, length) for _ in range(draws)])
     assert drawn.min() >= 0 and drawn.max() <= length
     t = np.arange(length)
     counted = (drawn[:, None] > t).mean(0)
@@ -144,7 +145,7 @@ def test_reach_is_the_law_of_the_draw(law: str, share: float) -> None:
 
 
 def test_the_geometric_prefix_is_short() -> None:
-    """λ3 = .72 drawn step by step: .72 / .28 = 2.6 steps of data, whatever T is (the reason for `fixed`)."""
-    numbers = np.random.default_rng(1)
-    drawn = [LAWS["geometric"].draw(numbers, 0.72, 1000) for _ in range(4000)]
+    """λ_data = .72 drawn step by step: .72 / .28 = 2.6 steps of data, whatever T is (the reason for `fixed`)."""
+    rng = np.random.default_rng(1)
+    drawn = [PREFIX_LENGTHS["geometric"].draw(rng, 0.72, 1000) for _ in range(4000)]
     assert abs(np.mean(drawn) - 0.72 / 0.28) < 5 * np.sqrt(0.72) / 0.28 / np.sqrt(4000)

@@ -10,8 +10,8 @@ import torch
 from gail_worlds import demonstrations, settings
 
 from gail.bc import LOG_STD_FLOOR, clone, negative_log_likelihood
+from gail.build import build
 from gail.methods import METHODS, Method
-from gail.run import build
 from gail.schedules import PRESETS, constant_schedule, make_schedule, parse_schedule
 
 
@@ -22,8 +22,8 @@ def policy() -> Any:
 
 def test_likelihood_and_its_gradient(policy: Any) -> None:
     """-Σ w log N(a; μ, σ) / Σ w; its gradients are Σ w (μ - a) / σ² and Σ w (1 - ((a - μ) / σ)²), over Σ w."""
-    numbers = torch.Generator().manual_seed(1)
-    observations, actions = torch.randn(6, 4, generator=numbers), torch.randn(6, 1, generator=numbers)
+    rng = torch.Generator().manual_seed(1)
+    observations, actions = torch.randn(6, 4, generator=rng), torch.randn(6, 1, generator=rng)
     weights = torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0, 1.0])
     with torch.no_grad():
         policy.log_std.fill_(-0.7)
@@ -67,23 +67,23 @@ def test_cloning_fits_and_keeps_exploring(policy: Any) -> None:
 def test_schedules_fall_from_data_to_none(name: str) -> None:
     """Every preset: starts with most of the data, never rises, and has (all but) none when `until` is reached."""
     annealer = make_schedule(name, until=0.5)
-    shares = [annealer(done).delta for done in np.linspace(0, 1, 201)]
+    shares = [annealer(done).data for done in np.linspace(0, 1, 201)]
     assert shares[0] >= 0.7 and np.all(np.diff(shares) <= 1e-12)
     left = max(shares[100:])
     assert left <= {"halving": 0.5**10, "inverse_sigmoid": 0.003}.get(name, 1e-12)
-    assert all(annealer(done).task == 0 for done in (0, 0.3, 1))
+    assert all(annealer(done).reward == 0 for done in (0, 0.3, 1))
 
 
 def test_schedules_at_their_corners() -> None:
     def at(name: str, *done: float) -> list[float]:
-        return [make_schedule(name, until=0.6)(x).delta for x in done]
+        return [make_schedule(name, until=0.6)(x).data for x in done]
 
     assert at("linear", 0, 0.15, 0.3, 0.6) == pytest.approx([1, 0.75, 0.5, 0])
     assert at("paper", 0, 0.19, 0.21, 0.41, 0.61) == pytest.approx([0.72, 0.72, 0.44, 0.16, 0])
     assert at("mixer", 0, 0.07, 0.59) == pytest.approx([0.9, 0.8, 0.1])
     assert at("halving", 0, 0.05, 0.07, 0.13) == pytest.approx([1, 1, 0.5, 0.25])
     assert at("none", 0, 1) == [0, 0]
-    assert parse_schedule("0.25", 0.5)(0.9).delta == constant_schedule(0.25)(0).delta == pytest.approx(0.25)
+    assert parse_schedule("0.25", 0.5)(0.9).data == constant_schedule(0.25)(0).data == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("text", "until"), [("steep", 0.5), ("linear", 0.0), ("linear", 1.5), ("1.5", 0.5), ("nan", 0.5)])
@@ -93,17 +93,17 @@ def test_schedules_are_checked(text: str, until: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "why"),
     [
-        {"prefix": "teleport"},
-        {"reinforce": False, "likelihood": True, "schedule": "linear"},
-        {"imitate": False, "clone": True},
-        {"prefix": "state"},
-        {"whole": True},
+        ({"prefix": "teleport"}, "known are none, state, replay"),
+        ({"use_ppo": False, "likelihood": True, "schedule": "linear"}, "without PPO"),
+        ({"learned_reward": False, "clone": True}, "uses no demonstrations"),
+        ({"prefix": "state"}, "needs a schedule"),
+        ({"all_pairs": True}, "which pairs the likelihood uses"),
     ],
 )
-def test_a_row_that_makes_no_sense_cannot_be_built(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+def test_a_method_that_contradicts_itself_cannot_be_built(wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
         Method("", **wrong)
 
 

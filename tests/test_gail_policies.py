@@ -11,20 +11,20 @@ from gail_worlds import PENDULUM, balance, noise, settings
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from gail.envs import make_env
-from gail.evaluate import Evaluator, load_policy, sb3_policy
-from gail.policies import clipped, plain_expert
+from gail.evaluate import Evaluator
+from gail.policies import clipped, load_policy, plain_expert, sb3_policy
 from gail.run import Run, train
+from gail.simulator import make_env
 
 BOX = np.array([-1.0, -0.5], np.float32), np.array([1.0, 0.5], np.float32)
 
 
 def arrays(rows: bool) -> dict[str, np.ndarray]:
     """A policy of 3 observations, 4 hidden units, 2 actions; vectors as rows where `rows`."""
-    numbers = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     found = {
-        "obs_mean": numbers.normal(size=3), "obs_meansq": 2 + numbers.random(3), "W0": numbers.normal(size=(3, 4)),
-        "b0": numbers.normal(size=4), "W_out": 0.3 * numbers.normal(size=(4, 2)), "b_out": numbers.normal(size=2) / 5,
+        "obs_mean": rng.normal(size=3), "obs_meansq": 2 + rng.random(3), "W0": rng.normal(size=(3, 4)),
+        "b0": rng.normal(size=4), "W_out": 0.3 * rng.normal(size=(4, 2)), "b_out": rng.normal(size=2) / 5,
         "log_std": np.array([-1.0, -2.0]),
     }  # fmt: skip
     return {name: value[None] if rows and value.ndim == 1 else value for name, value in found.items()}
@@ -75,7 +75,7 @@ def test_the_protocol() -> None:
     assert (first, lengths) == evaluator(random, deterministic=False)
     assert len(set(first)) > 3 and first == [length - 1.0 for length in lengths]  # the last step pays nothing
 
-    def lean(observations: np.ndarray, numbers: np.random.Generator | None) -> np.ndarray:
+    def lean(observations: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         return np.full((len(observations), 1), 0.2, np.float32)
 
     alone = [Evaluator(PENDULUM, episodes=count, seed=5)(lean)[0] for count in (1, 3, 13)]

@@ -17,14 +17,16 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.nn.functional import softplus
 
-from gail import envs, state
+from gail import checkpoints, demo_prefix, state
 from gail.bc import negative_log_likelihood
+from gail.build import build
+from gail.demo_prefix import make_venv
 from gail.demos import Demonstrations
-from gail.envs import make_env, make_venv
-from gail.evaluate import ARCHITECTURE
+from gail.flags import parse_record
+from gail.policies import ARCHITECTURE
 from gail.ppo import GailPPO
-from gail.run import build
-from gail.settings import PPOSettings, parse_record
+from gail.settings import PPOSettings
+from gail.simulator import make_env
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +35,13 @@ def demos() -> Demonstrations:
 
 
 def learnt(model: GailPPO) -> Mapping[str, Any]:
-    """All that a run is, without how λ3 or the prefix came about."""
-    return state.plain(state.keep(model))  # type: ignore[no-any-return]
+    """All that a run is, without how λ_data or the prefix came about."""
+    return checkpoints.plain(state.capture(model))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("method", ["gail_interp", "gail_mixer", "gail_resets", "gail_annealed_loss"])
 def test_no_data_is_gail(demos: Demonstrations, method: str) -> None:
-    """λ3 ≡ 0: every bit of the state is plain GAIL's."""
+    """λ_data ≡ 0: every bit of the state is plain GAIL's."""
     plain = trained(settings("gail"), demos)
     assert_equal_bits(learnt(trained(settings(method, schedule="0"), demos)), learnt(plain))
 
@@ -66,7 +68,7 @@ def test_true_reward_is_ppo(demos: Demonstrations, method: str) -> None:
     assert_equal_bits(mine.policy.state_dict(), theirs.policy.state_dict())
     assert_equal_bits(mine.policy.optimizer.state_dict(), theirs.policy.optimizer.state_dict())
     assert np.array_equal(mine.rollout_buffer.advantages, theirs.rollout_buffer.advantages)
-    assert mine.scale.rms.var == venv.ret_rms.var
+    assert mine.reward_scale.rms.var == venv.ret_rms.var
     ends = [episode["l"] for episode in theirs.ep_info_buffer or ()]
     assert 7 in ends and min(ends) < 7  # both kinds of end have been there
 
@@ -151,11 +153,11 @@ def test_the_recorder_saw_the_simulator(demos: Demonstrations) -> None:
 
 @pytest.mark.parametrize(("method", "reached"), [("gail_interp", 250), ("gail_annealed_loss", 1000)])
 def test_loss_is_weighted_by_lambda(demos: Demonstrations, method: str, reached: int) -> None:
-    """(1 - λ3) surrogate + λ3 NLL + values: the parts are measured one by one, and the data are the pairs that prefixes reach."""
+    """(1 - λ_data) surrogate + λ_data NLL + values: parts measured one by one, on the pairs that prefixes reach."""
     run = settings(method, schedule="0.25")
     model = trained(run, demos, iterations=1)
     batches = model.data_batches()
-    assert batches is not None and model.share == 0.25
+    assert batches is not None and model.lambda_data == 0.25
     data, batch = next(batches), next(iter(model.rollout_buffer.get(64)))
     logged: dict[str, list[float]] = defaultdict(list)
     together = model.loss(batch, data, logged).item()
@@ -176,7 +178,7 @@ def test_the_likelihood_of_data_leaves_the_deviation_alone(demos: Demonstrations
     batches = model.data_batches()
     assert batches is not None
     data, batch = next(batches), next(iter(model.rollout_buffer.get(64)))
-    model.share, model.ent_coef = 1.0, 0.0
+    model.lambda_data, model.ent_coef = 1.0, 0.0
     model.policy.zero_grad()
     model.loss(batch, data, defaultdict(list)).backward()
     assert model.policy.log_std.grad is None or model.policy.log_std.grad.eq(0).all()
@@ -187,7 +189,7 @@ def test_the_likelihood_of_data_leaves_the_deviation_alone(demos: Demonstrations
 def test_episodes_with_data_are_no_statistics(
     demos: Demonstrations, monkeypatch: pytest.MonkeyPatch, full: float, counted: bool
 ) -> None:
-    monkeypatch.setattr(envs, "FULL_EPISODES", full)
+    monkeypatch.setattr(demo_prefix, "FULL_EPISODES", full)
     model = trained(settings("gail_resets", schedule="0.5"), demos, iterations=1)
     assert model.recorder.dones.any()
     assert bool(model.ep_info_buffer) == counted

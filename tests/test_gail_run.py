@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, assert_equal_bits
 from gail_worlds import PENDULUM, SHORT, demonstrations, settings, write_demos
 
-from gail import state
+from gail import checkpoints
 from gail.__main__ import VERBS, main
 from gail.archive import load
 from gail.run import train
@@ -52,11 +52,11 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def kept(folder: Path) -> dict[str, Any]:
-    return {name: value for name, value in state.load(folder / "checkpoint.pt").items() if name != "seconds"}
+    return {name: value for name, value in checkpoints.load(folder / "checkpoint.pt").items() if name != "seconds"}
 
 
 def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
-    """Policy, discriminator, optimisers, norms, random numbers, λ3, half-done episodes: equal to a run that was left alone."""
+    """Policy, discriminator, optimisers, norms, random numbers, λ_data, half-done episodes: as if never killed."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run = ["--method", "gail_interp", "--demos", str(demos), "--save-every", "1", *FLAGS]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -68,7 +68,7 @@ def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    at = state.load(broken / "checkpoint.pt")["iteration"]
+    at = checkpoints.load(broken / "checkpoint.pt")["iteration"]
     assert 2 <= at < 1000
     assert any(torch.count_nonzero(one["state"]) and one["elapsed"] for one in kept(broken)["environments"])
     # The rest in this process, and only as far as it takes to see that it is the same.
@@ -86,7 +86,7 @@ def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
     assert_equal_bits(kept(broken), kept(whole))
     assert rows(broken / "progress.csv") == rows(whole / "progress.csv")
     assert rows(broken / "evaluations.csv") == rows(whole / "evaluations.csv")
-    shares = [float(row["lambda_delta"]) for row in rows(whole / "progress.csv")]
+    shares = [float(row["lambda_data"]) for row in rows(whole / "progress.csv")]
     assert shares[0] == 1 and shares[1] == 0.5 and shares[-1] == 0
 
 
@@ -125,7 +125,7 @@ def test_untrained_discriminator_is_untrained(demos: Path, tmp_path: Path) -> No
     """Its reward is the same function at the end as at the start."""
     for name, iterations in (("one", 1), ("two", 2)):
         train(settings("gail_untrained", demos=str(demos), iterations=iterations), tmp_path / name, quiet=True)
-    assert_equal_bits(*(state.load(tmp_path / name / "checkpoint.pt")["discriminator"] for name in ("one", "two")))
+    assert_equal_bits(*(checkpoints.load(tmp_path / name / "checkpoint.pt")["discriminator"] for name in ("one", "two")))
 
 
 def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
         )
         for prefix in ("state", "replay")
     ]
-    first, second = (state.load(tmp_path / prefix / "checkpoint.pt") for prefix in ("state", "replay"))
+    first, second = (checkpoints.load(tmp_path / prefix / "checkpoint.pt") for prefix in ("state", "replay"))
     assert_equal_bits(first["policy"], second["policy"])
     assert found[0]["return"] == found[1]["return"]
 
@@ -151,13 +151,13 @@ def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
         ([*GAIL, "--env", "Hopper-v5", "--demos", "{demos}"], "give --env InvertedPendulum-v5"),
         ([*GAIL, *FLAGS, "--demos", "{demos}", "--n", "9"], "there are 2 demonstrations"),
         ([*GAIL, *FLAGS, "--demos", "{demos}", "--ppo", "gama=.9"], "--ppo gama"),
-        ([*GAIL, *FLAGS, "--demos", "{demos}", "--discriminator", "steps=x"], "'x' is no int"),
+        ([*GAIL, *FLAGS, "--demos", "{demos}", "--discriminator", "steps=x"], "'x' is not of type int"),
         ([*INTERP, *FLAGS, "--demos", "{demos}", "--schedule", "steep"], "--schedule steep"),
         ([*INTERP, *FLAGS, "--demos", "{demos}", "--prefix", "replay"], "--pairs 0"),
         ([*RANDOM, *FLAGS, "--steps", "255"], "multiple of --envs"),
         ([*RANDOM, "--env", "CartPole-v1"], "must be boxes"),
         ([*RANDOM, "--env", "Hoper-v5"], "--env Hoper-v5"),
-        ([*RANDOM, "--env", "Pendulum-v1"], "no MuJoCo environment"),
+        ([*RANDOM, "--env", "Pendulum-v1"], "not a MuJoCo environment"),
         (["evaluate", "{demos}"], "cannot be read as a checkpoint"),
         (["evaluate"], "name a policy"),
         (["record", "--out", "x.npz"], "name one source"),
@@ -189,7 +189,7 @@ def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
 
     torch.save({"policy": Trap()}, tmp_path / "policy.pt")
     with pytest.raises(ValueError, match="cannot be read"):
-        state.load(tmp_path / "policy.pt")
+        checkpoints.load(tmp_path / "policy.pt")
     assert not (tmp_path / "sprung").exists()
 
 

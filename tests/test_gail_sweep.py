@@ -130,10 +130,10 @@ def test_band_holds_seeds_within_cells() -> None:
 
 def test_band_covers_the_mean() -> None:
     """Of 100 samples of 30 normal scores, the 95 % band has the true mean in at least 88 % (the bootstrap is a little narrow)."""
-    numbers = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     hits = 0
     for trial in range(100):
-        low, high = stratified_bootstrap([numbers.normal(2, 1, 30)], mean, seed=trial)
+        low, high = stratified_bootstrap([rng.normal(2, 1, 30)], mean, seed=trial)
         hits += low <= 2 <= high
     assert 88 <= hits < 100
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -13,55 +15,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# mixture <- annealers <- family/estep/rewards <- sampler <- criterions/tasks, and beside them what each may use of this package.
-# A module that is missing here fails the test: give it a place.
-MATHS = {"mixture", "annealers", "vocabulary", "uniforms", "rewards", "estep", "noising"}
-ALLOWED: dict[str, set[str]] = {
-    "": set(),
-    "mixture": set(),
-    "vocabulary": set(),
-    "uniforms": set(),
-    "annealers": {"mixture"},
-    "rewards": {"vocabulary"},
-    "estep": {"mixture", "rewards", "vocabulary"},
-    "noising": {"uniforms", "vocabulary"},
-    "sampler": MATHS,
-    "settings": MATHS,
-    "engine": MATHS | {"sampler", "settings"},
-    "mstep": MATHS | {"sampler", "engine"},
-    "family": {"engine", "settings"},
-    "compat": set(),
-    "files": set(),
-    "packing": set(),
-    "processes": set(),
-    "saving": {"files"},
-    "decoding": MATHS | {"sampler"},
-    "border": MATHS | {"sampler", "settings", "engine", "compat", "decoding", "packing"},
-    "logs": MATHS | {"sampler", "engine"},
-    "scores": set(),
-    "tasks": {"mixture", "annealers", "compat", "criterions", "decoding", "files", "saving", "scores"},
-    "criterions": MATHS
-    | {"sampler", "settings", "engine", "mstep", "family", "compat", "decoding", "border", "logs", "packing", "tasks"},
-}
-# May import everything; nothing but each other imports them.
-TOOLS = {
-    "__main__",
-    "curves",
-    "evaluation",
-    "exploration",
-    "family_table",
-    "inspection",
-    "loading",
-    "outputs",
-    "report",
-    "runlogs",
-    "pictures",
-    "variance",
-}
-BORDER = {"criterions", "tasks", "decoding", "compat", "border", "logs", "saving"} | TOOLS
-STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "processes"}
-# Only these know stable-baselines3.
-CONTROL = {"ppo", "envs", "evaluate"}
+# Rooms of fairseq_erpo from the ground up: a module imports from its own room and from those below, never from above.
+FLOORS = (
+    {"", "mixture", "vocabulary", "files", "processes", "verbs", "scores"},
+    {"annealers", "rewards"},
+    {"algorithm"},
+    {"family"},
+    {"plugin"},
+    {"tasks", "tools"},
+    {"__main__"},
+)
+STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "verbs"}
+FAIRSEQ = {"plugin", "tasks", "tools.load_run", "tools.generate", "tools.variance"}
+SHARED_WITH_GAIL = {"mixture", "annealers", "files", "processes", "verbs"}
+STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:
@@ -76,13 +43,16 @@ def imports(path: Path, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def modules(package: str) -> Iterator[tuple[str, str, set[str]]]:
-    """(file, its top-level module's name without the package, what it imports)"""
+@functools.cache
+def modules(package: str) -> list[tuple[str, str, set[str]]]:
+    """(file, its module's name without the package, what it imports)"""
+    found = []
     for path in sorted((ROOT / package).rglob("*.py")):
         relative = path.relative_to(ROOT)
-        within = relative.with_suffix("").parts[1:]
-        name = "" if within == ("__init__",) else within[0]
-        yield str(relative), name, set(imports(path, ".".join(relative.parts[:-1])))
+        within = [part for part in relative.with_suffix("").parts[1:] if part != "__init__"]
+        name = ".".join(within)
+        found.append((str(relative), name, set(imports(path, ".".join(relative.parts[:-1])))))
+    return found
 
 
 def tops(names: set[str]) -> set[str]:
@@ -90,37 +60,53 @@ def tops(names: set[str]) -> set[str]:
 
 
 def inside(names: set[str], package: str) -> set[str]:
-    """The top-level modules of `package` among `names`; "" for the package itself."""
-    return {name.split(".")[1] if "." in name else "" for name in names if name.split(".")[0] == package}
+    """The modules of `package` among `names`, which may be names in modules; "" for the package itself."""
+    known = {name for _, name, _ in modules(package)}
+    found = set()
+    for name in names:
+        if name.split(".")[0] == package:
+            parts = name.split(".")[1:]
+            found.add(next(".".join(parts[:n]) for n in range(len(parts), -1, -1) if ".".join(parts[:n]) in known))
+    return found
 
 
-def test_direction() -> None:
+def room_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_no_arrow_runs_up() -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
     for file, name, found in modules("fairseq_erpo"):
-        if name in TOOLS:
-            continue
-        assert name in ALLOWED, f"{file}: the import rules do not know this module"
-        extra = inside(found, "fairseq_erpo") - ALLOWED[name] - {name}
-        assert not extra, f"{file} must not import {sorted(extra)} of fairseq_erpo"
+        room = room_of(name)
+        assert room in floor, f"{file}: give this room a floor"
+        for other in {room_of(other) for other in inside(found, "fairseq_erpo")} - {room}:
+            assert floor[other] < floor[room], f"{file} must not import {other}"
 
 
-def test_rules_have_no_circle_but_the_registration() -> None:
-    """criterions and tasks name each other, since fairseq imports only the folder tasks/ by itself. Nothing else does."""
-    rules = {name: allowed - ({"criterions"} if name == "tasks" else set()) for name, allowed in ALLOWED.items()}
-    placed: set[str] = set()
+@pytest.mark.parametrize("package", ["fairseq_erpo", "gail"])
+def test_no_circle(package: str) -> None:
+    """Among modules, whatever an import is for: TYPE_CHECKING and imports inside of functions count too."""
+    found = {name: imported for _, name, imported in modules(package)}
+    rules = {
+        name: {other for other in inside(imported, package) if other in found and other != name}
+        for name, imported in found.items()
+    }
+    for name in rules:
+        # A package's __init__ is imported for its parts, and its lazy exports import nothing.
+        rules[name] -= {parent for parent in rules if f"{name}.".startswith(f"{parent}.")} | {""}
     while rules:
-        free = {name for name, allowed in rules.items() if allowed - {name} <= placed}
+        free = {name for name, needs in rules.items() if not needs & rules.keys()}
         assert free, f"a circle among {sorted(rules)}"
-        placed |= free
-        rules = {name: allowed for name, allowed in rules.items() if name not in free}
+        rules = {name: needs for name, needs in rules.items() if name not in free}
 
 
-def test_border() -> None:
+def test_foreign_packages() -> None:
     for file, name, found in modules("fairseq_erpo"):
-        if name not in BORDER:
+        if name not in FAIRSEQ and room_of(name) not in FAIRSEQ:
             assert not tops(found) & {"fairseq", "fairseq_cli", "omegaconf", "hydra"}, f"{file} must not know fairseq"
         assert "stable_baselines3" not in tops(found), f"{file} must not know stable-baselines3"
         assert "gail" not in tops(found), f"{file} must not know gail"
-        if name in STANDARD_ONLY:
+        if room_of(name) in STANDARD_ONLY:
             foreign = tops(found) - sys.stdlib_module_names - {"fairseq_erpo"}
             assert not foreign, f"{file} may import the standard library only, not {sorted(foreign)}"
 
@@ -128,10 +114,20 @@ def test_border() -> None:
 def test_gail() -> None:
     for file, name, found in modules("gail"):
         assert not tops(found) & {"fairseq", "fairseq_cli"}, f"{file} must not know fairseq"
-        extra = inside(found, "fairseq_erpo") - {"mixture", "annealers", "processes"}
-        assert not extra, f"{file} may import mixture, annealers and processes of fairseq_erpo, not {sorted(extra)}"
-        if name not in CONTROL:
+        extra = {room_of(other) for other in inside(found, "fairseq_erpo")} - SHARED_WITH_GAIL
+        assert not extra, f"{file} may import {sorted(SHARED_WITH_GAIL)} of fairseq_erpo, not {sorted(extra)}"
+        if name not in STABLE_BASELINES:
             assert "stable_baselines3" not in tops(found), f"{file} must not know stable-baselines3"
+
+
+@pytest.mark.parametrize("package", ["fairseq_erpo", "gail"])
+def test_every_public_name_can_be_imported(package: str) -> None:
+    module = importlib.import_module(package)
+    assert module.__all__ == sorted(set(module.__all__)) and set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize(

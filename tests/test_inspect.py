@@ -23,14 +23,18 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import fairseq_erpo
-from fairseq_erpo import inspection as module
 from fairseq_erpo.__main__ import VERBS, main
+from fairseq_erpo.algorithm.batch import Expert
 from fairseq_erpo.family import FAMILY
-from fairseq_erpo.inspection import LOOKS, Conditions, Inspection, Sentence, Token, number, page, show
+from fairseq_erpo.family.flags import FLAGS
 from fairseq_erpo.mixture import Mixture
-from fairseq_erpo.sampler import Expert
-from fairseq_erpo.settings import FLAGS
+from fairseq_erpo.tools import inspect_draw
+from fairseq_erpo.tools.inspect_draw import LOOKS, Inspection, Sentence, Token, number
+from fairseq_erpo.tools.inspect_page import page
+from fairseq_erpo.tools.inspect_terminal import show
+from fairseq_erpo.tools.load_run import Conditions
 
+DEFAULT = FLAGS["erpo_preset"].default
 LETTERS = {expert: look.letter for expert, look in LOOKS.items()}
 Triple = tuple[str, str, str]  # token, letter of its expert, ΔR
 Run = Callable[..., str]
@@ -153,11 +157,11 @@ def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixtu
 # ---- what is drawn ----
 
 
-@pytest.mark.parametrize("flags", ["", "--erpo-reward bleu --erpo-c 5 --erpo-c-model 1", "--erpo-z batch", "--erpo-ties model"])
+@pytest.mark.parametrize("flags", ["--erpo-preset robust", "--erpo-preset paper --erpo-reward bleu --erpo-c 5 --erpo-c-model 1"])
 def test_shows_every_token_that_training_would_draw(
     flags: str, tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path
 ):
-    share = "model=.4,task=.3,delta=.3"
+    share = "model=.4,reward=.3,data=.3"
     built = build(tiny_data, f"--criterion erpo_interp --seed 7 --erpo-schedule constant --erpo-lambda {share} {flags}")
     state = load(tiny_checkpoint)
     built.model.load_state_dict(state["model"])
@@ -166,11 +170,13 @@ def test_shows_every_token_that_training_would_draw(
     drawn = built.criterion.draw(built.model, sample)
     expected = {}
     for i, n in enumerate(sample["id"].tolist()):
-        z, dr = drawn.origin[i].tolist(), drawn.delta_r[i].tolist()
-        words = [built.task.target_dictionary[w] for w in drawn.tokens[i].tolist() if w != built.task.target_dictionary.pad()]
+        z, dr = drawn.sample.origin[i].tolist(), drawn.sample.delta_r[i].tolist()
+        words = [
+            built.task.target_dictionary[w] for w in drawn.sample.tokens[i].tolist() if w != built.task.target_dictionary.pad()
+        ]
         expected[n] = [(word, LETTERS[Expert(z[t])], number(dr[t])) for t, word in enumerate(words)]
     letters = {letter for sentence in expected.values() for _, letter, _ in sentence}
-    assert letters == {"m", "t", "d"}
+    assert letters == {"m", "r", "d"}
 
     html = tmp_path / "new" / "page.html"
     output = inspect(
@@ -182,8 +188,8 @@ def test_shows_every_token_that_training_would_draw(
     for n, sentence in found.items():
         assert triples(sentence["sampled"]) == expected[n]
     for i, n in enumerate(sample["id"].tolist()):
-        end = ", clipped at the length cap" if drawn.clipped[i] else ""
-        assert found[n]["title"] == [f"sentence {n}: reward {number(float(drawn.reward[i]))}{end}"]
+        end = ", clipped at the length cap" if drawn.sample.clipped[i] else ""
+        assert found[n]["title"] == [f"sentence {n}: reward {number(float(drawn.sample.reward[i]))}{end}"]
     assert Page(html.read_text()).triples == [triple for n in range(12) for triple in expected[n]]
     assert [file.name for file in html.parent.iterdir()] == ["page.html"]
 
@@ -199,7 +205,7 @@ def test_source_and_reference_are_those_of_the_data(tiny_data: Path, tiny_checkp
 
 @pytest.mark.parametrize("reward", ["edit", "bleu"])
 def test_all_data_is_the_reference_itself(reward: str, tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
-    output = inspect(tiny_checkpoint, tiny_data, "--lambda", "delta=1", "--erpo-reward", reward, "--sentences", 40)
+    output = inspect(tiny_checkpoint, tiny_data, "--lambda", "data=1", "--erpo-reward", reward, "--sentences", 40)
     for sentence in blocks(output).values():
         tokens = triples(sentence["sampled"])
         assert [token for token, _, _ in tokens] == [*" ".join(sentence["reference"]).split(), "</s>"]
@@ -211,7 +217,7 @@ def test_all_data_is_the_reference_itself(reward: str, tiny_data: Path, tiny_che
 
 def test_batches_do_not_matter(tiny_data: Path, tiny_checkpoint: Path, inspect: Run, monkeypatch: pytest.MonkeyPatch):
     whole = inspect(tiny_checkpoint, tiny_data, "--sentences", 10)
-    monkeypatch.setattr(module, "AT_ONCE", 3)
+    monkeypatch.setattr(inspect_draw, "AT_ONCE", 3)
     assert inspect(tiny_checkpoint, tiny_data, "--sentences", 10) == whole
 
 
@@ -234,26 +240,41 @@ def test_sources_can_be_left_out(tiny_data: Path, tiny_checkpoint: Path, inspect
 @pytest.mark.parametrize(
     ("criterion", "typed", "line"),
     [
-        ({"_name": "erpo_mle"}, "", "λ model=0.24,task=0.32,delta=0.44 · --erpo-preset robust ·"),
-        ({"_name": "cross_entropy"}, "", "λ model=0.24,task=0.32,delta=0.44 · --erpo-preset robust ·"),
-        ({"_name": "erpo_interp"}, "", "λ model=0.12,task=0.16,delta=0.72 · --erpo-preset robust ·"),
+        ({"_name": "erpo_mle"}, "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
+        ({"_name": "cross_entropy"}, "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
+        ({"_name": "erpo_interp", "erpo_preset": "robust"}, "", "λ model=0.12,reward=0.16,data=0.72 · --erpo-preset robust ·"),
+        # Of a version before 0.2.
         (
-            {"_name": "erpo_interp", "erpo_preset": "paper", "erpo_c": "5", "erpo_lambda": "model=.5,delta=.5"},
+            {
+                "_name": "erpo_interp",
+                "erpo_preset": "robust",
+                "erpo_ties": None,
+                "erpo_anneal_every": 2.0,
+                "erpo_anneal_unit": "update",
+                "erpo_task_targets": "soft",
+                "erpo_lambda": "model=.5,task=.25,delta=.25",
+                "erpo_sampler": "auto",
+            },
             "",
-            "λ model=0.5,task=0,delta=0.5 · --erpo-preset paper --erpo-c 5 ·",
+            "λ model=0.5,reward=0.25,data=0.25 · --erpo-preset robust ·",
+        ),
+        (
+            {"_name": "erpo_interp", "erpo_preset": "paper", "erpo_c": "5", "erpo_lambda": "model=.5,data=.5"},
+            "",
+            "λ model=0.5,reward=0,data=0.5 · --erpo-preset paper --erpo-c 5 ·",
         ),
         (
             {"_name": "erpo_interp", "erpo_preset": "paper", "erpo_c": "5"},
-            "--erpo-c inf --erpo-ties position --lambda model=1",
-            "λ model=1,task=0,delta=0 · --erpo-preset paper --erpo-c inf --erpo-ties position ·",
+            "--erpo-c inf --lambda model=1",
+            "λ model=1,reward=0,data=0 · --erpo-preset paper --erpo-c inf ·",
         ),
         # A preset that is typed sets the run's flags aside, its λ stays.
         (
             {"_name": "erpo_interp", "erpo_preset": "paper", "erpo_c": "5"},
             "--erpo-preset robust",
-            "λ model=0.4286,task=0.5714,delta=0 · --erpo-preset robust ·",
+            "λ model=0.4286,reward=0.5714,data=0 · --erpo-preset robust ·",
         ),
-        (Namespace(_name="label_smoothed"), "", "λ model=0.24,task=0.32,delta=0.44 · --erpo-preset robust ·"),
+        (Namespace(_name="label_smoothed"), "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
     ],
 )
 def test_what_is_left_out_is_as_in_the_run(
@@ -281,11 +302,11 @@ def test_a_checkpoint_of_any_row_can_be_inspected(row: str, tiny_data: Path, tin
 
 TOKENS = [
     Token("<b>", Expert.MODEL, -1.0, False),
-    Token("&amp;", Expert.TASK, 0.12345, True),
-    Token("\"'", Expert.DELTA, 0.0, True),
+    Token("&amp;", Expert.REWARD, 0.12345, True),
+    Token("\"'", Expert.DATA, 0.0, True),
     Token("▁[red]", Expert.MODEL, -0.00001, False),
-    Token("字符字符", Expert.TASK, 2.0, True),
-    Token("</s>", Expert.DELTA, 0.5, False),
+    Token("字符字符", Expert.REWARD, 2.0, True),
+    Token("</s>", Expert.DATA, 0.5, False),
 ]
 
 
@@ -294,9 +315,9 @@ def test_the_page_holds_every_token_escaped_and_needs_nothing_from_elsewhere():
     shown = Page(text)
     assert not shown.open
     assert shown.triples == [(token.text, LETTERS[token.origin], number(token.delta_r)) for token in TOKENS]
-    assert shown.titles[1] == "token 2, drawn by task reward, ΔR 0.123450, in the reference"
+    assert shown.titles[1] == "token 2, drawn by reward, ΔR 0.123450, in the reference"
     assert "<script> &" in shown.text and "clipped at" not in shown.text
-    assert all(text in shown.text for text in ("task reward", "+1.062", "mean length", "5.0 without EOS", "--erpo-preset robust"))
+    assert all(text in shown.text for text in ("reward", "+1.062", "mean length", "5.0 without EOS", "--erpo-preset robust"))
     assert not re.search(r"https?://|<script|<b>|url\(|@import", text)
     assert not shown.attributes & {"src", "href", "onclick", "style"}
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
@@ -325,7 +346,7 @@ def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured = printed(example(TOKENS), width=80, force_terminal=True, color_system="truecolor")
     assert "\x1b[1;38;2;47;129;247m<b>\x1b[0m" in coloured  # model: bold blue
-    assert "\x1b[4;38;2;217;115;13m&amp;\x1b[0m" in coloured  # task: underlined orange
+    assert "\x1b[4;38;2;217;115;13m&amp;\x1b[0m" in coloured  # reward: underlined orange
     monkeypatch.setenv("NO_COLOR", "1")
     assert "38;2" not in printed(example(TOKENS), width=80, force_terminal=True, color_system="truecolor")
     assert "\x1b" not in printed(example(TOKENS), width=80)
@@ -334,7 +355,7 @@ def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch):
 def test_the_summary_counts():
     inspection = example(TOKENS)
     rows = [(look.letter, share, realised, mean) for look, share, realised, mean in inspection.experts()]
-    assert rows == [("m", 0.24, 2 / 6, "-0.5"), ("t", 0.32, 2 / 6, "+1.062"), ("d", 0.44, 2 / 6, "+0.25")]
+    assert rows == [("m", 0.24, 2 / 6, "-0.5"), ("r", 0.32, 2 / 6, "+1.062"), ("d", 0.44, 2 / 6, "+0.25")]
     # Three of the five tokens before EOS; a clipped sentence has no EOS to leave out.
     assert inspection.figures() == {
         "in the reference": "60% of the tokens",
@@ -396,7 +417,7 @@ def test_values_that_mean_nothing(tiny_data: Path, tiny_checkpoint: Path, refuse
     assert "--lambda: λ is written as" in wrong("--lambda", "modle=1")
     assert "--sentences must be at least 1" in wrong("--sentences", 0)
     assert "--erpo-reward 'blue' is unknown" in wrong("--erpo-reward", "blue")
-    assert "--erpo-preset must be paper or robust" in wrong("--erpo-preset", "papers")
+    assert "--erpo-preset must be finish or robust or paper" in wrong("--erpo-preset", "papers")
 
 
 def test_dictionaries_of_another_size(tiny_data: Path, tiny_checkpoint: Path, refused: Callable[..., str], tmp_path: Path):

@@ -4,21 +4,23 @@ from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
 
 
 def test_shares_go_by_name():
-    assert Mixture(delta=1, task=0, model=0) == MLE
-    assert str(Mixture.parse("delta=.72, model=.12,task=.16")) == "model=0.12,task=0.16,delta=0.72"
-    assert Mixture.parse("model=3/7,task=4/7") == PAPER_END
+    assert Mixture(data=1, reward=0, model=0) == MLE
+    assert str(Mixture.parse("data=.72, model=.12,reward=.16")) == "model=0.12,reward=0.16,data=0.72"
+    assert Mixture.parse("model=3/7,reward=4/7") == PAPER_END
     assert Mixture.parse(str(Mixture(0.25, 0.25, 0.5))) == Mixture(0.25, 0.25, 0.5)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model=-.1,task=.1,delta=1", "negative"),
-        ("model=.5,task=.1,delta=.1", "sums to 0.7"),
-        ("model=nan,task=0,delta=1", "not a number"),
+        ("model=-.1,reward=.1,data=1", "negative"),
+        ("model=.5,reward=.1,data=.1", "sums to 0.7"),
+        ("model=nan,reward=0,data=1", "not a number"),
         ("model=1/0", "not a number"),
         (".12,.16,.72", "is written as model="),
-        ("reward=1", "is written as model="),
+        ("reward", "is written as model="),
+        ("task=1", "task is now called reward"),
+        ("model=.2,delta=.8", "delta is now called data"),
     ],
 )
 def test_what_is_no_mixture_is_refused(text, message):
@@ -33,7 +35,7 @@ def test_not_finite_is_refused():
 
 def test_rounded_shares_are_normalised():
     mixture = Mixture(0.4286, 0.5714, 0.0001)
-    assert mixture.model + mixture.task + mixture.delta == pytest.approx(1, abs=1e-15)
+    assert mixture.model + mixture.reward + mixture.data == pytest.approx(1, abs=1e-15)
 
 
 def test_towards():

@@ -6,23 +6,25 @@ from typing import Any
 
 import pytest
 import torch
+from dense import gains_along, reward_q
 from oracle import EOS, PAD, UNK, world
 from torch import Tensor
 
-from fairseq_erpo import mstep
-from fairseq_erpo.engine import Drawn
-from fairseq_erpo.estep import Candidates, Experts, InverseTemperature, task_log_weights, task_q
-from fairseq_erpo.packing import Packing
+from fairseq_erpo.algorithm import mstep
+from fairseq_erpo.algorithm.batch import Drawn, Expert, Sample
+from fairseq_erpo.algorithm.estep import Candidates, InverseTemperature, reward_log_weights
+from fairseq_erpo.algorithm.packing import Packing
+from fairseq_erpo.algorithm.targets import Targets
 from fairseq_erpo.rewards import Reference, make_reward
-from fairseq_erpo.rewards.base import replay
-from fairseq_erpo.sampler import Expert
 
 VOCABULARY = world(5)
 # Padding, repeated tokens, UNK on both sides, a clipped sentence without EOS.
 TARGET = torch.tensor([[4, 5, 4, EOS], [6, UNK, EOS, PAD], [7, EOS, PAD, PAD]])
 TOKENS = torch.tensor([[4, 8, UNK, 5, EOS], [6, EOS, PAD, PAD, PAD], [7, 7, 4, 8, 5]])
-MODEL, TASK, DELTA, NONE = (int(e) for e in (Expert.MODEL, Expert.TASK, Expert.DELTA, Expert.NONE))
-ORIGIN = torch.tensor([[DELTA, TASK, MODEL, TASK, TASK], [TASK, DELTA, NONE, NONE, NONE], [MODEL, MODEL, TASK, TASK, MODEL]])
+MODEL, REWARD, DATA, NONE = (int(e) for e in (Expert.MODEL, Expert.REWARD, Expert.DATA, Expert.NONE))
+ORIGIN = torch.tensor(
+    [[DATA, REWARD, MODEL, REWARD, REWARD], [REWARD, DATA, NONE, NONE, NONE], [MODEL, MODEL, REWARD, REWARD, MODEL]]
+)
 N, T = TOKENS.shape
 
 
@@ -34,17 +36,17 @@ def log_p() -> Tensor:
 
 @pytest.fixture
 def candidates() -> Candidates:
-    return Candidates.of(Reference.of(TARGET, VOCABULARY), VOCABULARY)
+    return Candidates.from_reference(Reference.from_target(TARGET, VOCABULARY), VOCABULARY)
 
 
-def drawn(**others: Any) -> Drawn:
-    delta_r = torch.zeros(N, T)
-    return Drawn(TOKENS, ORIGIN, delta_r, torch.tensor([0.5, -1.0, 2.0]), torch.tensor([False, False, True]), **others)
+def drawn(reward_log_q: Tensor | None = None, **others: Any) -> Drawn:
+    rewards, clipped = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([False, False, True])
+    return Drawn(Sample(TOKENS, ORIGIN, torch.zeros(N, T), rewards, clipped, reward_log_q=reward_log_q), **others)
 
 
 def losses_of(log_p: Tensor, drawn: Drawn, candidates: Candidates | None = None, smoothing: float = 0.0) -> Tensor:
     """`drawn_losses`, at their places.  -> [N, T]"""
-    at = Packing.of(drawn.learnt, PAD).at
+    at = Packing.from_targets(drawn.learnt, PAD).at
     found = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, smoothing)
     return torch.zeros(N * T, dtype=found.dtype).index_copy(0, at, found).view(N, T)
 
@@ -94,46 +96,44 @@ def test_without_weights_it_is_cross_entropy_bit_for_bit(log_p: Tensor) -> None:
     assert mstep.gold_loss(log_p, TOKENS, PAD, reduce=True) == pytest.approx(float(gold.sum()), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    "experts", [Experts(InverseTemperature(number=1.0)), Experts(InverseTemperature(eps=0.1)), Experts(ties="position")]
-)
+@pytest.mark.parametrize("c", [InverseTemperature(number=1.0), InverseTemperature(eps=0.1), InverseTemperature(eps=0.001)])
 @pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
 def test_soft_targets_are_the_reward_experts_whole_distribution(
-    log_p: Tensor, candidates: Candidates, experts: Experts, reward: str
+    log_p: Tensor, candidates: Candidates, c: InverseTemperature, reward: str
 ) -> None:
     """- w_t Σ_v q(v) log p(v) where the reward expert drew, q over the whole vocabulary; the drawn token elsewhere."""
-    gains = replay(make_reward(reward), candidates.reference, TOKENS, VOCABULARY).gains
+    gains = gains_along(make_reward(reward), candidates.reference, TOKENS, VOCABULARY)
     steps = [type(gains)(*(column[:, t] for column in gains)) for t in range(T)]
-    logs = [task_log_weights(step, candidates, experts, t) for t, step in enumerate(steps)]
-    q = torch.stack([task_q(weights, candidates, VOCABULARY) for weights in logs], 1)
+    logs = [reward_log_weights(step, candidates, c, t) for t, step in enumerate(steps)]
+    q = torch.stack([reward_q(weights, candidates, VOCABULARY) for weights in logs], 1)
     assert q.sum(2).allclose(torch.ones(N, T))
     shares = torch.stack([weights.log_softmax(1) for weights in logs], 1)
     weight = torch.rand(N, T, generator=torch.Generator().manual_seed(4))
     expected = by_loops(log_p, TOKENS, weight)
     for n in range(N):
         for t in range(T):
-            if ORIGIN[n, t] == TASK:
+            if ORIGIN[n, t] == REWARD:
                 pairs = zip(q[n, t].tolist(), log_p[n, t].tolist(), strict=True)
                 expected[n][t] = -float(weight[n, t]) * sum(share * value for share, value in pairs if share)
-    found = losses_of(log_p, drawn(weights=weight, shares=shares), candidates)
+    found = losses_of(log_p, drawn(shares, weights=weight), candidates)
     # The shares are float32.
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("each", [False, True])
-def test_the_one_dense_gradient_is_the_slope(log_p: Tensor, each: bool) -> None:
+@pytest.mark.parametrize("uniform", [False, True])
+def test_the_one_dense_gradient_is_the_slope(log_p: Tensor, uniform: bool) -> None:
     """A word that is named twice counts twice."""
     numbers = torch.Generator().manual_seed(8)
     rows = log_p.flatten(0, 1).requires_grad_()
     ids = torch.tensor([[4, 5, 4]]).repeat(len(rows), 1)
     share = torch.randn(len(rows), 3, generator=numbers, dtype=torch.float64)
-    spread = mstep.Spread(ids, share, share[:, 0] if each else None)
-    assert torch.autograd.gradcheck(lambda x: mstep._Expected.apply(x, *spread), rows)
+    targets = Targets(ids, share, share[:, 0] if uniform else None)
+    assert torch.autograd.gradcheck(lambda x: mstep._Expected.apply(x, *targets), rows)
 
 
 def test_baseline_is_fitted_to_the_reward_where_the_model_drew() -> None:
     baseline = torch.randn(N, T + 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    rewards, total = drawn().reward.tolist(), 0.0
+    rewards, total = drawn().sample.reward.tolist(), 0.0
     for n in range(N):
         for t in range(T):
             if ORIGIN[n, t] == MODEL:
@@ -142,7 +142,7 @@ def test_baseline_is_fitted_to_the_reward_where_the_model_drew() -> None:
 
 
 def test_baseline_is_linear_in_each_steps_features_and_leaves_them_alone() -> None:
-    from fairseq_erpo.border import MAX_STEPS, StepBaseline
+    from fairseq_erpo.plugin.row_inputs import MAX_STEPS, StepBaseline
 
     baseline = StepBaseline(3)
     with torch.no_grad():

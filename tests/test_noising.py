@@ -16,19 +16,11 @@ from scipy import stats
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fairseq_erpo import noising
-from fairseq_erpo.noising import (
-    GAMMA,
-    SCHEMES,
-    NoiseStatistics,
-    Noising,
-    PredrawnSamples,
-    raml_hamming,
-    raml_ngram,
-    raml_weights,
-    real_words,
-)
-from fairseq_erpo.uniforms import Draws
+from fairseq_erpo.algorithm import neighbours, noising
+from fairseq_erpo.algorithm.neighbours import raml_hamming, raml_ngram, raml_weights, real_words
+from fairseq_erpo.algorithm.noising import GAMMA, SCHEMES, NoiseStatistics, Noising
+from fairseq_erpo.algorithm.predrawn import PredrawnSamples
+from fairseq_erpo.algorithm.uniforms import Draws
 from fairseq_erpo.vocabulary import Vocabulary
 
 torch.set_num_threads(1)
@@ -146,27 +138,27 @@ def test_data_noising_draws_the_enumerated_distribution(scheme: str, reference: 
             for token in reference
         ]
     )
-    noise = Noising.of(scheme, STATISTICS, VOCABULARY, gamma)
+    noise = Noising.from_statistics(scheme, STATISTICS, VOCABULARY, gamma)
     assert_drawn_from(exact, noise(target(reference).repeat(DRAWN, 1), draws(DRAWN)))
 
 
 def test_noising_at_the_ends_of_gamma():
     y = target([A, B, C], [UNK])
-    assert Noising.of("blank", STATISTICS, VOCABULARY, 0)(y, draws(2)).equal(y)
-    assert Noising.of("blank", STATISTICS, VOCABULARY, 1)(y, draws(2)).equal(target([UNK, UNK, UNK], [UNK]))
-    changed = Noising.of("blank", STATISTICS, VOCABULARY)(target([A] * 99).repeat(500, 1), draws(500)).eq(UNK)
+    assert Noising.from_statistics("blank", STATISTICS, VOCABULARY, 0)(y, draws(2)).equal(y)
+    assert Noising.from_statistics("blank", STATISTICS, VOCABULARY, 1)(y, draws(2)).equal(target([UNK, UNK, UNK], [UNK]))
+    changed = Noising.from_statistics("blank", STATISTICS, VOCABULARY)(target([A] * 99).repeat(500, 1), draws(500)).eq(UNK)
     assert abs(changed[:, :99].float().mean() - GAMMA) < 0.01  # five standard deviations
 
 
 def test_a_token_never_seen_is_noised_like_one_seen_once():
     unseen = NoiseStatistics.count([[A, B]], 8, EOS)
-    assert Noising.of("kneser_ney", unseen, VOCABULARY, 0.5).rate[[A, C]].tolist() == [0.5, 0.5]
+    assert Noising.from_statistics("kneser_ney", unseen, VOCABULARY, 0.5).rate[[A, C]].tolist() == [0.5, 0.5]
 
 
 def test_only_words_are_proposed_even_where_others_are_counted():
     ten = torch.full((8,), 10.0, dtype=torch.float64)
     for scheme in SCHEMES:
-        noise = Noising.of(scheme, NoiseStatistics(ten, ten, ten), VOCABULARY, 1)
+        noise = Noising.from_statistics(scheme, NoiseStatistics(ten, ten, ten), VOCABULARY, 1)
         assert ten.eq(10).all()
         drawn = noise(target([A] * 20).repeat(500, 1), draws(500))
         assert set(drawn[:, :20].unique().tolist()) <= {UNK, A, B, C} and drawn[:, 20].eq(EOS).all()
@@ -183,14 +175,14 @@ def test_a_uniform_on_the_edge_of_two_proposals_takes_the_one_with_mass():
 
 def test_noising_that_cannot_be():
     with pytest.raises(ValueError, match="no noising scheme 'bigram', only unigram, blank, kneser_ney"):
-        Noising.of("bigram", STATISTICS, VOCABULARY)
+        Noising.from_statistics("bigram", STATISTICS, VOCABULARY)
     for gamma in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="not a probability"):
-            Noising.of("unigram", STATISTICS, VOCABULARY, gamma)
+            Noising.from_statistics("unigram", STATISTICS, VOCABULARY, gamma)
     with pytest.raises(ValueError, match="8 ids for a vocabulary of 9"):
-        Noising.of("unigram", STATISTICS, Vocabulary(9, PAD, EOS, UNK, (BOS, PAD)))
+        Noising.from_statistics("unigram", STATISTICS, Vocabulary(9, PAD, EOS, UNK, (BOS, PAD)))
     with pytest.raises(ValueError, match="no token to propose"):
-        Noising.of("unigram", NoiseStatistics.count([[]], 8, EOS), VOCABULARY)
+        Noising.from_statistics("unigram", NoiseStatistics.count([[]], 8, EOS), VOCABULARY)
 
 
 def ngram_replacement(reference: list[int]) -> dict[Sequence, float]:
@@ -252,13 +244,13 @@ def test_number_of_edits_of_different_lengths_and_a_large_vocabulary():
     tau, words, lengths = 0.9, 73197, [0, 1, 20, 60]
     u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     r = torch.tensor(lengths).repeat_interleave(4000)
-    drawn = noising._edits(r, words, tau, 70, u.repeat(4).unsqueeze(1)).view(4, 4000)
+    drawn = neighbours._edits(r, words, tau, 70, u.repeat(4).unsqueeze(1)).view(4, 4000)
     for e, length in zip(drawn, lengths, strict=True):
         log = [math.log(math.comb(length, k)) - k / tau + (k - k / tau) * math.log(words - 1) for k in range(length + 1)]
         cdf = np.cumsum(np.exp(np.array(log) - max(log)))
         assert e.tolist() == np.searchsorted(cdf / cdf[-1], u.numpy(), side="right").tolist()
     top = torch.tensor([[1 - 2.0**-53]])
-    assert noising._edits(torch.tensor([50]), words, 5.0, 60, top.double()) <= 50
+    assert neighbours._edits(torch.tensor([50]), words, 5.0, 60, top.double()) <= 50
 
 
 def draw(drawer: str, noise: Noising | None, words: Tensor, y: Tensor, u: Draws) -> Tensor:
@@ -270,7 +262,10 @@ def draw(drawer: str, noise: Noising | None, words: Tensor, y: Tensor, u: Draws)
     return noise(y, u)
 
 
-DRAWERS = {scheme: functools.partial(draw, scheme, Noising.of(scheme, STATISTICS, VOCABULARY, 0.5), WORDS) for scheme in SCHEMES}
+DRAWERS = {
+    scheme: functools.partial(draw, scheme, Noising.from_statistics(scheme, STATISTICS, VOCABULARY, 0.5), WORDS)
+    for scheme in SCHEMES
+}
 DRAWERS |= {drawer: functools.partial(draw, drawer, None, WORDS) for drawer in ("ngram", "hamming")}
 SAMPLES = {scheme: 1 for scheme in SCHEMES} | {"ngram": 3, "hamming": 3}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairseq_erpo.packing import WORTH, Packing, widths
+from fairseq_erpo.algorithm.packing import WORTH, Packing, widths
 
 PAD = 1
 
@@ -23,7 +23,7 @@ def batch(lengths: list[int]) -> torch.Tensor:
 )
 def test_every_target_stands_in_one_piece(lengths: list[int]) -> None:
     tokens = batch(lengths)
-    packing = Packing.of(tokens, PAD)
+    packing = Packing.from_targets(tokens, PAD)
     pieces = [tokens[piece.rows, : piece.width].flatten()[piece.at] for piece in packing.pieces]
     assert torch.equal(tokens.flatten()[packing.at], torch.cat(pieces))
     assert sorted(torch.cat(pieces).tolist()) == list(range(2, 2 + sum(lengths)))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(QUICKSTART))
 import prepare  # noqa: E402
 import report  # noqa: E402
 
-from fairseq_erpo import runlogs  # noqa: E402
+from fairseq_erpo.tools import training_log  # noqa: E402
 
 
 def component(archive: zipfile.ZipFile, name: str, **languages: object) -> None:
@@ -127,7 +127,7 @@ def log(path: Path, epochs: range, start: float, mixture: tuple[float, float, fl
     for epoch in epochs:
         lines.append({"epoch": epoch, "update": epoch - 0.5, "loss": "3.1"})
         lines.append({"epoch": epoch, "valid_loss": "3.2", "valid_bleu": str(start + epoch)})
-        names = ("train_lambda_model", "train_lambda_task", "train_lambda_delta")
+        names = ("train_lambda_model", "train_lambda_reward", "train_lambda_data")
         lines.append({"epoch": epoch, "train_loss": "3.0", **dict(zip(names, map(str, mixture), strict=True))})
     path.parent.mkdir(parents=True, exist_ok=True)
     # fairseq also writes lines that are not JSON, and the last one may be cut short.
@@ -169,8 +169,8 @@ def test_log_of_an_epoch_that_ran_twice_counts_once(tmp_path: Path) -> None:
     log(path, range(1, 3), 10, (0, 0, 1))
     path.write_text(path.read_text("utf-8") + "\n" + path.read_text("utf-8"), "utf-8")
     assert report.validation(path) == {1: 11.0, 2: 12.0}
-    assert report.mixtures(path)[2] == {"model": 0.0, "task": 0.0, "delta": 1.0}
-    assert runlogs.from_json("mle", path).progress == 2
+    assert report.mixtures(path)[2] == {"model": 0.0, "reward": 0.0, "data": 1.0}
+    assert training_log.from_json("mle", path).progress == 2
 
 
 def test_missing_translations_are_noticed() -> None:

@@ -20,7 +20,6 @@ from recipes import PROFILES, ROWS, TASKS, flags_of
 from stages import Stage
 
 from fairseq_erpo.family import FAMILY
-from fairseq_erpo.settings import Settings
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted([*EXAMPLES.glob("translation/*.sh"), *EXAMPLES.glob("summarization/*.sh")])
@@ -56,7 +55,7 @@ def test_fairseq_accepts_every_flag_of_every_row(task: str, profile: str, tmp_pa
         assert args.cpu == (profile == "laptop")
         # The criterion takes the values too, and they are this task's.
         flags = {flag: getattr(args, flag) for flag in FAMILY[row].flags}
-        settings = Settings.of({**FAMILY[row].defaults, **{flag: value for flag, value in flags.items() if value is not None}})
+        settings = FAMILY[row].settings({flag: value for flag, value in flags.items() if value is not None})
         if "--erpo-reward" in flags_of(row, PROFILES[task, profile].values):
             assert flags["erpo_reward"] == REWARD[task] and settings.reward
         start = args.finetune_from_model
@@ -89,11 +88,11 @@ def test_the_paper_profile_is_the_papers() -> None:
     assert first.decoder_attention == "1" and first.batch_size == 64 and first.lr == [0.001]
     assert PROFILES["summarization", "paper"].selection.train == 200_000
     assert [found[task, "raml-1"].erpo_samples for task in TASKS] == [6, 10]
-    assert [found[task, "scheduled_sampling-1"].erpo_anneal_every for task in TASKS] == [4000, 600]
+    assert [found[task, "scheduled_sampling-1"].erpo_anneal_every for task in TASKS] == ["4000u", "600u"]
     for task in TASKS:
         for row in ("interp-1", "mixer_alike-1"):
             args = found[task, row]
-            assert (args.erpo_preset, args.erpo_anneal_every, args.erpo_reward) == ("paper", 4, REWARD[task])
+            assert (args.erpo_preset, args.erpo_anneal_every, args.erpo_reward) == ("paper", None, REWARD[task])
             assert args.erpo_lambda is None and args.erpo_schedule is None  # the preset's: stairs to (3/7, 4/7, 0)
 
 
@@ -112,7 +111,7 @@ def test_a_row_of_ones_own() -> None:
     names = [stage.name for stage in made.stages() if stage.epochs]
     assert names == ["pretrain-7", "pretrain-9", "mle-7", "soft-7", "mle-9", "soft-9"]
     args = options_of(made.stages()[3])
-    assert (args.criterion, args.erpo_c, args.seed, args.erpo_preset) == ("erpo_interp", "5", 7, "robust")
+    assert (args.criterion, args.erpo_c, args.seed, args.erpo_preset) == ("erpo_interp", "5", 7, "finish")
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("1", [1]), ("3", [1, 2, 3]), ("4,7", [4, 7]), ("5,", [5])])

@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 import pytest
 from conftest import load
 
-from fairseq_erpo import curves, runlogs
 from fairseq_erpo.__main__ import main
-from fairseq_erpo.report import grouped
-from fairseq_erpo.runlogs import History, group_of
+from fairseq_erpo.tools import curves, training_log
+from fairseq_erpo.tools.report import grouped
+from fairseq_erpo.tools.training_log import History, group_of
 
 Report = Callable[..., str]
-SHARES = {"model": 0.12, "task": 0.16, "delta": 0.72}
+SHARES = {"model": 0.12, "reward": 0.16, "data": 0.72}
 
 
 def write_log(folder: Path, epochs: int = 4, start: float = 20.0, drawn: bool = True, metric: str = "bleu") -> Path:
@@ -29,10 +29,10 @@ def write_log(folder: Path, epochs: int = 4, start: float = 20.0, drawn: bool = 
     for epoch in range(1, epochs + 1):
         update = 100 * epoch
         inner: dict[str, Any] = {"epoch": epoch, "update": epoch - 0.5, "loss": "3.5", "num_updates": str(update - 50)}
-        figures = {f"lambda_{name}": str(share if drawn else float(name == "delta")) for name, share in SHARES.items()}
+        figures = {f"lambda_{name}": str(share if drawn else float(name == "data")) for name, share in SHARES.items()}
         if drawn:
             figures |= {f"z_{name}": str(share + 0.01 * epoch) for name, share in SHARES.items()}
-            figures |= {"dr_model": "-0.5", "dr_task": "0.2", "dr_delta": "0.3", "z_product": "0", "dr_product": "0"}
+            figures |= {"dr_model": "-0.5", "dr_reward": "0.2", "dr_data": "0.3", "z_product": "0", "dr_product": "0"}
             figures |= {"seq_reward": str(-2 - 0.1 * epoch), "sampled_length": "12.5", "clipped": str(0.01 * epoch)}
         valid: dict[str, Any] = {"valid_loss": "3.1", f"valid_{metric}": str(start + epoch), "valid_num_updates": str(update)}
         valid |= {f"valid_best_{metric}": str(start + epoch)} if epoch > 1 else {}
@@ -71,19 +71,19 @@ def report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Report:
 
 
 def test_a_log_is_read_once_whatever_is_written_twice(tmp_path: Path) -> None:
-    history = runlogs.read(write_log(tmp_path / "interp-3"))
+    history = training_log.read(write_log(tmp_path / "interp-3"))
     assert (history.name, group_of(history.name), history.metric, history.progress) == ("interp-3", "interp", "bleu", 4)
     assert history.scores() == {100: 21.0, 200: 22.0, 300: 23.0, 400: 24.0}
-    assert history.curve("lambda_task") == dict.fromkeys((100, 200, 300, 400), 0.16)
+    assert history.curve("lambda_reward") == dict.fromkeys((100, 200, 300, 400), 0.16)
     assert history.train_inner[50]["loss"] == 3.5 and history.epochs == {100: 1, 200: 2, 300: 3, 400: 4}
     # A short run is shown by its log intervals.
-    assert list(runlogs.read(write_log(tmp_path / "short", epochs=2)).curve("z_model")) == [50, 150]
-    assert runlogs.read(tmp_path / "short" / "train.jsonl").name == "short"
+    assert list(training_log.read(write_log(tmp_path / "short", epochs=2)).curve("z_model")) == [50, 150]
+    assert training_log.read(tmp_path / "short" / "train.jsonl").name == "short"
 
 
 def test_the_metric_is_known_from_the_first_validation_on(tmp_path: Path) -> None:
-    assert runlogs.read(write_log(tmp_path / "a", epochs=1, metric="rouge")).metric == "rouge"
-    assert runlogs.read(write_log(tmp_path / "b", metric="chrf")).metric == "chrf"
+    assert training_log.read(write_log(tmp_path / "a", epochs=1, metric="rouge")).metric == "rouge"
+    assert training_log.read(write_log(tmp_path / "b", metric="chrf")).metric == "chrf"
     assert History("c", valid={1: {"loss": 3.0}}).metric == "loss"
 
 
@@ -93,9 +93,9 @@ def test_groups(name: str, group: str) -> None:
 
 
 def test_logs_of_fairseq_train(tiny_checkpoint: Path) -> None:
-    history = runlogs.read(tiny_checkpoint.parent)
+    history = training_log.read(tiny_checkpoint.parent)
     assert history.progress == 5 and len(history.valid) == len(history.train) == 5
-    assert set(history.curve("lambda_delta").values()) == {1.0}
+    assert set(history.curve("lambda_data").values()) == {1.0}
 
 
 def test_events_of_tensorboard(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_events_of_tensorboard(tmp_path: Path) -> None:
         with writer(str(tmp_path / "run-1" / "tb" / part)) as events:
             for n in (1, 2):
                 events.add_scalar(name, value * n, 100 * n)
-    history = runlogs.read(tmp_path / "run-1")
+    history = training_log.read(tmp_path / "run-1")
     assert history.name == "run-1" and history.metric == "bleu" and history.scores() == {100: 20.0, 200: 40.0}
     assert history.curve("z_model") == pytest.approx({100: 0.1, 200: 0.2})
 
@@ -151,10 +151,10 @@ def test_panels_show_what_was_logged(runs: list[Path]) -> None:
     }
     (axes,) = made["λ and realised shares z"][0].figure.axes
     shown = {str(line.get_label()): list(line.get_ydata()) for line in axes.get_lines()}
-    assert shown["λ task reward"] == [0.16] * 4 and shown["z task reward"] == pytest.approx([0.17, 0.18, 0.19, 0.2])
+    assert shown["λ reward"] == [0.16] * 4 and shown["z reward"] == pytest.approx([0.17, 0.18, 0.19, 0.2])
     assert "z product" not in shown
     (axes,) = made["Reward by expert, ΔR"][0].figure.axes
-    assert {str(line.get_label()) for line in axes.get_lines()} == {"model", "task reward", "data (δ)"}
+    assert {str(line.get_label()) for line in axes.get_lines()} == {"model", "reward", "data"}
 
 
 def test_pictures_in_the_page_take_its_colours_and_name_no_address(runs: list[Path]) -> None:
@@ -242,14 +242,14 @@ def test_samples_come_from_the_checkpoints_of_annealed_rows(
     state = load(tiny_checkpoint)
     for name in ("mle-1", "interp-1", "interp-2", "lost-1"):
         folder = write_log(tmp_path / name)
-        state["cfg"]["criterion"] = {"_name": "erpo_mle" if name == "mle-1" else "erpo_interp"}
+        state["cfg"]["criterion"] = {"_name": "erpo_mle" if name == "mle-1" else "erpo_interp", "erpo_preset": "robust"}
         state["cfg"]["task"]["data"] = str(tmp_path / "moved" if name == "lost-1" else tiny_data)
         __import__("torch").save(state, folder / "checkpoint_best.pt")
     runs = [tmp_path / name for name in ("mle-1", "interp-1", "interp-2", "lost-1")]
     text = report(*runs, "--samples", 2)
     page = Page(text)
     assert not page.open and text.count("<section><h2>Sentence ") == 2  # of interp's first seed only
-    assert '<li class="token delta"' in text and "λ model=0.12,task=0.16,delta=0.72" in page.text
+    assert '<li class="token data"' in text and "λ model=0.12,reward=0.16,data=0.72" in page.text
     assert f"No samples: there is no folder {tmp_path / 'moved'}" in page.text
     assert "Samples" not in Page(report(*runs, "--samples", 0)).text
 

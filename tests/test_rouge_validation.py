@@ -9,9 +9,9 @@ import pytest
 from conftest import Fairseq, build, load, records
 from fairseq.logging import metrics
 
-from fairseq_erpo.compat import check_checkpoint
-from fairseq_erpo.outputs import numbered
+from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.scores import ROUGE, measures
+from fairseq_erpo.tools.generate import numbered
 
 FLAGS = "--task erpo_translation --criterion erpo_mle --eval-rouge"
 GREEDY = ["--eval-bleu-args", '{"beam": 1}']
@@ -73,8 +73,10 @@ def test_checkpoints_are_selected_on_it_and_the_plateau_schedule_reads_it(
 ) -> None:
     """The smallest ROUGE is asked for here, so that learning is a fall, at which the plateau schedule takes its step."""
     flags = "--task erpo_translation --eval-rouge --best-checkpoint-metric rouge --no-epoch-checkpoints"
-    plateau = "--criterion erpo_interp --erpo-schedule plateau --erpo-lambda model=3/7,task=4/7 --erpo-pretrain-epochs 1"
-    fairseq.train(tiny_data, tmp_path, [*f"{flags} {plateau} --max-epoch 4".split(), *GREEDY]).succeed()
+    plateau = "--criterion erpo_interp --erpo-preset robust --erpo-schedule plateau --erpo-pretrain 1e"
+    fairseq.train(
+        tiny_data, tmp_path, [*f"{flags} {plateau} --erpo-lambda model=3/7,reward=4/7 --max-epoch 4".split(), *GREEDY]
+    ).succeed()
     log = {int(record["epoch"]): record for record in records(tmp_path / "log") if "valid_rouge" in record}
     scores = [log[epoch]["valid_rouge"] for epoch in (1, 2, 3, 4)]
     assert scores[0] == min(scores) and scores[1] < scores[2]
@@ -82,5 +84,5 @@ def test_checkpoints_are_selected_on_it_and_the_plateau_schedule_reads_it(
     best = check_checkpoint(str(tmp_path / "checkpoint_best.pt"))
     assert best["extra_state"]["best"] == pytest.approx(scores[0])
     assert best["extra_state"]["train_iterator"]["epoch"] == 2  # the one that follows the best
-    steps = {int(record["epoch"]): record["lambda_delta"] for record in records(tmp_path / "log") if "lambda_delta" in record}
+    steps = {int(record["epoch"]): record["lambda_data"] for record in records(tmp_path / "log") if "lambda_data" in record}
     assert [round(steps[epoch], 2) for epoch in (1, 2, 3, 4)] == [1, 0.72, 0.72, 0.44]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,24 +16,28 @@ from fake_cuda import StaysOnCuda, fake_cuda
 from test_train import CONVOLUTIONS, LAST, LSTM, free_port, gloo
 from torch import Tensor
 
-from fairseq_erpo import engine, family, mstep
-from fairseq_erpo.engine import Batch, Drawn
-from fairseq_erpo.estep import Candidates
+from fairseq_erpo import family
+from fairseq_erpo.algorithm import mstep
+from fairseq_erpo.algorithm.baselines import BASELINES
+from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, previous_tokens
+from fairseq_erpo.algorithm.draw import FromExperts
+from fairseq_erpo.algorithm.estep import Candidates
+from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
+from fairseq_erpo.algorithm.uniforms import Draws, sample_ids
 from fairseq_erpo.family import FAMILY, Row
+from fairseq_erpo.family.flags import OLD_FLAGS
 from fairseq_erpo.mixture import Mixture
-from fairseq_erpo.noising import NoiseStatistics, Noising
 from fairseq_erpo.rewards.base import Reference
-from fairseq_erpo.sampler import Channel, Expert
-from fairseq_erpo.settings import Settings
-from fairseq_erpo.uniforms import Draws, sample_ids
 from fairseq_erpo.vocabulary import Vocabulary
 
 IDS = [3, 14, 15, 92, 65, 35, 89, 79]
 PAD, EOS = 1, 2
 # What a row needs besides its name, so that it draws something at its first update.
 NEEDS = {
+    "interp": "--erpo-preset robust",
+    "mixer_alike": "--erpo-preset robust",
     "mixer": "--task erpo_translation",
-    "scheduled_sampling": "--erpo-anneal-every 1",
+    "scheduled_sampling": "--erpo-anneal-every 1u",
     "sequence_tutor": "--erpo-prior {prior}",
 }
 
@@ -93,10 +96,12 @@ def test_two_micro_batches_are_one_double_batch(tiny_data: Path, row_flags: Call
     """`--update-freq 2`: draws belong to sentences, and the loss is a sum divided by what it summed over."""
     _, parts = train(tiny_data, row_flags(name), [IDS[:3], IDS[3:]])
     _, whole = train(tiny_data, row_flags(name), [IDS])
-    assert max(float(moved.abs().max()) for moved in whole.values()) > 1e-4
+    largest = max(float(moved.abs().max()) for moved in whole.values())
+    assert largest > 1e-4
     for parameter, moved in whole.items():
-        # Rewards and weights are float32: relative to the largest step of the parameter.
-        tolerance = 1e-5 * float(moved.abs().max()) + 1e-12
+        # Rewards and weights are float32: relative to the largest step of the parameter. A key's bias adds the same to all scores
+        # of a query, so that its gradient is zero but for rounding, which depends on the CPU.
+        tolerance = 1e-6 * largest if parameter.endswith("k_proj.bias") else 1e-5 * float(moved.abs().max()) + 1e-12
         torch.testing.assert_close(parts[parameter], moved, rtol=0, atol=tolerance, msg=lambda m, p=parameter: f"{p}: {m}")
 
 
@@ -113,14 +118,18 @@ def test_row_trains_update_after_update(tiny_data: Path, row_flags: Callable[[st
     assert (drawn is None) == (name == "mle")
 
 
+def test_the_interpolation_has_fifteen_flags_at_most() -> None:
+    assert len(FAMILY["interp"].flags) <= 15
+
+
 def test_rows_expose_their_own_flags_only() -> None:
     from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 
-    from fairseq_erpo.criterions import BORROWED
+    from fairseq_erpo.plugin.register import BORROWED
 
     for name, row in FAMILY.items():
         exposed = {field.name for field in dataclasses.fields(CRITERION_DATACLASS_REGISTRY[f"erpo_{name}"])}
-        assert exposed - {"_name"} == set(row.flags) | set(BORROWED), name
+        assert exposed - {"_name", *OLD_FLAGS} == set(row.flags) | set(BORROWED), name
 
 
 @pytest.fixture
@@ -129,14 +138,14 @@ def registries() -> Iterator[None]:
     from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
     from hydra.core.config_store import ConfigStore
 
-    from fairseq_erpo import criterions
+    from fairseq_erpo.plugin import register
 
     tables = (
         FAMILY,
         CRITERION_REGISTRY,
         CRITERION_DATACLASS_REGISTRY,
         ConfigStore.instance().repo["criterion"],
-        vars(criterions),
+        vars(register),
     )
     before = [dict(table) for table in tables]
     yield
@@ -146,22 +155,18 @@ def registries() -> Iterator[None]:
 
 
 def test_a_row_is_added_at_run_time(tiny_data: Path, registries: None) -> None:
-    """The example of the family's docstring, word for word: about ten lines, and fairseq trains with it."""
-    from fairseq_erpo import criterions
-
+    """The example of the family's docstring, word for word and with its imports: one call, and fairseq trains with it."""
     assert family.__doc__ is not None
     # The indented paragraph.
-    example = textwrap.dedent(re.search(r"(?:^    .*\n)+", family.__doc__, re.MULTILINE)[0])  # type: ignore[index]
-    assert len(example.splitlines()) <= 10
-    names = {"register": criterions.register, "replace": dataclasses.replace}
-    exec(example, {**vars(family), **names})
+    example = textwrap.dedent("\n".join(line for line in family.__doc__.splitlines() if line.startswith("    ") or not line))
+    exec(example, {})
     built, moved = train(tiny_data, "--criterion erpo_half_model --erpo-reward rouge", [IDS])
     assert built.criterion.row is FAMILY["half_model"]
     assert max(float(value.abs().max()) for value in moved.values()) > 1e-4
     drawn = built.criterion.train().draw(built.model, built.batch(IDS))
     # Each z is fair: 3.5 standard deviations.
-    origin = drawn.origin[drawn.origin.ne(Expert.NONE)]
-    assert set(origin.tolist()) == {Expert.MODEL, Expert.TASK}
+    origin = drawn.sample.origin[drawn.sample.origin.ne(Expert.NONE)]
+    assert set(origin.tolist()) == {Expert.MODEL, Expert.REWARD}
     assert float(origin.float().mean()) == pytest.approx(0.5, abs=3.5 * 0.5 / len(origin) ** 0.5)
 
 
@@ -251,7 +256,7 @@ def test_raml_reads_samples_drawn_before(tiny_data: Path, tmp_path: Path) -> Non
     for row, i in enumerate(sample["id"].tolist()):
         mass = sum(math.exp(r / 0.8) for r in rewards[i])
         for s in range(3):
-            tokens, weights = drawn.tokens[3 * row + s], drawn.weights[3 * row + s]
+            tokens, weights = drawn.sample.tokens[3 * row + s], drawn.weights[3 * row + s]
             assert words.string(tokens[tokens.ne(PAD)]) == lines[i][s]
             assert tokens[tokens.ne(PAD)][-1] == EOS
             share = math.exp(rewards[i][s] / 0.8) / mass
@@ -264,8 +269,8 @@ def test_raml_reads_samples_drawn_before(tiny_data: Path, tmp_path: Path) -> Non
 # On a device without leaving it
 
 
-class FakeSources:
-    """`engine.Sources` on a device."""
+class FakeInputs:
+    """`RowInputs` on a device."""
 
     predrawn = None
 
@@ -288,22 +293,21 @@ def fake_batch(device: torch.device, row: Row, **flags: Any) -> Batch:
         draws=Draws(torch.empty(4, dtype=torch.int64, device=device), 1, 2),
         mixture=Mixture(0.3, 0.4, 0.3),
         stage=1,
-        settings=Settings.of({**row.defaults, **flags}),
+        settings=row.settings({"erpo_preset": "robust"} | flags if "erpo_preset" in row.flags else flags),
         vocabulary=vocabulary,
         max_positions=20,
         start=lambda copies: pytest.fail("no model here"),
-        sources=FakeSources(device, vocabulary),
+        inputs=FakeInputs(device, vocabulary),
     )
 
 
 PAID = {"erpo_model_targets": "policy", "erpo_baseline": "learned", "erpo_samples": 2}
-TILTED = {"erpo_model_targets": "task", "erpo_task_targets": "product", "erpo_alpha": 0.25}
+TILTED = {"erpo_model_targets": "reward", "erpo_reward_targets": "product", "erpo_alpha": 0.25}
 DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
     "raml": [{}, {"erpo_payoff": "hamming"}],
     "interp": [
         {},
-        {"erpo_z": "batch"},
-        {"erpo_model_targets": "drop", "erpo_task_targets": "soft", "erpo_samples": 2},
+        {"erpo_model_targets": "drop", "erpo_reward_targets": "soft", "erpo_samples": 2},
         TILTED,
         PAID,
     ],
@@ -321,40 +325,52 @@ def test_row_runs_on_a_device_without_leaving_it(name: str, flags: dict[str, Any
     with fake_cuda() as device:
         batch = fake_batch(device, row, **flags)
         vocabulary, samples = batch.vocabulary, batch.settings.samples
-        baseline = engine.BASELINES[batch.settings.baseline]
-        candidates = Candidates.of(Reference.of(batch.copies(samples)[0], vocabulary), vocabulary)
+        baseline = BASELINES[batch.settings.baseline]
+        candidates = Candidates.from_reference(Reference.from_target(batch.copies(samples)[0], vocabulary), vocabulary)
         with StaysOnCuda():
-            if isinstance(row.draw, engine.FromExperts):
-                rows = samples + baseline.greedy
-                target, draws = batch.copies(rows)
-                origin = row.draw.layout(batch, Reference.of(target, vocabulary), draws(Channel.ORIGIN, 12))
-                assert origin.shape == (4 * rows, 12) and origin.dtype == torch.int64
-                targets = batch.settings.task_targets
-                shares = torch.zeros(len(target), 12, 9 + 2, device=device) if targets == "soft" else None
-                lift = torch.zeros(len(target), 12, 9 + 1, device=device) if targets == "product" else None
-                features = torch.zeros(len(target), 12, 8, device=device) if baseline.learned else None
-                rest = torch.zeros(origin.shape, device=device)
-                drawn = Drawn(origin, origin, rest, rest[:, 0], rest[:, 0].bool(), features, shares, lift, samples=rows)
-                drawn = engine._without_greedy(drawn) if baseline.greedy else drawn
-            else:
-                drawn = row.draw(batch)
+            drawn = planned(row.draw, batch) if isinstance(row.draw, FromExperts) else row.draw(batch)
             if drawn is None:
                 return
             drawn = row.weigh(batch, drawn)
-            assert len(drawn.tokens) == 4 * drawn.samples
-            assert drawn.previous(vocabulary).shape == drawn.tokens.shape
-            at = torch.arange(drawn.tokens.numel(), device=device)
+            tokens = drawn.sample.tokens
+            assert len(tokens) == 4 * drawn.samples
+            assert previous_tokens(tokens, vocabulary).shape == tokens.shape
+            at = torch.arange(tokens.numel(), device=device)
             log_p = torch.zeros((len(at), vocabulary.size), device=device)
             assert mstep.drawn_losses(log_p, drawn, at, candidates, 0.1).shape == at.shape
-            if drawn.features is not None:
-                assert mstep.baseline_loss(batch.sources.baseline(drawn.features), drawn).dim() == 0
+            assert (drawn.sample.features is not None) == baseline.learned
+            if drawn.sample.features is not None:
+                assert mstep.baseline_loss(batch.inputs.baseline(drawn.sample.features), drawn).dim() == 0
+
+
+def planned(draw: FromExperts, batch: Batch) -> Drawn:
+    """A draw with zeros in the place of the sampler's loop."""
+    plan = draw.plan(batch)
+    n, steps = plan.origin.shape
+    assert n == 4 * plan.rows and plan.origin.dtype == torch.int64
+
+    def zeros(*last: int) -> Tensor:
+        return torch.zeros(n, steps, *last, device=plan.origin.device)
+
+    sampler, width = plan.sampler, batch.target.size(1)
+    sample = Sample(
+        tokens=plan.origin,
+        origin=plan.origin,
+        delta_r=zeros(),
+        reward=zeros()[:, 0],
+        clipped=zeros()[:, 0].bool(),
+        features=zeros(8) if sampler.keep_features else None,
+        reward_log_q=zeros(width + 2) if sampler.keep_reward_q else None,
+        tilt=zeros(width + 1) if sampler.keep_tilt else None,
+    )
+    return draw.finish(batch, sample, plan.rows)
 
 
 def test_statistics_of_noise_follow_the_batch() -> None:
     """Counted once on the host, then moved."""
     counts = torch.ones(10, dtype=torch.int64)
     vocabulary = Vocabulary(10, pad=1, eos=2, unk=3, never=(0, 1))
-    moved = Noising.of("unigram", NoiseStatistics(counts, counts, counts), vocabulary).to("meta")
+    moved = Noising.from_statistics("unigram", NoiseStatistics(counts, counts, counts), vocabulary).to("meta")
     assert moved.rate.device.type == moved.cdf.device.type == "meta"
 
 
@@ -377,7 +393,7 @@ def test_fairseq_train_runs_every_row(
         job.succeed()
     alone, both = by_update(tmp_path / "alone" / "log"), by_update(tmp_path / "0" / "log")
     assert alone.keys() == both.keys() and len(alone) >= 8
-    for key in ("loss", "nll_loss", "seq_reward", "sampled_length", "in_reference", "clipped", "z_model", "z_task", "gnorm"):
+    for key in ("loss", "nll_loss", "seq_reward", "sampled_length", "in_reference", "clipped", "z_model", "z_reward", "gnorm"):
         assert (key in alone[1]) == (key in both[1])
         if key in alone[1]:
             assert alone[1][key] == pytest.approx(both[1][key], rel=2e-3, abs=2e-3), key  # what rounding to 3 digits leaves

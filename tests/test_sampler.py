@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from dense import dense_gains, log_q, mixture_q, model_q, reward_q
 from fake_cuda import StaysOnCuda, fake_cuda
 from oracle import (
     EOS,
@@ -12,18 +13,22 @@ from oracle import (
     TableModel,
     assert_distributed,
     edit_delta_r,
+    reward_conditional,
     sequence_probability,
     sequences,
-    task_conditional,
     world,
 )
 from scipy.stats import chisquare
 
-from fairseq_erpo.estep import Candidates, Experts, InverseTemperature, log_q, mixture_q, model_q, task_log_weights, task_q
+from fairseq_erpo.algorithm.answers import Answer
+from fairseq_erpo.algorithm.batch import Expert
+from fairseq_erpo.algorithm.estep import Candidates, ExpertSettings, InverseTemperature, reward_log_weights
+from fairseq_erpo.algorithm.layouts import draw_experts
+from fairseq_erpo.algorithm.sampler import Sampler, length_caps
+from fairseq_erpo.algorithm.step import Step, draw_step, product_tilt
+from fairseq_erpo.algorithm.uniforms import Channel, Draws
 from fairseq_erpo.mixture import MLE, Mixture
 from fairseq_erpo.rewards import REWARDS, Reference, make_reward
-from fairseq_erpo.sampler import Answer, Channel, Expert, Sampler, Step, draw_step, length_caps, product_lift, scattered
-from fairseq_erpo.uniforms import Draws
 
 N = 20_000
 SHARP = InverseTemperature(number=math.inf)
@@ -50,12 +55,12 @@ def draw(
     many = y_star if isinstance(y_star[0], (list, tuple)) else [y_star] * n
     width = max(map(len, many)) + 1 + pads
     target = torch.tensor([[*y, EOS, *[PAD] * (width - len(y) - 1)] for y in many])
-    reference = Reference.of(target, vocabulary)
+    reference = Reference.from_target(target, vocabulary)
     draws = Draws(torch.arange(len(many)) if ids is None else torch.tensor(ids), seed=1, update=update)
     caps = length_caps(reference, cap or 10**6)
     if origin is None:
-        origin = scattered(mixture, draws(Channel.ORIGIN, int(caps.max()) + pads))
-    sampler = Sampler(make_reward(reward), experts or Experts(SHARP), vocabulary, parallel=parallel, alpha=alpha)
+        origin = draw_experts(mixture, draws(Channel.ORIGIN, int(caps.max()) + pads))
+    sampler = Sampler(make_reward(reward), experts or ExpertSettings(SHARP), vocabulary, parallel=parallel, alpha=alpha)
     model = model or TableModel(vocabulary)
     return sampler.draw(reference, origin, caps, draws, lambda: model)
 
@@ -72,13 +77,12 @@ def test_data_corner_returns_the_reference():
     sample = draw(references, MLE, world(4))
     assert lines(sample) == [(*y, EOS) for y in references]
     assert not sample.clipped.any()
-    assert set(sample.origin.unique().tolist()) == {Expert.NONE, Expert.DELTA}
+    assert set(sample.origin.unique().tolist()) == {Expert.NONE, Expert.DATA}
 
 
-@pytest.mark.parametrize("ties", ["uniform", "position"])
-def test_edit_reward_at_infinite_c_rebuilds_the_reference(ties):
+def test_edit_reward_at_infinite_c_rebuilds_the_reference():
     references = [[4, 5, 6], [7], [4, 4, 5, 4, 4], [6, 5, 4, 5, 6, 7]]
-    sample = draw(references, Mixture(0, 1, 0), world(4), experts=Experts(SHARP, ties=ties))
+    sample = draw(references, Mixture(0, 1, 0), world(4), experts=ExpertSettings(SHARP))
     assert lines(sample) == [(*y, EOS) for y in references]
     assert sample.reward.tolist() == [0] * 4
 
@@ -108,19 +112,19 @@ def auto(prefix, y_star, vocabulary, eps):
 @pytest.mark.parametrize("c", ["0", "1", "2.5", "inf", "auto:.1", "auto:.4"])
 @pytest.mark.parametrize("mixture", [Mixture(0.3, 0.4, 0.3), Mixture(0, 1, 0)])
 @pytest.mark.parametrize("y_star", [(4, 5), (4, 4), (UNK, 4)])
-def test_interior_is_mixture_q(c, mixture, y_star):
+def test_interior_is_the_mixture_of_algorithm_1(c, mixture, y_star):
     vocabulary = world(3)
     model = TableModel(vocabulary, seed=3)
     temperature = InverseTemperature.parse(c)
 
     def q(prefix):
         number = auto(prefix, y_star, vocabulary, temperature.eps) if temperature.eps else temperature.number
-        task = task_conditional(prefix, y_star, vocabulary, number)
+        rewarded = reward_conditional(prefix, y_star, vocabulary, number)
         data = y_star[len(prefix)] if len(prefix) < len(y_star) else EOS
         p = model.drawable(prefix, power=2.0)
-        return [mixture.model * p[w] + mixture.task * task[w] + mixture.delta * (w == data) for w in range(vocabulary.size)]
+        return [mixture.model * p[w] + mixture.reward * rewarded[w] + mixture.data * (w == data) for w in range(vocabulary.size)]
 
-    sample = draw(y_star, mixture, vocabulary, experts=Experts(temperature, c_model=2.0), model=model, n=N, cap=3)
+    sample = draw(y_star, mixture, vocabulary, experts=ExpertSettings(temperature, c_model=2.0), model=model, n=N, cap=3)
     assert_distributed(lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)})
 
 
@@ -142,29 +146,15 @@ def test_product_expert_is_eq_4(alpha):
     assert_distributed(lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)})
 
 
-def test_ties_by_model_share_the_best_tokens_mass_as_the_model_does():
-    vocabulary = world(4)
-    model = TableModel(vocabulary, seed=5)
-    y_star = (4, 5)
-    sample = draw(
-        y_star, Mixture(0, 1, 0), vocabulary, reward="bleu", experts=Experts(SHARP, ties="model"), model=model, n=N, cap=1
-    )
-    p = model.drawable(())
-    # At t = 0 both reference tokens have the same ΔBLEU.
-    assert_distributed(lines(sample), {(w,): p[w] / (p[4] + p[5]) for w in y_star})
-
-
-def test_ties_by_position_take_the_nearest():
-    """After a miss at t = 0 every reference token has the same ΔBLEU; the one in place is y*_1."""
+def test_the_best_tokens_share_equally():
+    """After a miss at t = 0 every reference token has the same ΔBLEU."""
     vocabulary = world(6)
-    reference = Reference.of(torch.tensor([[4, 5, 6, 7, EOS]]), vocabulary)
+    reference = Reference.from_target(torch.tensor([[4, 5, 6, 7, EOS]]), vocabulary)
     reward = make_reward("bleu")
     state = reward.advance(reward.start(reference), torch.tensor([9]), torch.tensor([True]))
-    candidates = Candidates.of(reference, vocabulary)
-    weights = task_log_weights(reward.gains(state), candidates, Experts(SHARP, ties="position"), t=1)
-    assert task_q(weights, candidates, vocabulary)[0].nonzero()[:, 0].tolist() == [5]
-    weights = task_log_weights(reward.gains(state), candidates, Experts(SHARP), t=1)
-    assert task_q(weights, candidates, vocabulary)[0, 4:8].tolist() == pytest.approx([0.25] * 4)
+    candidates = Candidates.from_reference(reference, vocabulary)
+    weights = reward_log_weights(reward.gains(state), candidates, SHARP, t=1)
+    assert reward_q(weights, candidates, vocabulary)[0, 4:8].tolist() == pytest.approx([0.25] * 4)
 
 
 # c of the reward
@@ -172,10 +162,10 @@ def test_ties_by_position_take_the_nearest():
 
 def mass_on_reference(c, reward, size, r):
     vocabulary = world(size - 4)
-    reference = Reference.of(torch.tensor([[*range(4, 4 + r), EOS]]), vocabulary)
+    reference = Reference.from_target(torch.tensor([[*range(4, 4 + r), EOS]]), vocabulary)
     engine = make_reward(reward)
-    candidates = Candidates.of(reference, vocabulary)
-    weights = task_log_weights(engine.gains(engine.start(reference)), candidates, Experts(InverseTemperature.parse(c)), t=0)
+    candidates = Candidates.from_reference(reference, vocabulary)
+    weights = reward_log_weights(engine.gains(engine.start(reference)), candidates, InverseTemperature.parse(c), t=0)
     return float(weights.softmax(1)[0, :-2].sum())
 
 
@@ -199,11 +189,11 @@ def test_what_is_no_temperature_is_refused(text):
 def test_nothing_to_gain_is_uniform():
     """`rouge2` at t = 0: no token gains anything, so auto:EPS has no best to point at."""
     vocabulary = world(5)
-    reference = Reference.of(torch.tensor([[4, 5, EOS]]), vocabulary)
+    reference = Reference.from_target(torch.tensor([[4, 5, EOS]]), vocabulary)
     reward = make_reward("rouge2")
-    candidates = Candidates.of(reference, vocabulary)
-    weights = task_log_weights(reward.gains(reward.start(reference)), candidates, Experts(), t=0)
-    q = task_q(weights, candidates, vocabulary)[0]
+    candidates = Candidates.from_reference(reference, vocabulary)
+    weights = reward_log_weights(reward.gains(reward.start(reference)), candidates, InverseTemperature(eps=0.1), t=0)
+    q = reward_q(weights, candidates, vocabulary)[0]
     assert q.tolist() == pytest.approx([0, 0, 0, *[1 / 6] * 6])  # every drawable token but EOS
 
 
@@ -223,14 +213,16 @@ def test_the_cap_invents_no_eos():
 def test_the_reward_expert_ends_no_sentence_before_its_first_token():
     """ΔROUGE(EOS) = 0 beats a miss, so only the rule keeps it from ending at once."""
     vocabulary = world(3)
-    sample = draw([4], Mixture(0, 1, 0), vocabulary, reward="rouge", experts=Experts(InverseTemperature(number=0.0)), n=500)
+    sample = draw(
+        [4], Mixture(0, 1, 0), vocabulary, reward="rouge", experts=ExpertSettings(InverseTemperature(number=0.0)), n=500
+    )
     assert not sample.tokens[:, 0].eq(EOS).any()
     assert sample.tokens[:, 1].eq(EOS).any()
 
 
 def test_rewards_add_up_and_padding_is_empty():
     vocabulary = world(4)
-    sample = draw([[4, 5, 6], [7, 4]] * 50, Mixture(0.4, 0.4, 0.2), vocabulary, reward="bleu", experts=Experts())
+    sample = draw([[4, 5, 6], [7, 4]] * 50, Mixture(0.4, 0.4, 0.2), vocabulary, reward="bleu", experts=ExpertSettings())
     padding = sample.tokens.eq(PAD)
     assert sample.delta_r[padding].eq(0).all()
     assert sample.origin[padding].eq(Expert.NONE).all()
@@ -241,11 +233,10 @@ def test_rewards_add_up_and_padding_is_empty():
 
 
 @pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
-@pytest.mark.parametrize("ties", ["uniform", "position", "model"])
-def test_a_batch_draws_what_its_sentences_draw_alone(reward, ties):
+def test_a_batch_draws_what_its_sentences_draw_alone(reward):
     vocabulary = world(6)
     references = [[4, 5, 6], [7], [9, 9, 4, 5, 9], [8, 7, 6, 5, 4, 4, 5, 6]]
-    experts = Experts(InverseTemperature(eps=0.1), ties=ties)
+    experts = ExpertSettings(InverseTemperature(eps=0.1))
     mixture = Mixture(0.3, 0.4, 0.3)
     together = draw(references * 10, mixture, vocabulary, reward=reward, experts=experts)
     for i, y in enumerate(references * 10):
@@ -255,9 +246,8 @@ def test_a_batch_draws_what_its_sentences_draw_alone(reward, ties):
 
 
 @pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
-@pytest.mark.parametrize("ties", ["uniform", "position", "model"])
 @pytest.mark.parametrize("cap", [None, 4])
-def test_the_fixed_point_of_whole_passes_is_the_sequence_drawn_step_by_step(reward, ties, cap):
+def test_the_fixed_point_of_whole_passes_is_the_sequence_drawn_step_by_step(reward, cap):
     vocabulary = world(6)
     references = [[4, 5, 6], [7], [9, 9, 4, 5, 9], [8, 7, 6, 5, 4, 4, 5, 6]] * 25
     u = Draws(torch.arange(100), 1, 0)(99, 17)
@@ -268,7 +258,7 @@ def test_the_fixed_point_of_whole_passes_is_the_sequence_drawn_step_by_step(rewa
             None,
             vocabulary,
             reward=reward,
-            experts=Experts(InverseTemperature(eps=0.1), ties=ties, c_model=1.5),
+            experts=ExpertSettings(InverseTemperature(eps=0.1), c_model=1.5),
             alpha=0.5,
             origin=origin[:, : cap or 17],
             cap=cap,
@@ -315,7 +305,7 @@ def test_only_sentences_that_still_ask_are_decoded():
             seen.append(len(previous))
             return super().step(previous)
 
-    origin = torch.full((3, 9), int(Expert.DELTA))
+    origin = torch.full((3, 9), int(Expert.DATA))
     origin[0, 1] = origin[2, 4] = int(Expert.MODEL)
     draw([[4, 5, 6, 7, 4, 5]] * 3, None, vocabulary, model=Counting(vocabulary), origin=origin)
     assert seen[:2] == [2, 2]  # sentence 1 never asks
@@ -325,11 +315,11 @@ def test_only_sentences_that_still_ask_are_decoded():
 
 def test_z_has_its_shares():
     u = Draws(torch.arange(2000), 1, 1)(Channel.ORIGIN, 20)
-    z = scattered(Mixture(0.12, 0.16, 0.72), u)
-    counts = [int(z.eq(expert).sum()) for expert in (Expert.MODEL, Expert.TASK, Expert.DELTA)]
+    z = draw_experts(Mixture(0.12, 0.16, 0.72), u)
+    counts = [int(z.eq(expert).sum()) for expert in (Expert.MODEL, Expert.REWARD, Expert.DATA)]
     assert chisquare(counts, [4800, 6400, 28800]).pvalue > 1e-3
-    assert scattered(Mixture(1, 0, 0), u).eq(Expert.MODEL).all()
-    assert scattered(Mixture(0, 1, 0), u).eq(Expert.TASK).all()
+    assert draw_experts(Mixture(1, 0, 0), u).eq(Expert.MODEL).all()
+    assert draw_experts(Mixture(0, 1, 0), u).eq(Expert.REWARD).all()
 
 
 # Dense q
@@ -337,56 +327,48 @@ def test_z_has_its_shares():
 
 def test_product_and_mixture_agree_at_the_corners_only():
     vocabulary = world(3)
-    reference = Reference.of(torch.tensor([[4, 5, EOS]]), vocabulary)
+    reference = Reference.from_target(torch.tensor([[4, 5, EOS]]), vocabulary)
     reward = make_reward("edit")
     gains = reward.gains(reward.start(reference))
-    candidates = Candidates.of(reference, vocabulary)
+    candidates = Candidates.from_reference(reference, vocabulary)
     log_p = TableModel(vocabulary).row(())[None]
     log_p = model_q(log_p, 1.0, vocabulary).log()
-    task = task_q(task_log_weights(gains, candidates, Experts(InverseTemperature(number=1.0)), t=1), candidates, vocabulary)
+    rewarded = reward_q(reward_log_weights(gains, candidates, InverseTemperature(number=1.0), t=1), candidates, vocabulary)
     y_0 = torch.tensor([4])
-    dense = gains.dense(reference, vocabulary)
+    dense = dense_gains(gains, reference, vocabulary)
     for mixture, product in (
         (Mixture(0, 1, 0), log_q(log_p, dense, alpha=0, beta=1)),
         (Mixture(1, 0, 0), log_q(log_p, torch.zeros_like(dense), alpha=1, beta=0)),
     ):
-        assert torch.allclose(mixture_q(mixture, log_p.exp(), task, y_0), product.exp(), atol=1e-6)
+        assert torch.allclose(mixture_q(mixture, log_p.exp(), rewarded, y_0), product.exp(), atol=1e-6)
     inside = log_q(log_p, dense, alpha=1, beta=1).exp()
-    assert not torch.allclose(mixture_q(Mixture(0.5, 0.5, 0), log_p.exp(), task, y_0), inside, atol=1e-2)
-
-
-def test_log_q_needs_a_weight():
-    with pytest.raises(ValueError, match="undefined"):
-        log_q(torch.zeros(1, 3), torch.zeros(1, 3), 0, 0)
-    impossible = torch.tensor([[0.0, -math.inf]])
-    assert log_q(impossible, torch.zeros(1, 2), alpha=0, beta=1).exp().tolist() == [[0.5, 0.5]]
+    assert not torch.allclose(mixture_q(Mixture(0.5, 0.5, 0), log_p.exp(), rewarded, y_0), inside, atol=1e-2)
 
 
 # Devices
 
 
-@pytest.mark.parametrize("ties", ["uniform", "position", "model"])
 @pytest.mark.parametrize("reward", sorted(REWARDS))
-def test_drawing_runs_on_a_device_without_leaving_it(reward, ties):
+def test_drawing_runs_on_a_device_without_leaving_it(reward):
     """Fake CUDA tensors: a tensor on the wrong device, `.item()` and `bool(tensor)` raise."""
     vocabulary = world(50)
-    experts = Experts(ties=ties, c_model=2.0)
+    experts = ExpertSettings(c_model=2.0)
     with fake_cuda():
         target = torch.empty(4, 9, dtype=torch.int64, device="cuda")
         draws = Draws(torch.empty(4, dtype=torch.int64, device="cuda"), 1, 2)
-        reference = Reference.of(target, vocabulary)
-        candidates = Candidates.of(reference, vocabulary)
+        reference = Reference.from_target(target, vocabulary)
+        candidates = Candidates.from_reference(reference, vocabulary)
         engine = make_reward(reward)
         state = engine.start(reference)
-        origin = scattered(Mixture(0.3, 0.4, 0.3), draws(Channel.ORIGIN, 12))
+        origin = draw_experts(Mixture(0.3, 0.4, 0.3), draws(Channel.ORIGIN, 12))
         at = torch.empty(2, dtype=torch.int64, device="cuda")
         half = {"device": "cuda", "dtype": torch.float16}
         answer = Answer(at, torch.empty(2, vocabulary.size, **half), torch.empty(2, 8, **half))
         with StaysOnCuda():
             for t in range(3):
-                u = [draws(channel, 12)[:, t] for channel in (Channel.MODEL, Channel.TASK, Channel.MISS)]
+                u = [draws(channel, 12)[:, t] for channel in (Channel.MODEL, Channel.REWARD, Channel.MISS)]
                 gains = engine.gains(state)
-                step = Step(t, origin[:, t], gains, *u, product_lift(gains, reference, 0.5))
+                step = Step(t, origin[:, t], gains, *u, product_tilt(gains, reference, 0.5))
                 token, _ = draw_step(step, candidates, experts, vocabulary, answer)
                 state = engine.advance(state, token, token.ne(EOS))
         assert token.device.type == "cuda"

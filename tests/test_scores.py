@@ -10,15 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-from fairseq_erpo.scores import (
-    ROUGE,
-    bleu_signature,
-    measures,
-    p_values,
-    repeated_bigrams,
-    rouge_021,
-    rouge_f1,
-)
+from fairseq_erpo.scores import ROUGE, bleu_signature, measures, p_values, repeated_bigrams, rouge_021, rouge_f1
 
 
 def corpus(n: int, wrong: float, seed: int) -> tuple[list[str], list[str]]:

@@ -15,13 +15,13 @@ import pytest
 import torch
 from conftest import LIMIT, QUIET, ROOT, TINY, Done, Fairseq, Job, assert_equal_bits, by_update, lambdas, load, records
 
-from fairseq_erpo.compat import check_checkpoint
+from fairseq_erpo.plugin.safe_load import check_checkpoint
 
 # λ changes after each epoch: MLE, (.12, .16, .72), (.24, .32, .44), the paper's end.
 ANNEALED = (
-    "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-pretrain-epochs 1 --erpo-anneal-every 1 --max-epoch 4"
+    "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-pretrain 1e --erpo-anneal-every 1e --max-epoch 4"
 )
-PLATEAU = "--criterion erpo_interp --erpo-schedule plateau --erpo-lambda model=3/7,task=4/7"
+PLATEAU = "--criterion erpo_interp --erpo-preset robust --erpo-schedule plateau --erpo-lambda model=3/7,reward=4/7"
 LSTM = (
     "--arch lstm_luong_wmt_en_de --encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-hidden-size 16 --decoder-hidden-size 16 "
     "--encoder-layers 1 --decoder-layers 1 --decoder-out-embed-dim 16"
@@ -67,7 +67,9 @@ def test_killed_and_resumed_is_uninterrupted(fairseq: Fairseq, tiny_data: Path, 
     """By the console script: every process starts from nothing. Killed in the first epoch in which anything is drawn."""
     whole, _ = kill_and_resume(fairseq, tiny_data, tmp_path, f"{ANNEALED} --no-epoch-checkpoints", at=33, console=True)
     by_epoch = {int(record["epoch"]): record for record in records(whole / "log") if "loss" in record}
-    shares = [tuple(round(by_epoch[epoch][f"lambda_{name}"], 3) for name in ("model", "task", "delta")) for epoch in (1, 2, 3, 4)]
+    shares = [
+        tuple(round(by_epoch[epoch][f"lambda_{name}"], 3) for name in ("model", "reward", "data")) for epoch in (1, 2, 3, 4)
+    ]
     assert shares == [(0, 0, 1), (0.12, 0.16, 0.72), (0.24, 0.32, 0.44), (0.36, 0.48, 0.16)]
 
 
@@ -93,7 +95,7 @@ import os
 import torch.distributed as dist
 
 import fairseq_erpo.tasks
-from fairseq_erpo.criterions import ErpoCriterion
+from fairseq_erpo.plugin.criterion import ErpoCriterion
 
 original = ErpoCriterion.draw
 
@@ -102,9 +104,9 @@ def draw(self, model, sample):
     drawn, mixture = original(self, model, sample), self.mixture
     record = {
         "update": self.task.clock.update,
-        "lambda": [mixture.model, mixture.task, mixture.delta],
+        "lambda": [mixture.model, mixture.reward, mixture.data],
         "parameters": hashlib.sha1(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest(),
-        "drawn": dict(zip(sample["id"].tolist(), drawn.tokens.tolist())),
+        "drawn": dict(zip(sample["id"].tolist(), drawn.sample.tokens.tolist())),
     }
     rank = dist.get_rank() if dist.is_initialized() else 0
     with open(os.path.join(os.environ["SPY"], f"rank{rank}"), "a") as file:
@@ -171,8 +173,8 @@ def test_several_processes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, sp
     """
     # λ changes at each update; without dropout, whose masks are the ranks' own.
     flags = (
-        f"--criterion erpo_interp --erpo-schedule inverse_sigmoid --erpo-lambda model=.4,task=.4,delta=.2 --dropout 0 "
-        f"--erpo-anneal-unit update --erpo-anneal-every 3 --disable-validation --user-dir {spy} "
+        "--criterion erpo_interp --erpo-preset robust --erpo-schedule inverse_sigmoid --erpo-lambda model=.4,reward=.4,data=.2 "
+        f"--dropout 0 --erpo-anneal-every 3u --disable-validation --user-dir {spy} "
     )
     flags += "--max-update 8" if world == 2 else "--max-epoch 1"
     port = free_port()
@@ -228,8 +230,19 @@ def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
     """Workers unpickle their configuration before any --user-dir is imported. The plugin is found without being installed."""
     script = tmp_path / "spawn.py"
     script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(SPAWN, '    ')}")
-    flags = f"--user-dir {ROOT / 'fairseq_erpo'} --task erpo_translation --criterion erpo_interp {SHORT} {gloo(free_port())}"
-    command = [sys.executable, script, tiny_data, *TINY, *QUIET, "--cpu", *flags.split(), "--save-dir", tmp_path]
+    flags = f"--user-dir {ROOT / 'fairseq_erpo'} --task erpo_translation {SHORT} {gloo(free_port())}"
+    command = [
+        sys.executable,
+        script,
+        tiny_data,
+        *TINY,
+        *QUIET,
+        "--cpu",
+        *["--criterion", "erpo_interp", "--erpo-preset", "robust"],
+        *flags.split(),
+        "--save-dir",
+        tmp_path,
+    ]
     done = subprocess.run([str(word) for word in command], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count("initialized host") == 2 or done.stderr.count("initialized host") == 2
@@ -239,7 +252,7 @@ def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_task_trains_the_same(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """The clock comes along with --task translation and with none."""
-    flags = f"--criterion erpo_interp --erpo-schedule linear --erpo-anneal-unit update --erpo-anneal-every 2 {SHORT}"
+    flags = f"--criterion erpo_interp --erpo-preset robust --erpo-schedule linear --erpo-anneal-every 2u {SHORT}"
     tasks = {"none": "", "ours": "--task erpo_translation", "theirs": "--task translation"}
     for job in [fairseq.train(tiny_data, tmp_path / name, f"{flags} {task}") for name, task in tasks.items()]:
         job.succeed()
@@ -273,7 +286,7 @@ HYDRA = """
 common:
   {{user_dir: {user_dir}, cpu: true, seed: 7, log_format: json, log_interval: 1, no_progress_bar: true, log_file: {folder}/log}}
 task: {{_name: translation, data: {data}}}
-criterion: {{_name: erpo_interp, erpo_preset: paper, erpo_lambda: "model=.2,task=.3,delta=.5", erpo_schedule: constant}}
+criterion: {{_name: erpo_interp, erpo_preset: paper, erpo_lambda: "model=.2,reward=.3,data=.5", erpo_schedule: constant}}
 model:
   _name: transformer
   encoder: {{embed_dim: 32, ffn_embed_dim: 32, layers: 1, attention_heads: 2}}
@@ -300,7 +313,9 @@ def test_pretraining_by_another_command(fairseq: Fairseq, tiny_data: Path, tiny_
     a checkpoint, neither resuming nor validating needs the first one any more."""
     mle = tmp_path / "mle.pt"
     mle.write_bytes(tiny_checkpoint.read_bytes())
-    flags = f"--criterion erpo_interp --finetune-from-model {mle} --no-epoch-checkpoints --disable-validation"
+    flags = (
+        f"--criterion erpo_interp --erpo-preset robust --finetune-from-model {mle} --no-epoch-checkpoints --disable-validation"
+    )
     fairseq.train(tiny_data, tmp_path / "still", f"{flags} --lr 1e-30 --max-update 1").succeed()
     for name, value in parameters(tmp_path / "still" / LAST).items():
         torch.testing.assert_close(value, parameters(mle)[name], rtol=0, atol=1e-9)
@@ -325,7 +340,7 @@ def test_a_learned_baseline_starts_from_an_mle_checkpoint(
 
 def test_checkpoints_selected_by_bleu_load_and_resume(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """With --eval-bleu fairseq puts arrays into its checkpoints, which torch's safe loading has to be told of."""
-    flags = "--criterion erpo_interp --no-epoch-checkpoints --eval-bleu --maximize-best-checkpoint-metric"
+    flags = "--criterion erpo_interp --erpo-preset robust --no-epoch-checkpoints --eval-bleu --maximize-best-checkpoint-metric"
     flags += " --best-checkpoint-metric bleu"
     fairseq.train(tiny_data, tmp_path / "run", f"{flags} --max-epoch 1").succeed()
     assert check_checkpoint(str(tmp_path / "run" / LAST))["extra_state"]["metrics"]
@@ -350,6 +365,8 @@ CONVOLUTIONS = {
     ids=["lstm", "shared", *CONVOLUTIONS],
 )
 def test_models(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, flags: str) -> None:
-    fairseq.train(tiny_data, tmp_path, f"--criterion erpo_interp --erpo-schedule constant {SHORT} {flags}").succeed()
+    fairseq.train(
+        tiny_data, tmp_path, f"--criterion erpo_interp --erpo-preset robust --erpo-schedule constant {SHORT} {flags}"
+    ).succeed()
     record = by_update(tmp_path / "log")[3]
-    assert 0 < record["loss"] < 10 and record["z_model"] > 0 and record["z_task"] > 0
+    assert 0 < record["loss"] < 10 and record["z_model"] > 0 and record["z_reward"] > 0

@@ -10,8 +10,8 @@ from scipy import stats
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fairseq_erpo import uniforms as module
-from fairseq_erpo.uniforms import Draws, sample_ids, uniforms
+from fairseq_erpo.algorithm import uniforms as module
+from fairseq_erpo.algorithm.uniforms import Draws, sample_ids, uniforms
 
 torch.set_num_threads(1)
 

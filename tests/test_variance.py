@@ -14,12 +14,12 @@ import pytest
 import torch
 from conftest import build, load
 
-from fairseq_erpo import loading
 from fairseq_erpo.__main__ import main
-from fairseq_erpo.variance import DROP, PLAIN, SOFT, VARIANTS, Measured, Moments, Variant, flags_of, gradient, measure
+from fairseq_erpo.tools import load_run
+from fairseq_erpo.tools.variance import DROP, PLAIN, SOFT, VARIANTS, Measured, Moments, Variant, flags_of, gradient, measure
 
-HALF = "--lambda model=.5,task=.1,delta=.4 --erpo-c-model 1"  # at c = 1 the model's own targets teach nothing in expectation
-REWARD = "--lambda task=.8,delta=.2 --erpo-reward edit --erpo-c 1"  # a reward expert that spreads over the vocabulary
+HALF = "--lambda model=.5,reward=.1,data=.4 --erpo-c-model 1"  # at c = 1 the model's own targets teach nothing in expectation
+REWARD = "--lambda reward=.8,data=.2 --erpo-reward edit --erpo-c 1"  # a reward expert that spreads over the vocabulary
 Measure = Callable[..., Measured]
 
 
@@ -29,8 +29,8 @@ def measured(tiny_data: Path, tiny_checkpoint: Path) -> Measure:
         flags: str, row: str = "interp", switches: dict[str, Any] | None = None, draws: int = 6, sentences: int = 6
     ) -> Measured:
         parser = ArgumentParser()
-        loading.add_arguments(parser, split="train", count="--batch", sentences=sentences)
-        loaded = loading.load(parser.parse_args([str(tiny_checkpoint), str(tiny_data), *flags.split()]))
+        load_run.add_arguments(parser, split="train", count="--batch", sentences=sentences)
+        loaded = load_run.load(parser.parse_args([str(tiny_checkpoint), str(tiny_data), *flags.split()]))
         sample = loaded.dataset.collater([loaded.dataset[i] for i in loaded.chosen])
         return measure(Variant("", row, switches or {}), loaded, sample, draws)
 
@@ -50,11 +50,12 @@ def test_moments_are_those_of_the_stored_vectors() -> None:
     assert moments.error == pytest.approx(float(pairs.std()) / 20**0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("flags", ["", "--erpo-model-targets drop", "--erpo-task-targets soft --erpo-samples 2"])
+@pytest.mark.parametrize("flags", ["", "--erpo-model-targets drop", "--erpo-reward-targets soft --erpo-samples 2"])
 def test_equals_the_variance_of_stored_gradients(flags: str, tiny_data: Path, tiny_checkpoint: Path, measured: Measure) -> None:
     """The criterion as fairseq-train builds it from the same flags, five gradients kept."""
-    share = "model=.3,task=.3,delta=.4"
-    built = build(tiny_data, f"--criterion erpo_interp --seed 3 --erpo-schedule constant --erpo-lambda {share} {flags}")
+    share = "model=.3,reward=.3,data=.4"
+    constant = f"--erpo-preset robust --erpo-schedule constant --erpo-lambda {share}"
+    built = build(tiny_data, f"--criterion erpo_interp --seed 3 {constant} {flags}")
     built.model.load_state_dict(load(tiny_checkpoint)["model"])
     sample = built.batch(list(range(6)))
     built.criterion.train()
@@ -74,7 +75,7 @@ def test_equals_the_variance_of_stored_gradients(flags: str, tiny_data: Path, ti
     words = flags.split()
     switches = {flag[2:].replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
     switches = {name: int(value) if value.isdigit() else value for name, value in switches.items()}
-    found = measured(f"--lambda {share} --seed 3", switches=switches, draws=5, sentences=6)
+    found = measured(f"--erpo-preset robust --lambda {share} --seed 3", switches=switches, draws=5, sentences=6)
     # float32 sums of some hundred thousand terms
     assert found.variance == pytest.approx(variance, rel=1e-3)
     assert found.tokens == pytest.approx(sum(sizes) / 5) and found.per_token == pytest.approx(variance * sum(sizes) / 5, rel=1e-3)
@@ -117,18 +118,18 @@ def test_a_baseline_takes_variance_away(measured: Measure) -> None:
 
 
 def test_nothing_is_drawn_and_nothing_varies_on_the_data(measured: Measure) -> None:
-    found = measured("--lambda delta=1")
+    found = measured("--lambda data=1")
     assert found.variance == pytest.approx(0, abs=1e-9) and found.mean_norm > 0
 
 
 def test_flags_are_the_rows_own_with_lambda_to_the_last_digit() -> None:
     from fairseq_erpo.mixture import Mixture
 
-    given = {"erpo_preset": "paper", "erpo_c": "7", "erpo_z": "batch", "erpo_reward": "rouge", "erpo_lambda": "model=1"}
+    given = {"erpo_preset": "paper", "erpo_c": "7", "erpo_reward": "rouge", "erpo_lambda": "model=1"}
     mixture = Mixture(1 / 7, 2 / 7, 4 / 7)
     flags = flags_of(VARIANTS[1], given, mixture)
     assert Mixture.parse(flags.pop("erpo_lambda")) == mixture
-    expected = {"erpo_preset": "paper", "erpo_c": "7", "erpo_z": "batch", "erpo_reward": "rouge", "erpo_schedule": "constant"}
+    expected = {"erpo_preset": "paper", "erpo_c": "7", "erpo_reward": "rouge", "erpo_schedule": "constant"}
     assert flags == expected | PLAIN | SOFT
     assert flags_of(Variant("", "pg", {"erpo_baseline": "greedy"}), given, mixture) == {
         "erpo_reward": "rouge",
@@ -140,12 +141,12 @@ def test_every_line_of_the_table_is_another_and_no_preset_changes_one() -> None:
     lines = {(variant.row, *sorted(variant.switches.items())) for variant in VARIANTS}
     assert len(lines) == len(VARIANTS)
     interp = [variant.switches for variant in VARIANTS if variant.row == "interp"]
-    assert interp[0] == {"erpo_task_targets": "hard", "erpo_model_targets": "keep"}
+    assert interp[0] == PLAIN and PLAIN.items() >= {"erpo_reward_targets": "hard", "erpo_model_targets": "keep"}.items()
     assert all(switches.keys() >= interp[0].keys() for switches in interp)
 
 
 def test_dropout_stays_off(tiny_data: Path) -> None:
-    built = build(tiny_data, "--criterion erpo_interp --erpo-schedule constant --dropout .5")
+    built = build(tiny_data, "--criterion erpo_interp --erpo-preset robust --erpo-schedule constant --dropout .5")
     sample = built.batch([1, 2, 3])
     built.model.train()
     (first, size), (second, _) = (gradient(built.criterion.train(), built.model, sample, 4) for _ in range(2))
@@ -162,7 +163,7 @@ def test_table_and_json(
     monkeypatch.setenv("NO_COLOR", "1")
     file = tmp_path / "new" / "x.json"
     where = [str(tiny_checkpoint), str(tiny_data)]
-    flags = ["--batch", "3", "--draws", "4", "--lambda", "model=.4,task=.3,delta=.3"]
+    flags = ["--batch", "3", "--draws", "4", "--lambda", "model=.4,reward=.3,data=.3"]
     main(["variance", *where, *flags, "--json", str(file)])
     output = capsys.readouterr().out
     found = json.loads(file.read_text())
@@ -176,7 +177,7 @@ def test_table_and_json(
     ]
     lines = found["variants"]
     assert len(lines) == len(VARIANTS) and {name for line in lines for name in line["switches"]} == {
-        "--erpo-task-targets",
+        "--erpo-reward-targets",
         "--erpo-model-targets",
         "--erpo-samples",
         "--erpo-baseline",
@@ -189,7 +190,7 @@ def test_table_and_json(
         row = next(text for text in output.splitlines() if re.match(re.escape(variant.label) + r"  ", text))
         assert row.split()[-6:-4] == [f"{line['target_tokens']:.0f}", f"{line['variance_per_token']:.4g}"]
         assert row.split()[-3] == f"{line['ratio']:.2f}" and len(row.rstrip()) <= 80
-    assert "\x1b" not in output and "λ model=0.4,task=0.3,delta=0.3" in " ".join(output.split())
+    assert "\x1b" not in output and "λ model=0.4,reward=0.3,data=0.3" in " ".join(output.split())
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -13,5 +13,5 @@ exec fairseq-train \
     --user-dir "$(dirname "$0")/../../fairseq_erpo" --task erpo_translation --criterion erpo_interp \
     --arch transformer_iwslt_de_en --share-decoder-input-output-embed --dropout .3 \
     --optimizer adam --adam-betas '(.9, .98)' --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --clip-norm 1 \
-    --max-tokens 4096 --required-batch-size-multiple 1 --erpo-pretrain-epochs 20 --max-epoch 40 --keep-last-epochs 3 \
+    --max-tokens 4096 --required-batch-size-multiple 1 --erpo-preset robust --erpo-pretrain 20e --max-epoch 40 --keep-last-epochs 3 \
     "$@"

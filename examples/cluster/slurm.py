@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 
-from stages import slurm_executor  # noqa: E402
+from fairseq_erpo.processes import slurm_executor  # noqa: E402
 
 RANK = Path(__file__).resolve().parent / "rank.sh"
 
@@ -43,7 +43,10 @@ def main() -> None:
     usual = {"nodes": args.nodes, "tasks_per_node": args.gpus}
     if args.cluster == "slurm":
         usual["gpus_per_node"] = args.gpus
-    executor = slurm_executor(args.slurm, args.logs, args.cluster, usual)
+    try:
+        executor = slurm_executor(args.slurm, args.logs, usual, args.cluster)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     from submitit.helpers import Checkpointable
 
     class Training(Checkpointable):

@@ -9,14 +9,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
-from stages import write_json, write_text
 
-from fairseq_erpo.runlogs import from_json, numbered
+from fairseq_erpo.files import write_json, write_text
 from fairseq_erpo.scores import bleu_signature, measures
+from fairseq_erpo.tools.training_log import from_json, numbered
 
 SYSTEMS = {"pretrain": "MLE, where both start", "mle": "MLE, continued", "interp": "interpolation"}
 COLOURS = {"pretrain": "0.55", "mle": "tab:blue", "interp": "tab:orange"}
-EXPERTS = {"model": "model", "task": "task reward", "delta": "data (δ)"}
+EXPERTS = {"model": "model", "reward": "reward", "data": "data"}
 SAMPLES = 5
 
 
@@ -33,7 +33,7 @@ def mixtures(path: Path) -> dict[int, dict[str, float]]:
     return {
         int(figures["epoch"]): {name: figures[f"lambda_{name}"] for name in EXPERTS}
         for figures in from_json("", path).train.values()
-        if "lambda_delta" in figures
+        if "lambda_data" in figures
     }
 
 
@@ -99,11 +99,9 @@ def plot(logs: Mapping[str, Path], path: Path) -> None:
 
     annealed = mixtures(logs["interp"])
     edges = [0, before, *(before + epoch for epoch in sorted(annealed))]
-    heights = {
-        name: [1.0 if name == "delta" else 0.0, *(annealed[epoch][name] for epoch in sorted(annealed))] for name in EXPERTS
-    }
+    heights = {name: [1.0 if name == "data" else 0.0, *(annealed[epoch][name] for epoch in sorted(annealed))] for name in EXPERTS}
     bottom = [0.0] * (len(edges) - 1)
-    for name, colour in zip(("delta", "task", "model"), ("tab:green", "gold", "tab:purple"), strict=True):
+    for name, colour in zip(("data", "reward", "model"), ("tab:green", "gold", "tab:purple"), strict=True):
         top = [low + height for low, height in zip(bottom, heights[name], strict=True)]
         below.stairs(top, edges, baseline=bottom, fill=True, color=colour, alpha=0.6, linewidth=0, label=f"λ {EXPERTS[name]}")
         bottom = top

@@ -26,7 +26,9 @@ from pathlib import Path
 
 import prepare  # first: it makes what the examples share known
 import report
-from stages import ROOT, Local, Runner, Stage, write_json
+from stages import ROOT, Local, Runner, Stage
+
+from fairseq_erpo.files import write_json
 
 PRETRAIN_EPOCHS, MORE_EPOCHS = 4, 2
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.

@@ -1,4 +1,4 @@
-"""Eq. 3, the task reward by token: ΔR of every token of the vocabulary at once, without a vocabulary-sized tensor.
+"""Eq. 3, the task reward token by token: ΔR of the whole vocabulary at once, without a vocabulary-sized tensor.
 
 Only tokens of the reference y* can raise a match count, so ΔR takes at most r + 2 values a step: one for each reference
 position, one that all other tokens share (the miss), one for EOS.
@@ -16,7 +16,7 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 
 class Reference(NamedTuple):
-    """References as tensors, made once a batch."""
+    """References as tensors, made once per batch."""
 
     tokens: Tensor  # [B, R] int64: y* without EOS, padded on the right
     length: Tensor  # [B] int64: r, UNK counted
@@ -26,7 +26,7 @@ class Reference(NamedTuple):
     owner: Tensor  # [B, R] bool: True at the first position of each distinct matchable token
 
     @classmethod
-    def of(cls, target: Tensor, vocabulary: Vocabulary) -> "Reference":
+    def from_target(cls, target: Tensor, vocabulary: Vocabulary) -> "Reference":
         """From right-padded targets with or without EOS.  [B, R or R + 1] int64 -> Reference
 
         UNK, ids that must never be drawn and an EOS that is not the last token are counted in r and match nothing.
@@ -57,17 +57,8 @@ class Gains(NamedTuple):
     miss: Tensor  # [B]
     eos: Tensor  # [B]
 
-    def dense(self, reference: Reference, vocabulary: Vocabulary) -> Tensor:
-        """The same over the whole vocabulary, -inf for tokens that must never be drawn.  -> [B, V]"""
-        # Positions that hold one token write equal values, and those where nothing matches the miss.
-        full = self.miss[:, None].repeat(1, vocabulary.size).scatter(1, reference.tokens, self.hit)
-        full[:, vocabulary.eos] = self.eos
-        for never in vocabulary.never:
-            full[:, never] = -torch.inf
-        return full
-
     def at(self, token: Tensor, reference: Reference, vocabulary: Vocabulary) -> Tensor:
-        """Eq. 3 for one token a sentence.  [B] int64 -> [B]"""
+        """Eq. 3 for one token of each sentence.  [B] int64 -> [B]"""
         here = reference.keys.eq(token[:, None])
         # All hits are equal, so their maximum is each of them, and -inf says that there is none.
         hit = self.hit.masked_fill(~here, -torch.inf).amax(1)
@@ -106,7 +97,6 @@ class Replay(NamedTuple):
 
     delta_r: Tensor  # [B, T] float32: ΔR of each drawn token, 0 behind the end
     total: Tensor  # [B] float32: Φ(∅) + ΣΔR, the sentence metric where EOS was drawn and Φ elsewhere
-    gains: Gains  # of every prefix: hit [B, T, R], miss [B, T], eos [B, T]; the last prefix repeats behind the end
 
 
 def replay(reward: Reward[Any], reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> Replay:
@@ -114,16 +104,15 @@ def replay(reward: Reward[Any], reference: Reference, tokens: Tensor, vocabulary
     state = reward.start(reference)
     start = reward.value(state)
     live = torch.ones_like(start, dtype=torch.bool)
-    drawn, steps = [], []
+    drawn = []
     for token in tokens.unbind(1):
         gains = reward.gains(state)
         live = live & token.ne(vocabulary.pad)
         drawn.append(gains.at(token, reference, vocabulary).masked_fill(~live, 0))
-        steps.append(gains)
         live = live & token.ne(vocabulary.eos)
         state = reward.advance(state, token, live)
     delta_r = torch.stack(drawn, 1)
-    return Replay(delta_r, start + delta_r.sum(1), Gains(*(torch.stack(column, 1) for column in zip(*steps, strict=True))))
+    return Replay(delta_r, start + delta_r.sum(1))
 
 
 def any_equal(bits: Tensor, first: Tensor) -> Tensor:

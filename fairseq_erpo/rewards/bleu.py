@@ -14,27 +14,23 @@ class Bleu(OverlapReward):
     Φ(y_1:t) = (Π_n (m_n + 1)/(p_n + 1))^¼; an order that the prefix is too short for contributes 1, and Φ(∅) = 1.
     ΔR(EOS) is the brevity penalty, -1 at t = 0 and 0 from t = r on; Φ(∅) + ΣΔR is sentence BLEU.
 
-    Departs from the paper: it does not say where the brevity penalty goes.  On a prefix it is a factor of all ΔR alike,
-    1e-8 at t = 0, which hides every difference between tokens.  `prefix_penalty` puts it there: Φ(∅) is then 0 and EOS free.
+    Departs from the paper: it does not say where the brevity penalty goes.  On a prefix it would multiply all ΔR alike, by 1e-8
+    at t = 0, which hides every difference between tokens; here EOS pays it.
     """
 
     prior = 1.0
 
-    def __init__(self, prefix_penalty: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(orders=ORDERS, subsequence=False, worth=(1.0,) * ORDERS)
-        self.prefix_penalty = prefix_penalty
 
     def sizes(self, length: Tensor) -> Tensor:
-        # p_n + 1 with p_n = max(t - (n - 1), 0); where t is less than n - 1, what is less than 1 stands for 1.
+        # p_n + 1 with p_n = max(t - (n - 1), 0); where t < n - 1 this is below 1, and counts as 1.
         return torch.arange(1, 1 - ORDERS, -1, device=length.device, dtype=length.dtype).expand(len(length), -1)
 
     def combine(self, shares: Tensor, state: Overlap) -> Tensor:
-        bleu = shares.prod(2).sqrt().sqrt()
-        return bleu * log_brevity_penalty(state).exp() if self.prefix_penalty else bleu
+        return shares.prod(2).sqrt().sqrt()
 
     def closing(self, state: Overlap, value: Tensor) -> Tensor:
-        if self.prefix_penalty:
-            return super().closing(state, value)
         return value * log_brevity_penalty(state)[:, -1].expm1()
 
 

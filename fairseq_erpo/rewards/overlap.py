@@ -1,10 +1,10 @@
-"""Eq. 3 from match counts: n-grams and the longest subsequence that a prefix shares with y*, and what each next token adds.
+"""Eq. 3 from match counts: the n-grams and the longest subsequence that a prefix shares with y*, for every next token.
 
 A token adds at most 1 to each of these counts, so its ΔR depends on M bits δ(w) alone: δ_n for the n-grams of n = 1..N and,
 where asked for, δ_L for the longest common subsequence (LCS).  Tokens outside y* have no bit set.
 
-The sampler asks at every step, so few and small operations count: the M numbers of a position share one int64, 15 bits each (a
-lane), and are added, compared and counted together. The highest bit of a lane says yes or no, the others count.
+The sampler calls this at every step, so few and small operations matter: the M numbers of a position are packed into one int64,
+15 bits each (a lane), and are added and compared together. The highest bit of a lane is a flag, the lower 14 bits count.
 
 B sentences, R reference positions without EOS, N orders, S = 1 if the LCS is counted and 0 if not, M = N + S <= 4 lanes.
 """
@@ -27,18 +27,18 @@ CODE_AT = 59
 
 
 def each_lane(lanes: int, number: int) -> int:
-    """The same number in each of the first lanes."""
+    """An int with the same number in each of its first lanes."""
     return sum(number << (LANE * lane) for lane in range(lanes))
 
 
 class Overlap(NamedTuple):
-    """What a prefix y_1:t shares with y*."""
+    """Match counts of a prefix y_1:t with y*."""
 
     keys: Tensor  # [B, R] int64: Reference.keys
     first: Tensor  # [B, R] int64: Reference.first
     length: Tensor  # [B] float32: r
-    sizes: Tensor  # [B, K, M] float32: what `counts` are divided by, for t tokens in the last row and t + 1 in the others
-    behind: Tensor  # [B, R] int64: lane n - 1 says yes if the n - 1 tokens before j are the end of the prefix
+    sizes: Tensor  # [B, K, M] float32: the divisors of `counts`, for t tokens in the last row and t + 1 in the others
+    behind: Tensor  # [B, R] int64: the flag of lane n - 1 is set if the n - 1 tokens before j are the end of the prefix
     unclaimed: Tensor  # [B, R] int64: lane n - 1 counts the copies in y* of the n-gram ending at j that the prefix left
     adds: Tensor  # [B, R] int64: lane n - 1 holds δ_n(j), lane N holds δ_L(j): 1 where emitting y*_j adds a match
     lcs: Tensor  # [B, S, R + 1] int64: LCS of the prefix and y*_1:j
@@ -53,25 +53,25 @@ class OverlapReward(Reward[Overlap]):
     prior = 0.0  # added to every count
 
     def __init__(self, orders: int, subsequence: bool, worth: tuple[float, ...]) -> None:
-        """`worth`: what one match counts for, n-grams first, the LCS last."""
+        """`worth`: the value of one match, n-grams first, the LCS last."""
         lanes = orders + subsequence
         if lanes > MOST_LANES:
             raise ValueError(f"at most {MOST_LANES} counts fit, not {lanes}")
         self.orders = orders
         self.subsequence = subsequence
         self.worth = worth
-        # Tensors without dimensions go along with tensors on any device; numbers would be made into such every time.
+        # Zero-dimensional tensors combine with tensors on any device; Python numbers would be converted at every call.
         self.shift, self.lane, self.to_code, self.code_at = (torch.tensor(n) for n in (COUNT, LANE, TO_CODE, CODE_AT))
         self.unigram = torch.tensor(1 << COUNT if orders else 0)
-        # Added to counts, these carry into the yes of each lane unless it counts 0.
+        # Adding this to packed counts sets the flag of every lane whose count is not 0.
         self.carry_ngrams = torch.tensor(each_lane(orders, (1 << COUNT) - 1))
         self.carry = torch.tensor(each_lane(lanes, (1 << COUNT) - 1))
-        self.yes = torch.tensor(each_lane(lanes, 1 << COUNT))
-        self.lcs_yes = torch.tensor(1 << (LANE * orders + COUNT) if subsequence else 0)
+        self.flags = torch.tensor(each_lane(lanes, 1 << COUNT))
+        self.lcs_flag = torch.tensor(1 << (LANE * orders + COUNT) if subsequence else 0)
 
     @abstractmethod
     def sizes(self, length: Tensor) -> Tensor:
-        """What the counts of the empty prefix are divided by; each token adds one, and what is less than 1 stands for 1.
+        """Divisors of the counts for the empty prefix; each token adds one, and a divisor below 1 counts as 1.
 
         [B] float32 -> [B, M]
         """
@@ -126,7 +126,7 @@ class OverlapReward(Reward[Overlap]):
         adds = torch.zeros_like(state.adds).scatter_add(1, state.first, state.adds).gather(1, state.first)
         phi = self._phi(state)
         value = phi[:, -1]
-        # Hits are looked up, not computed one by one: equal bits are then equal to the last float bit, and ties are exact.
+        # Hits are looked up in one table, so that tokens with equal bits have equal floats, and ties between them are exact.
         table = phi - value[:, None]
         return Gains(table.gather(1, self._code(adds)), table[:, 0], self.closing(state, value))
 
@@ -163,9 +163,9 @@ class OverlapReward(Reward[Overlap]):
         adds = (unclaimed + self.carry_ngrams) & behind
         if self.subsequence:
             extends = lcs[:, 0, :-1].eq(lcs[:, 0, -1:]) & keys.ge(0)
-            adds = adds | extends * self.lcs_yes
+            adds = adds | extends * self.lcs_flag
         return adds >> self.shift
 
     def _code(self, adds: Tensor) -> Tensor:
-        """The row of `counts` that belongs to lanes that count something.  int64 -> int64 in 0..2^M - 1"""
-        return ((adds + self.carry) & self.yes) * self.to_code >> self.code_at
+        """The row of `counts` for the lanes that are not 0.  int64 -> int64 in 0..2^M - 1"""
+        return ((adds + self.carry) & self.flags) * self.to_code >> self.code_at

@@ -1,3 +1,3 @@
-"""fairseq imports this folder by itself for `--user-dir fairseq_erpo`; the criterions and safe checkpoints come along."""
+"""Importing this registers everything with fairseq: the task, the criterions, and safe, atomic checkpoints."""
 
-from fairseq_erpo import compat, criterions, saving  # noqa: F401
+from fairseq_erpo.plugin import checkpoints, register, safe_load, translation_task  # noqa: F401

@@ -1,0 +1,1 @@
+"""The paper on plain tensors: drawing (E-step), weighing and learning (M-step).  Nothing here knows fairseq."""

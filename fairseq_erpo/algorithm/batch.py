@@ -1,0 +1,113 @@
+"""The records that the steps of the algorithm hand to each other: Batch -> Sample -> Drawn.
+
+B sentences, S samples of each, N = B·S drawn sequences (row b·S + s), T steps, R reference positions, D features, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fairseq_erpo.algorithm.answers import StepDecoder
+from fairseq_erpo.algorithm.noising import Noising
+from fairseq_erpo.algorithm.predrawn import PredrawnSamples
+from fairseq_erpo.algorithm.settings import Settings
+from fairseq_erpo.algorithm.uniforms import Draws
+from fairseq_erpo.mixture import Mixture
+from fairseq_erpo.vocabulary import Vocabulary
+
+
+class Expert(IntEnum):
+    """z of Algorithm 1, and two more origins of a token."""
+
+    NONE = -1  # padding
+    MODEL = 0  # p_θ^c
+    REWARD = 1  # exp{c ΔR}
+    DATA = 2  # y*
+    PRODUCT = 3  # p_θ exp{ΔR / α}, Eq. 4 with β = 0
+    GREEDY = 4  # arg max p_θ, self-critic's baseline
+
+
+class RowInputs(Protocol):
+    """Inputs that only some rows need besides the batch; they are made when first asked for."""
+
+    @property
+    def noising(self) -> Noising:
+        """g of Eq. 7."""
+
+    @property
+    def words(self) -> Tensor:
+        """The real words.  [W] int64"""
+
+    @property
+    def predrawn(self) -> PredrawnSamples | None:
+        """RAML's samples from a file."""
+
+    def baseline(self, features: Tensor) -> Tensor:
+        """MIXER's learned baseline.  [N, T, D] -> [N, T]"""
+
+    def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
+        """log p of drawn tokens under the model, or under the frozen prior; 0 at padding.  [N, T] -> [N, T]"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything that a row may draw from: plain tensors, λ, and the model behind `start`."""
+
+    target: Tensor  # [B, T] int64: y* with EOS, padded on the right
+    draws: Draws
+    mixture: Mixture
+    stage: int  # steps of the schedule so far, 1 with the first
+    settings: Settings
+    vocabulary: Vocabulary
+    max_positions: int
+    start: Callable[[int], StepDecoder]  # a decoder for so many copies of each sentence, after one encoder pass
+    inputs: RowInputs
+
+    def copies(self, samples: int) -> tuple[Tensor, Draws]:
+        """The targets and uniforms of S samples of each sentence.  -> [B·S, T], Draws"""
+        if samples == 1:
+            return self.target, self.draws
+        return self.target.repeat_interleave(samples, 0), self.draws.samples(samples)
+
+
+class Sample(NamedTuple):
+    """Drawn sequences.  They are padded on the right; EOS closes every sentence that was not clipped."""
+
+    tokens: Tensor  # [N, T] int64: y of the paper
+    origin: Tensor  # [N, T] int64: Expert, NONE at padding
+    delta_r: Tensor  # [N, T] float32: Eq. 3 of the drawn tokens, 0 at padding
+    reward: Tensor  # [N] float32: Φ(∅) + ΣΔR
+    clipped: Tensor  # [N] bool: True where the length cap ended the sentence, without EOS
+    features: Tensor | None = None  # [N, T, D]: the decoder's, where the model was asked; 0 elsewhere
+    reward_log_q: Tensor | None = None  # [N, T, R + 2] float32: the reward expert's distribution, `estep.reward_log_weights`
+    tilt: Tensor | None = None  # [N, T, R + 1] float32: what the product adds to log p_θ, `step.product_tilt`
+
+
+class Drawn(NamedTuple):
+    """A sample, and what is learnt from it.  `weigh` fills the weights in."""
+
+    sample: Sample
+    samples: int = 1  # S
+    soft: Tensor | None = None  # [N, T] bool: True where the whole distribution is learnt; None: where the reward expert drew
+    targets: Tensor | None = None  # [N, T] int64: the targets, if they are not the drawn tokens
+    weights: Tensor | None = None  # [N, T] float32: w_t; None stands for 1
+    size: Tensor | None = None  # scalar: what the loss is divided by; None stands for the number of targets
+    sequences: int | None = None  # what --sentence-avg divides by; None stands for N
+    greedy: Tensor | None = None  # [B] float32: reward of the greedy output
+
+    @property
+    def learnt(self) -> Tensor:
+        """The targets.  -> [N, T] int64"""
+        return self.sample.tokens if self.targets is None else self.targets
+
+
+def previous_tokens(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """The decoder's inputs for teacher forcing: EOS, then the tokens shifted by one; padding stays.  [N, T] -> [N, T] int64"""
+    shifted = torch.cat([torch.full_like(tokens[:, :1], vocabulary.eos), tokens[:, :-1]], 1)
+    return shifted.masked_fill(tokens.eq(vocabulary.pad), vocabulary.pad)

@@ -1,0 +1,60 @@
+"""Targets without their padding: drawn sequences differ in length, so they are learnt in pieces of similar length.
+
+fairseq batches sentences of similar length; the sequences drawn for them have a tail of longer ones, which would widen the batch.
+
+N sequences, T steps, m positions that are not padding.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WORTH = 0.05  # one more pass of the decoder must save this share of all positions
+
+
+class Piece(NamedTuple):
+    """Sequences of similar length."""
+
+    rows: Tensor  # [n] int64
+    width: int  # of the longest
+    at: Tensor  # [m'] int64: the positions of the flattened [n, width] that are not padding
+
+
+class Packing(NamedTuple):
+    """All sequences, each in one piece."""
+
+    pieces: list[Piece]
+    at: Tensor  # [m] int64: the pieces' positions, one piece after the other, in the flattened [N, T]
+
+    @classmethod
+    def from_targets(cls, learnt: Tensor, pad: int) -> Packing:
+        """From right-padded targets.  [N, T] int64 -> Packing; one synchronisation"""
+        length = learnt.ne(pad).sum(1).cpu()
+        pieces, places, shorter = [], [], 0
+        for width in widths(length.tolist()):
+            rows = (length.gt(shorter) & length.le(width)).nonzero()[:, 0]
+            real = torch.arange(width) < length[rows, None]
+            pieces.append(Piece(rows.to(learnt.device), width, real.flatten().nonzero()[:, 0].to(learnt.device)))
+            places.append((rows[:, None] * learnt.size(1) + torch.arange(width))[real])
+            shorter = width
+        return cls(pieces, torch.cat(places).to(learnt.device))
+
+
+def widths(lengths: list[int]) -> list[int]:
+    """The widths of the pieces, increasing: each cut saves at least the share WORTH of all positions."""
+    order = sorted(lengths)
+    least = WORTH * len(order) * order[-1]
+
+    def cut(low: int, high: int) -> list[int]:
+        width = order[high - 1]
+
+        def saved(end: int) -> int:
+            return (end - low) * (width - order[end - 1])
+
+        best = max(range(low + 1, high + 1), key=saved)
+        return [*cut(low, best), *cut(best, high)] if saved(best) >= max(least, 1) else [width]
+
+    return cut(0, len(order))

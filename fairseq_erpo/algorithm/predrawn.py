@@ -1,0 +1,82 @@
+"""RAML's samples from a file, drawn before training starts."""
+
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq_erpo.vocabulary import Vocabulary
+
+
+class PredrawnSamples:
+    """RAML samples drawn beforehand, from a text file with one sample a line (UTF-8):
+
+        index <TAB> reward <TAB> tokens
+
+    `index` is the sentence's id in the training data; the lines of a sentence are adjacent, S for each sentence. The file is
+    checked and indexed in one pass; its samples are read when they are asked for.
+    """
+
+    def __init__(self, path: str | Path, encode: Callable[[str], Sequence[int]], vocabulary: Vocabulary) -> None:
+        """`encode` turns the third field into ids, without EOS.  Raises ValueError naming path:line."""
+        self.path, self.encode, self.vocabulary = Path(path), encode, vocabulary
+        indices, offsets, offset, samples, number = array("q"), array("q"), 0, array("q"), 0
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                index, _, _ = self._parse(line, number)
+                if not indices or indices[-1] != index:
+                    self._check_group(samples, number)
+                    indices.append(index)
+                    offsets.append(offset)
+                    samples.append(0)
+                samples[-1] += 1
+                offset += len(line)
+        if not indices:
+            raise ValueError(f"{self.path}: no samples")
+        self._check_group(samples, number + 1)
+        self.samples: int = samples[0]
+        self._order = np.argsort(np.asarray(indices), kind="stable")
+        self._indices, self._offsets = np.asarray(indices)[self._order], np.asarray(offsets)[self._order]
+        again = np.flatnonzero(self._indices[1:] == self._indices[:-1])
+        if again.size:
+            line = self._order[again[0] + 1] * self.samples + 1
+            raise ValueError(f"{self.path}:{line}: sentence {self._indices[again[0]]} occurs before, not adjacent")
+
+    def read(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The samples of sentences `ids`, closed by EOS, and their rewards, on the CPU.  -> [B·S, T] int64, [B·S] float32
+
+        Raises ValueError for a sentence that the file does not have.
+        """
+        rows, rewards = [], []
+        with self.path.open("rb") as lines:
+            for index in ids:
+                at = int(np.searchsorted(self._indices, index))
+                if at == len(self._indices) or self._indices[at] != index:
+                    raise ValueError(f"{self.path}: no samples of sentence {index}")
+                lines.seek(self._offsets[at])
+                for s in range(self.samples):
+                    _, reward, text = self._parse(lines.readline(), int(self._order[at]) * self.samples + s + 1)
+                    rows.append(torch.tensor([*self.encode(text), self.vocabulary.eos]))
+                    rewards.append(reward)
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.vocabulary.pad)
+        return tokens, torch.tensor(rewards)
+
+    def _parse(self, line: bytes, number: int) -> tuple[int, float, str]:
+        """A line's three fields."""
+        try:
+            index, reward, tokens = line.decode("utf-8").rstrip("\r\n").split("\t")
+            parsed = int(index), float(reward), tokens
+        except ValueError as error:
+            raise ValueError(f"{self.path}:{number}: expected index, reward and tokens between tabs ({error})") from None
+        if parsed[0] < 0 or not math.isfinite(parsed[1]):
+            raise ValueError(f"{self.path}:{number}: the index must not be negative, the reward must be finite")
+        return parsed
+
+    def _check_group(self, samples: Sequence[int], next_line: int) -> None:
+        """Refuses a sentence that has ended with another number of samples than the first."""
+        if samples and samples[-1] != samples[0]:
+            raise ValueError(f"{self.path}:{next_line - 1}: {samples[-1]} samples end here, the first sentence has {samples[0]}")

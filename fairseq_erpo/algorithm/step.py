@@ -1,0 +1,83 @@
+"""Algorithm 1 at one position: draw y_t from the expert that z names.  Pure tensor functions, no synchronisation.
+
+N sentences, m of which ask the model, R reference positions, V words.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq_erpo.algorithm.answers import Answer
+from fairseq_erpo.algorithm.batch import Expert
+from fairseq_erpo.algorithm.estep import Candidates, ExpertSettings, reward_log_weights
+from fairseq_erpo.rewards.base import Gains, Reference
+from fairseq_erpo.vocabulary import Vocabulary
+
+
+class Step(NamedTuple):
+    """Everything that one step draws from, for all sentences at once."""
+
+    t: int
+    origin: Tensor  # [N] Expert
+    gains: Gains
+    u_model: Tensor  # [N]
+    u_reward: Tensor  # [N]
+    u_miss: Tensor  # [N]
+    tilt: Tensor | None = None  # [N, R + 1]: `product_tilt`; None where no token is drawn from the product
+
+
+def draw_step(
+    step: Step, candidates: Candidates, experts: ExpertSettings, vocabulary: Vocabulary, answer: Answer | None
+) -> tuple[Tensor, Tensor]:
+    """Algorithm 1, lines 6-12, at one step.
+
+    -> the tokens [N] int64, and the reward expert's log weights [N, R + 2]
+    """
+    reference = candidates.reference
+    if step.t < reference.tokens.size(1):
+        token = torch.where(reference.real[:, step.t], reference.tokens[:, step.t], vocabulary.eos)
+    else:
+        token = torch.full_like(step.origin, vocabulary.eos)
+    weights = reward_log_weights(step.gains, candidates, experts.c_reward, step.t)
+    column = inverse_cdf(weights.softmax(1), step.u_reward)
+    choice = torch.cat([candidates.ids, candidates.miss(step.u_miss)[:, None]], 1)
+    token = torch.where(step.origin.eq(Expert.REWARD), choice.gather(1, column[:, None])[:, 0], token)
+    if answer is not None:
+        origin = step.origin[answer.at]
+        q = model_weights(answer, step, candidates, experts, vocabulary)
+        own = torch.where(origin.eq(Expert.GREEDY), q.argmax(1), inverse_cdf(q, step.u_model[answer.at]))
+        token = token.index_copy(0, answer.at, own)
+    return token, weights
+
+
+def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """The column at which the cumulative weight passes the share u of the total.  [N, C] >= 0, [N] -> [N] int64
+
+    Common random numbers: the same u draws the same column from nearly the same weights.
+    """
+    cdf = weights.cumsum(1)
+    # Scaling u by the rounded total keeps columns of weight 0 out of reach at both ends.
+    return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:])[:, 0].clamp(max=weights.size(1) - 1)
+
+
+def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: ExpertSettings, vocabulary: Vocabulary) -> Tensor:
+    """p_θ^c, or p_θ exp{ΔR / α} (Eq. 4, β = 0) where the origin is PRODUCT; unnormalised.  -> [m, V] float32"""
+    weights = answer.log_p.float()
+    if experts.c_model != 1:
+        weights = weights * torch.where(step.origin[answer.at].eq(Expert.PRODUCT), 1.0, experts.c_model)[:, None]
+    if step.tilt is not None:
+        tilt = step.tilt * step.origin.eq(Expert.PRODUCT)[:, None]
+        columns = torch.where(candidates.reference.owner, candidates.reference.tokens, vocabulary.pad)
+        columns = torch.cat([columns, torch.full_like(columns[:, :1], vocabulary.eos)], 1)
+        weights = weights.scatter_add(1, columns[answer.at], tilt[answer.at])
+    # exp would overflow at a small α, and underflow everywhere at a large c.
+    return (weights - weights.amax(1, keepdim=True)).exp().index_fill(1, candidates.never, 0)
+
+
+def product_tilt(gains: Gains, reference: Reference, alpha: float) -> Tensor:
+    """(ΔR(w) - ΔR_miss) / α for the reference tokens and EOS; it is 0 for all other tokens.  -> [N, R + 1]"""
+    hit = torch.where(reference.owner, gains.hit - gains.miss[:, None], 0.0)
+    return torch.cat([hit, (gains.eos - gains.miss)[:, None]], 1) / alpha

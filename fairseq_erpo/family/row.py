@@ -1,0 +1,98 @@
+"""A row of the family: an algorithm as data, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq_erpo.algorithm.draw import FromExperts, WholeSequences
+from fairseq_erpo.algorithm.layouts import Point
+from fairseq_erpo.algorithm.settings import Settings
+from fairseq_erpo.algorithm.weigh import Weigh, by_model_targets
+from fairseq_erpo.family.flags import FLAGS, PRESET_FLAGS
+from fairseq_erpo.family.resolve import resolve
+
+
+@dataclass(frozen=True)
+class Row:
+    """An algorithm: how it draws, how it weighs, and the flags that mean something to it.
+
+    Its point (R, α, β) of Eq. 2, its layout and where its tokens come from are derived from `draw` and `weigh`.  Raises
+    ValueError for a row whose parts contradict each other.
+    """
+
+    name: str
+    page: str  # paper, equation, what is annealed, what to watch, when to use it
+    draw: WholeSequences | FromExperts
+    weigh: Weigh
+    flags: tuple[str, ...]  # keys of FLAGS
+    defaults: Mapping[str, Any]  # of flags, where the row has its own; also of flags that it does not have
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in (*self.flags, *self.defaults) if name not in FLAGS]
+        if unknown:
+            raise ValueError(f"row {self.name}: no such flag: {', '.join(unknown)}")
+        if not self.name.isidentifier() or not self.page.strip():
+            raise ValueError(f"row {self.name!r} needs an identifier as its name, and a page")
+        settings = self.settings({})
+        needs = {"α": "erpo_alpha", "τ": "erpo_tau"}
+        missing = [
+            flag for letter, flag in needs.items() if letter in (self.point.alpha, self.point.beta) and flag not in self.flags
+        ]
+        if missing:
+            raise ValueError(f"row {self.name}: its point {self.point} needs the flag {', '.join(missing)}")
+        if self.point.alpha == "1" and self.weigh is by_model_targets and settings.model_targets != "policy":
+            raise ValueError(f"row {self.name}: policy gradient needs erpo_model_targets policy, not {settings.model_targets}")
+
+    @property
+    def point(self) -> Point:
+        """(R, α, β) of Eq. 2."""
+        point = getattr(self.weigh, "point", None) or self.draw.point
+        if point.alpha == "annealed" and "erpo_lambda" not in self.flags:
+            return Point(point.reward.replace("R_δ → ", "") if self._end.data == 0 else point.reward, "fixed", "fixed")
+        return point
+
+    @property
+    def layout(self) -> str:
+        """Where in the sentence each expert draws."""
+        return self.draw.text
+
+    @property
+    def source(self) -> str:
+        """(λ_model, λ_reward, λ_data) that tokens are drawn from."""
+        if "λ" in self.draw.source and "erpo_lambda" not in self.flags:
+            return f"({self._end.model:g}, {self._end.reward:g}, {self._end.data:g})"
+        return self.draw.source
+
+    @property
+    def _end(self) -> Any:
+        return self.settings({}).schedule.annealer.end
+
+    def settings(self, typed: Mapping[str, Any]) -> Settings:
+        """The row's flags, resolved: what was typed, else the row's own default, else the preset's, else the flag's.
+
+        Raises ValueError naming the flag.
+        """
+        typed = {name: value for name, value in typed.items() if value is not None}
+        if "erpo_bang_bang" in typed and "erpo_alpha" in typed:
+            raise ValueError("--erpo-bang-bang sets the reward's weight itself: leave --erpo-alpha out")
+        preset = {"erpo_preset": FLAGS["erpo_preset"].default} if "erpo_preset" in self.flags else {}
+        return resolve({**preset, **self.defaults, **typed})
+
+    def default_text(self, flag: str) -> str:
+        """A flag's default, as --help and the pages print it."""
+        if "erpo_preset" in self.flags and flag in PRESET_FLAGS and flag not in self.defaults:
+            return "the preset's"
+        value = self.defaults.get(flag, FLAGS[flag].default)
+        return "-" if value is None else str(value)
+
+
+FAMILY: dict[str, Row] = {}
+
+
+def add_row(row: Row) -> Row:
+    """Enter a row in the table.  Raises ValueError if another row has its name."""
+    if FAMILY.setdefault(row.name, row) != row:
+        raise ValueError(f"the family has a row {row.name!r} already")
+    return row

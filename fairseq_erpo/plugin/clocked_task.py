@@ -1,0 +1,88 @@
+"""A fairseq task with the training clock, whatever its class."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+from fairseq.distributed import utils as distributed
+from fairseq.tasks.fairseq_task import FairseqTask
+from fairseq.utils import split_paths
+
+from fairseq_erpo.plugin.clock import Clock, is_parallel
+from fairseq_erpo.plugin.decoder import check_model, feature_size, unwrapped
+
+
+class Clocked:
+    """Mixin for a fairseq task: tells the criterion the epoch, the update and the validations so far."""
+
+    @property
+    def clock(self) -> Clock:
+        return self.__dict__.setdefault("_erpo_clock", Clock())
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        model = super().build_model(cfg, from_checkpoint)  # type: ignore[misc]
+        self.__dict__["_erpo_model"] = weakref.ref(model)
+        return model
+
+    def feature_size(self) -> int:
+        """Width of the model's decoder.  Raises ValueError if the model was built before the task had its clock."""
+        model = self.__dict__.get("_erpo_model", lambda: None)()
+        if model is None:
+            raise ValueError("--erpo-baseline learned needs --task erpo_translation")
+        return feature_size(model)
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        try:
+            check_model(unwrapped(model))
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}") from None
+        self.clock.epoch = epoch
+        super().begin_epoch(epoch, model)  # type: ignore[misc]
+
+    def get_batch_iterator(
+        self, dataset: Any, *, seed: int = 1, epoch: int = 1, update_epoch_batch_itr: bool = False, **options: Any
+    ) -> Any:
+        """Make batches that do not depend on the epoch in which the process started.
+
+        fairseq makes them once per process from seed + epoch, so that a resumed run would train on other batches.
+        """
+        first = epoch if update_epoch_batch_itr else 1  # the epoch whose batches are wanted
+        iterator = super().get_batch_iterator(  # type: ignore[misc]
+            dataset, seed=seed + first - epoch, epoch=epoch, update_epoch_batch_itr=update_epoch_batch_itr, **options
+        )
+        iterator.seed = seed  # decides the order of the batches; fairseq adds the epoch
+        return iterator
+
+    def train_step(
+        self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False, **extra: Any
+    ) -> Any:
+        self.clock.resume(update_num)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **extra)  # type: ignore[misc]
+
+    def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
+        """fairseq's hook after each validation subset; the first one that carries the metric counts."""
+        update, score = stats["num_updates"], stats.get(self.clock.metric)
+        if score is not None:
+            self.clock.validated(update, float(score), write=not is_parallel() or distributed.get_data_parallel_rank() == 0)
+
+    def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
+        nothing = f"erpo: the {split} data holds no sentence pair; look at what fairseq-preprocess was given"
+        folders = split_paths(getattr(self.cfg, "data", None) or "")  # type: ignore[attr-defined]
+        if any(not file.stat().st_size for folder in folders for file in Path(folder).glob(f"{split}.*.bin")):
+            raise SystemExit(nothing)  # fairseq would fail to map an empty file into memory
+        try:
+            super().load_dataset(split, *args, **kwargs)  # type: ignore[misc]
+        except FileNotFoundError as error:
+            raise SystemExit(f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}") from None
+        if not len(self.datasets[split]):  # type: ignore[attr-defined]
+            raise SystemExit(nothing)
+
+
+def clocked(task: FairseqTask) -> FairseqTask:
+    """Give a task of any class the clock, so that the criterions work with every --task, and with none."""
+    if not isinstance(task, Clocked):
+        kind = type(task)
+        task.__class__ = type(f"Clocked{kind.__name__}", (Clocked, kind), {})
+    return task

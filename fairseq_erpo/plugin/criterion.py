@@ -1,0 +1,178 @@
+"""The fairseq criterion of every row: draw and weigh (E-step), then one weighted likelihood (M-step)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fairseq.criterions import FairseqCriterion
+from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+from torch import Tensor
+
+from fairseq_erpo.algorithm import mstep
+from fairseq_erpo.algorithm.baselines import BASELINES
+from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
+from fairseq_erpo.algorithm.estep import Candidates
+from fairseq_erpo.algorithm.packing import Packing
+from fairseq_erpo.algorithm.settings import Settings
+from fairseq_erpo.family import Row
+from fairseq_erpo.family.flags import OLD_FLAGS
+from fairseq_erpo.mixture import Mixture
+from fairseq_erpo.plugin import train_log
+from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
+from fairseq_erpo.plugin.clock import HISTORY
+from fairseq_erpo.plugin.clocked_task import clocked
+from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
+from fairseq_erpo.plugin.forward import in_pieces, shared_encoder
+from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline
+from fairseq_erpo.plugin.safe_load import check_checkpoint
+from fairseq_erpo.rewards.base import Reference
+
+WATCH_EVERY = 100  # batches between two checks for samples that cannot teach anything
+
+
+class ErpoCriterion(FairseqCriterion):
+    """loss = - Σ_t w_t log p_θ(target_t | inputs_<t) over what the row draws; gold cross-entropy in validation."""
+
+    row: ClassVar[Row]
+
+    def __init__(self, task: Any, settings: Settings, cfg: Any) -> None:
+        super().__init__(task)
+        self.settings = settings
+        self.seed: int = cfg.seed
+        self.sentence_avg: bool = cfg.sentence_avg
+        task.clock.metric, task.clock.maximize = cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric
+        task.clock.path = Path(cfg.save_dir) / HISTORY if settings.schedule.plateau else None
+        self.vocabulary = vocabulary_of(task.target_dictionary)
+        self.baseline = StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
+        self.cache = RunCache(task, settings, self.vocabulary, self.baseline)
+        self.batches = 0
+
+    @classmethod
+    def build_criterion(cls, cfg: Any, task: Any) -> ErpoCriterion:
+        """From the command line; bad input ends the program with one line that names the flag."""
+        try:
+            settings = cls.settings_of(cfg)
+            if task.target_dictionary is None:
+                raise ValueError("the --task has no target dictionary; use --task erpo_translation")
+            if getattr(task.cfg, "left_pad_target", False):
+                raise ValueError("--left-pad-target is not supported: targets are padded on the right")
+            # fairseq reads --finetune-from-model at the first launch only. Later it may be gone, as it may where others validate.
+            folder = Path(cfg.save_dir)
+            first_launch = folder.is_dir() and not (folder / "checkpoint_last.pt").exists()
+            for path in (cfg.finetune_from_model if first_launch else None, settings.prior):
+                if path:
+                    check_checkpoint(path)
+            if "erpo_prior" in cls.row.flags and not settings.prior:
+                raise ValueError(f"erpo_{cls.row.name} needs --erpo-prior CHECKPOINT")
+            return cls(clocked(task), settings, cfg)
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}") from None
+
+    @classmethod
+    def settings_of(cls, cfg: Any) -> Settings:
+        """The row's flags, resolved.  Raises ValueError naming the flag."""
+        return cls.row.settings({name: getattr(cfg, name, None) for name in (*cls.row.flags, *OLD_FLAGS)})
+
+    @property
+    def now(self) -> tuple[int, int, int]:
+        """The clock: epoch, update, and falls of the validation score.  λ is a pure function of it."""
+        clock = self.task.clock
+        return clock.epoch, clock.update, clock.falls()
+
+    @property
+    def mixture(self) -> Mixture:
+        """λ now."""
+        return self.settings.schedule.mixture(*self.now)
+
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
+        """The loss, the number of targets that it is normalised by, and what to log."""
+        began = time.perf_counter()
+        drawn = self.draw(model, sample) if self.training else None
+        drew = time.perf_counter()
+        if drawn is None:
+            loss, nll, ntokens = *self.gold_loss(model, sample, reduce), sample["ntokens"]
+            size, sequences = ntokens, sample["target"].size(0)
+        else:
+            loss, nll = self.drawn_loss(model, sample, drawn)
+            ntokens = drawn.sample.tokens.ne(self.padding_idx).sum()
+            size = ntokens if drawn.size is None else drawn.size
+            sequences = drawn.sequences or len(drawn.sample.tokens)
+        if self.baseline is not None and self.training:
+            loss = loss + self.baseline_loss(drawn)
+        sample_size = sequences if self.sentence_avg else size
+        log = {"loss": loss.data, "nll_loss": nll.data, "ntokens": ntokens}
+        log |= {"nsentences": sample["target"].size(0), "sample_size": sample_size}
+        if self.training:
+            self.task.clock.mixture = self.mixture
+            log |= train_log.sums(drawn, sample["target"], self.mixture, self.vocabulary)
+            log |= {"draw_seconds": drew - began, "loss_seconds": time.perf_counter() - drew}
+        return loss, sample_size, log
+
+    def draw(self, model: Any, sample: dict[str, Any]) -> Drawn | None:
+        """E-step: draw and weigh, without gradient or dropout; None for the data themselves."""
+        if self.settings.schedule.elapsed(*self.now) is None:
+            return None
+        with sampling_mode(unwrapped(model)):
+            batch = self.batch(model, sample)
+            drawn = self.row.draw(batch)
+            if drawn is None:
+                return None
+            drawn = self.row.weigh(batch, drawn)
+        if self.batches % WATCH_EVERY == 0:
+            train_log.warn_if_useless(drawn)
+        self.batches += 1
+        return drawn
+
+    def batch(self, model: Any, sample: dict[str, Any]) -> Batch:
+        """fairseq's sample dictionary as plain tensors, at this moment of training."""
+        schedule, update = self.settings.schedule, self.task.clock.update
+        return batch_of(
+            sample, model, self.cache, seed=self.seed, update=update, mixture=self.mixture, stage=schedule.stage(*self.now)
+        )
+
+    def gold_loss(self, model: Any, sample: dict[str, Any], reduce: bool) -> tuple[Tensor, Tensor]:
+        """Eq. 5 on the batch as fairseq made it, and the same without label smoothing."""
+        log_p = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True)
+        if self.settings.label_smoothing:
+            flat, target = log_p.view(-1, log_p.size(-1)), sample["target"].view(-1)
+            return label_smoothed_nll_loss(flat, target, self.settings.label_smoothing, self.padding_idx, reduce)
+        loss = mstep.gold_loss(log_p, sample["target"], self.padding_idx, reduce)
+        return loss, loss
+
+    def drawn_loss(self, model: Any, sample: dict[str, Any], drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """M-step: the weighted loss of what was drawn, and the plain - Σ log p_θ of the same tokens."""
+        inputs = {**sample["net_input"], "prev_output_tokens": previous_tokens(drawn.sample.tokens, self.vocabulary)}
+        packing = Packing.from_targets(drawn.learnt, self.padding_idx)
+        with shared_encoder(model, drawn.samples), in_pieces(model, packing):
+            log_p = model.get_normalized_probs(model(**inputs), log_probs=True)[0]
+        nll = mstep.gold_loss(log_p, drawn.learnt.flatten()[packing.at], self.padding_idx, reduce=True)
+        soft = drawn.sample.reward_log_q is not None or drawn.sample.tilt is not None
+        if drawn.weights is None and not soft and not self.settings.label_smoothing:
+            return nll, nll
+        candidates = None
+        if soft:
+            gold = sample["target"].repeat_interleave(drawn.samples, 0)
+            candidates = Candidates.from_reference(Reference.from_target(gold, self.vocabulary), self.vocabulary)
+        losses = mstep.drawn_losses(log_p, drawn, packing.at, candidates, self.settings.label_smoothing)
+        return losses.sum(), nll.detach()
+
+    def baseline_loss(self, drawn: Drawn | None) -> Tensor:
+        """The learned baseline's own loss; 0, but part of the graph on every rank, where the model drew nothing."""
+        assert self.baseline is not None
+        if drawn is None or drawn.sample.features is None:
+            return self.baseline.weight.sum() * 0
+        return mstep.baseline_loss(self.baseline(drawn.sample.features), drawn)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; None, from a checkpoint whose criterion had no parameters, leaves a learned baseline at its start."""
+        return super().load_state_dict(self.state_dict() if state_dict is None else state_dict, strict, assign)
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:
+        train_log.reduce(logging_outputs)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True

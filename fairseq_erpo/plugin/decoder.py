@@ -1,0 +1,90 @@
+"""fairseq's encoder-decoder models as the `StepDecoder` that the sampler needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from fairseq.models import FairseqDecoder, FairseqEncoderDecoderModel, FairseqIncrementalDecoder
+from torch import Tensor
+
+
+def check_model(model: Any) -> None:
+    """Raise ValueError, naming the class, unless tokens can be drawn from the model one at a time."""
+    name = type(model).__name__
+    if not isinstance(model, FairseqEncoderDecoderModel):
+        raise ValueError(f"{name} is not an encoder-decoder model: choose an --arch such as transformer or lstm")
+    if not isinstance(model.decoder, FairseqIncrementalDecoder):
+        raise ValueError(f"the decoder of {name} does not decode step by step: choose an --arch such as transformer or lstm")
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside the wrappers of data-parallel training."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+@contextmanager
+def sampling_mode(model: Any) -> Iterator[None]:
+    """Dropout off while sampling, and training mode as it was afterwards; no gradient."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def feature_size(model: Any) -> int:
+    """How many features the decoder has before its vocabulary projection: asked of the model itself."""
+    check_model(model)
+    device = next(model.parameters()).device
+    eos = torch.full((1, 1), model.decoder.dictionary.eos(), dtype=torch.int64, device=device)
+    with sampling_mode(model):
+        decoder = IncrementalDecoder(model, model.encoder(eos, src_lengths=torch.ones(1, dtype=torch.int64, device=device)))
+        return decoder.step(eos).size(1)
+
+
+def splits_projection(decoder: FairseqDecoder) -> bool:
+    """Whether the vocabulary projection is split from the layers, so that it can be left out."""
+    # Not by hasattr: fairseq's base classes have both methods, and raise.
+    kind, bases = type(decoder), (FairseqDecoder, FairseqIncrementalDecoder)
+    return all(kind.extract_features is not base.extract_features for base in bases) and (
+        kind.output_layer is not FairseqDecoder.output_layer
+    )
+
+
+class IncrementalDecoder:
+    """A `StepDecoder` over fairseq's incremental state."""
+
+    def __init__(self, model: FairseqEncoderDecoderModel, encoder_out: Any) -> None:
+        self.model = model
+        self.encoder_out = encoder_out
+        self.state: dict[str, dict[str, Tensor | None]] = {}
+        self.splits = splits_projection(model.decoder)
+
+    def step(self, previous: Tensor) -> Tensor:
+        decode = self.model.decoder.extract_features if self.splits else self.model.decoder
+        out = decode(previous, encoder_out=self.encoder_out, incremental_state=self.state)
+        return out[0][:, -1]
+
+    def log_probs(self, features: Tensor) -> Tensor:
+        # fairseq's adaptive softmax and output layers expect a time axis.
+        logits = features[:, None]
+        if self.splits:
+            logits = self.model.decoder.output_layer(logits)
+        return self.model.get_normalized_probs((logits, None), log_probs=True)[:, 0]
+
+    def keep(self, rows: Tensor) -> None:
+        self.encoder_out = self.model.encoder.reorder_encoder_out(self.encoder_out, rows)
+        if self.state:
+            self.model.decoder.reorder_incremental_state_scripting(self.state, rows)
+
+    def teacher_forced(self, previous: Tensor) -> Tensor:
+        decode = self.model.decoder.extract_features if self.splits else self.model.decoder
+        features: Tensor = decode(previous, encoder_out=self.encoder_out)[0]
+        return features

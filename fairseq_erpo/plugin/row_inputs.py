@@ -1,0 +1,114 @@
+"""Inputs of single rows: noise statistics, RAML's samples, the learned baseline, the frozen prior.
+
+N drawn sequences, T steps, D features.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from torch import Tensor, nn
+
+from fairseq_erpo.algorithm.batch import previous_tokens
+from fairseq_erpo.algorithm.neighbours import real_words
+from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
+from fairseq_erpo.algorithm.predrawn import PredrawnSamples
+from fairseq_erpo.algorithm.settings import Settings
+from fairseq_erpo.plugin.decoder import sampling_mode
+from fairseq_erpo.plugin.forward import shared_encoder
+from fairseq_erpo.plugin.safe_load import check_checkpoint
+from fairseq_erpo.vocabulary import Vocabulary
+
+MAX_STEPS = 256  # later time steps share the learned baseline of the last
+
+
+class StepBaseline(nn.Module):
+    """MIXER's baseline (A.1): one linear function of the decoder's features for each time step."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(MAX_STEPS, features + 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, T, D] -> [N, T] float32; no gradient into the features"""
+        step = torch.arange(features.size(1), device=features.device).clamp(max=MAX_STEPS - 1)
+        weight = self.weight[step].float()
+        return (features.detach().float() * weight[:, :-1]).sum(-1) + weight[:, -1]
+
+
+class RunCache:
+    """Inputs that some rows need besides the batch, made when first asked for and kept for the run."""
+
+    def __init__(self, task: Any, settings: Settings, vocabulary: Vocabulary, baseline: StepBaseline | None) -> None:
+        self.task, self.settings, self.vocabulary, self.step_baseline = task, settings, vocabulary, baseline
+
+    @cached_property
+    def noising(self) -> Noising:
+        """Counted in one pass over the training targets; memory grows with the distinct bigrams only."""
+        dataset = self.task.dataset(self.task.cfg.train_subset)
+        targets = (dataset.tgt[i] for i in range(len(dataset)))
+        statistics = NoiseStatistics.count(targets, self.vocabulary.size, self.vocabulary.eos)
+        return Noising.from_statistics(self.settings.noise, statistics, self.vocabulary, self.settings.gamma)
+
+    @cached_property
+    def words(self) -> Tensor:
+        return real_words(self.vocabulary)
+
+    @cached_property
+    def predrawn(self) -> PredrawnSamples | None:
+        if self.settings.samples_file is None:
+            return None
+        dictionary = self.task.target_dictionary
+
+        def encode(line: str) -> list[int]:
+            return [dictionary.index(word) for word in line.split()]
+
+        return PredrawnSamples(self.settings.samples_file, encode, self.vocabulary)
+
+    @cached_property
+    def prior(self) -> Any:
+        """The frozen prior.  It does not belong to the criterion's state, and is not saved with it."""
+        if self.settings.prior is None:
+            raise ValueError("this row needs --erpo-prior CHECKPOINT")
+        check_checkpoint(self.settings.prior)
+        (model,), _ = checkpoint_utils.load_model_ensemble([self.settings.prior], task=self.task)
+        return model.eval().requires_grad_(False)
+
+
+class BatchInputs:
+    """`RowInputs` for one batch, on its device."""
+
+    def __init__(self, cache: RunCache, model: Any, sample: dict[str, Any]) -> None:
+        self.cache, self.model, self.sample = cache, model, sample
+        self.device = sample["target"].device
+
+    @property
+    def noising(self) -> Noising:
+        return self.cache.noising.to(self.device)
+
+    @property
+    def words(self) -> Tensor:
+        return self.cache.words.to(self.device)
+
+    @property
+    def predrawn(self) -> PredrawnSamples | None:
+        return self.cache.predrawn
+
+    def baseline(self, features: Tensor) -> Tensor:
+        assert self.cache.step_baseline is not None
+        return self.cache.step_baseline(features)
+
+    def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
+        model = self.model
+        if prior:
+            like = next(model.parameters())
+            model = self.cache.prior.to(like)
+        vocabulary = self.cache.vocabulary
+        previous = previous_tokens(tokens, vocabulary)
+        with sampling_mode(model), shared_encoder(model, samples):
+            out = model(**{**self.sample["net_input"], "prev_output_tokens": previous})
+            log_p = model.get_normalized_probs(out, log_probs=True)
+        return log_p.gather(2, tokens[:, :, None])[:, :, 0].float().masked_fill(tokens.eq(vocabulary.pad), 0)

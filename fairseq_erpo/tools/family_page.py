@@ -1,0 +1,110 @@
+"""`python -m fairseq_erpo family`: the table of the family, one row's page, and the paper's Figures 1 and 2 from measurements."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fairseq_erpo.family import FAMILY, Row
+from fairseq_erpo.family.flags import FLAGS
+from fairseq_erpo.files import atomic_write, write_text
+from fairseq_erpo.tools.exploration import Reach, reaches
+from fairseq_erpo.tools.family_markdown import markdown
+from fairseq_erpo.verbs import dashed
+
+FORMATS = (".png", ".svg")
+POINT = "Drawn from: λ = (model, reward, data). A row's page and flags: python -m fairseq_erpo family ROW"
+
+
+def family(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """The verb `family`: table, page or picture."""
+    parser.add_argument(
+        "row", metavar="ROW", nargs="?", help="show this row's whole page and flags, such as interp or erpo_interp"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="measure how far each row explores on a toy task, and draw it (.png or .svg)"
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="write presets, flags and all pages, as docs/rows.md has them")
+    args = parser.parse_args(argv)
+    if args.markdown:
+        write_text(args.markdown, markdown(), "--markdown")
+        return
+    console = Console(highlight=False, emoji=False, markup=False)
+    name = (args.row or "").removeprefix("erpo_")
+    if name and name not in FAMILY:
+        raise ValueError(f"the family has no row {args.row!r}, only {', '.join(FAMILY)}")
+    if name and args.plot:
+        raise ValueError("--plot draws the whole family; leave the row out")
+    if args.plot and Path(args.plot).suffix.lower() not in FORMATS:
+        raise ValueError(f"--plot {args.plot} must end in {' or '.join(FORMATS)}")
+    if name:
+        show_row(FAMILY[name], console)
+        return
+    measured = {row.name: reaches(row) for row in FAMILY.values()} if args.plot else {}
+    console.print(table(FAMILY, measured), "", summaries(FAMILY), "", POINT, sep="\n")
+    if args.plot:
+        from fairseq_erpo.tools import family_figure  # matplotlib takes a second to import
+
+        figure = family_figure.exploration_figure(FAMILY, measured)
+        with atomic_write(args.plot, "--plot") as part:
+            family_figure.save(figure, part, Path(args.plot).suffix.lower().removeprefix("."))
+
+
+def summary(row: Row) -> str:
+    """The first sentence of the page: up to a full stop in front of a capital."""
+    return re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(row.page.split()), maxsplit=1)[0]
+
+
+def table(family: Mapping[str, Row], measured: Mapping[str, Sequence[Reach]]) -> Table:
+    """One line per row, with how far it explores, if that was measured."""
+    grid = Table("criterion", "R", "α", "β", "drawn from", "layout", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid.columns[0].no_wrap = True
+    for column in grid.columns[1:]:
+        column.overflow = "fold"
+    if measured:
+        grid.add_column("entropy, bits", justify="right")
+        grid.add_column("not y*", justify="right")
+    for row in family.values():
+        cells = [f"erpo_{row.name}", *row.point, row.source, row.layout]
+        if measured:
+            far = measured[row.name]
+            cells += [span([f"{reach.entropy:.1f}" for reach in far]), span([f"{reach.off_sequences:.0%}" for reach in far])]
+        grid.add_row(*cells)
+    return grid
+
+
+def summaries(family: Mapping[str, Row]) -> Table:
+    """One sentence per row."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    for row in family.values():
+        grid.add_row(f"erpo_{row.name}", summary(row))
+    return grid
+
+
+def span(values: Sequence[str]) -> str:
+    """The first and the last of a row's moments, if they differ."""
+    return values[0] if values[0] == values[-1] else f"{values[0]} → {values[-1]}"
+
+
+def show_row(row: Row, console: Console) -> None:
+    """The whole page, the flags with their defaults, and what is fixed."""
+    console.print(Text(f"erpo_{row.name}", "bold"))
+    point = " · ".join(f"{letter} = {value}" for letter, value in zip("Rαβ", row.point, strict=True))
+    console.print(f"{point} · drawn from {row.source} · layout: {row.layout}\n")
+    console.print(f"{inspect.cleandoc(row.page)}\n", soft_wrap=True)
+    grid = Table("flag", "default", "", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for flag in row.flags:
+        grid.add_row(dashed(flag), row.default_text(flag), FLAGS[flag].help)
+    console.print(grid)
+    fixed = {dashed(name): value for name, value in row.defaults.items() if name not in row.flags}
+    if fixed:
+        console.print("\nFixed: " + ", ".join(f"{name} {value}" for name, value in fixed.items()))

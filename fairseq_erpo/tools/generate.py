@@ -1,0 +1,115 @@
+"""Hypotheses of a run on a test set: fairseq-generate's output, made once and kept beside the checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq_cli import generate
+
+from fairseq_erpo.plugin.safe_load import check_checkpoint
+from fairseq_erpo.tools.load_run import part_of
+from fairseq_erpo.tools.training_log import numbered
+
+# Room for any sensible output, so that a model that never ends costs little; fairseq's own limit is 200 tokens.
+LENGTH = ("--max-len-a", "1.2", "--max-len-b", "10")
+# With fairseq's default of 8 for the last, batches are cut otherwise than they were in validation.
+BATCHES = ("--batch-size", "64", "--required-batch-size-multiple", "1")
+
+
+class Decoding(NamedTuple):
+    """How to decode. None: as in the checkpoint's run."""
+
+    data: str | None = None
+    split: str = "test"
+    beam: int = 5
+    lenpen: float = 0.6  # fairseq divides a hypothesis's log p by length^lenpen, which is not GNMT's formula
+    remove_bpe: str | None = None
+    user_dir: str | None = None
+
+
+class Output(NamedTuple):
+    """Sentences in the order of the test set; no references where the file has none."""
+
+    hypotheses: Sequence[str]
+    references: Sequence[str] | None
+
+
+def output_of(path: str, decoding: Decoding) -> Output:
+    """Read a run's folder (its checkpoint_best.pt), a checkpoint, fairseq-generate's output, or a text of one hypothesis a line.
+
+    Raises ValueError with one line.
+    """
+    found = Path(path)
+    if found.is_dir():
+        found = found / "checkpoint_best.pt"
+        if not found.is_file():
+            raise ValueError(f"{path} holds no checkpoint_best.pt; train with --best-checkpoint-metric, or name a checkpoint")
+    if not found.is_file():
+        raise ValueError(f"there is no checkpoint, folder or text at {path}")
+    if found.suffix == ".pt":
+        found = decoded(found, decoding)
+    return read(found)
+
+
+def read(path: Path) -> Output:
+    """fairseq-generate's lines `D-` and `T-` by their numbers, or a text as it is."""
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is neither a checkpoint (.pt) nor a text in UTF-8") from None
+    hypotheses, references = numbered(text, "D"), numbered(text, "T")
+    if not hypotheses:
+        return Output(text.splitlines(), None)
+    if references and len(references) != len(hypotheses):
+        raise ValueError(f"{path} has {len(hypotheses)} hypotheses and {len(references)} references: it is not complete")
+    return Output(hypotheses, references or None)
+
+
+def decoded(checkpoint: Path, decoding: Decoding) -> Path:
+    """fairseq-generate's output for this checkpoint; decoded now unless it is there and newer than the checkpoint."""
+    state = check_checkpoint(str(checkpoint))
+    task = part_of(state, "task")
+    data = decoding.data or task.get("data")
+    if not data or not Path(data).is_dir():
+        raise ValueError(f"{checkpoint} was trained on {data}, which is not a folder here; say where the data are with --data")
+    remove = decoding.remove_bpe or task.get("eval_bleu_remove_bpe")
+    text = hashlib.sha1(f"{Path(data).absolute()} {remove}".encode()).hexdigest()[:6]  # other data make another file
+    settings = [decoding.split, f"beam{decoding.beam}", f"lenpen{decoding.lenpen:g}", text]
+    kept = checkpoint.with_name(f"{checkpoint.stem}.{'.'.join(settings)}.txt")
+    if kept.is_file() and kept.stat().st_mtime > checkpoint.stat().st_mtime:
+        return kept
+    arguments = [data, "--path", str(checkpoint), "--task", "erpo_translation", "--gen-subset", decoding.split]
+    arguments += ["--beam", str(decoding.beam), "--lenpen", str(decoding.lenpen), *LENGTH, *BATCHES, "--num-workers", "0"]
+    for flag, value in (
+        ("--remove-bpe", remove),
+        ("--user-dir", decoding.user_dir),
+        ("--source-lang", task.get("source_lang")),
+        ("--target-lang", task.get("target_lang")),
+    ):
+        arguments += [flag, value] if value else []
+    with TemporaryDirectory(dir=checkpoint.parent, prefix="decoding-") as folder:
+        _generate([*arguments, "--results-path", folder], checkpoint, data)
+        os.replace(Path(folder) / f"generate-{decoding.split}.txt", kept)
+    return kept
+
+
+def _generate(arguments: Sequence[str], checkpoint: Path, data: str) -> None:
+    """fairseq-generate in this process."""
+    logging.basicConfig()  # else fairseq logs into the result's file, and goes on when that is closed
+    if sys.stderr.isatty():
+        logging.getLogger("fairseq.logging.progress_bar").setLevel(logging.INFO)  # its bar obeys this logger
+    try:
+        parsed = options.parse_args_and_arch(options.get_generation_parser(), list(arguments))
+        generate.main(convert_namespace_to_omegaconf(parsed))
+    except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ValueError(f"{checkpoint} cannot decode {data}: {lines[0].removeprefix('erpo: ')[:200]}") from None

@@ -1,0 +1,147 @@
+"""The sequences that training would draw from a checkpoint, token by token, drawn by the sampler of training."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from fairseq_erpo.algorithm.batch import Drawn, Expert
+from fairseq_erpo.algorithm.draw import score
+from fairseq_erpo.family import FAMILY
+from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
+from fairseq_erpo.plugin.decoder import sampling_mode
+from fairseq_erpo.plugin.row_inputs import RunCache
+from fairseq_erpo.rewards.base import Reference
+from fairseq_erpo.tools.load_run import Conditions, Loaded
+
+AT_ONCE = 64  # sentences in one pass of the model
+LEGEND = "Below each token: the letter of the expert that drew it, and ΔR (Eq. 3), by which it changed the reward."
+
+
+class Look(NamedTuple):
+    """How an expert's tokens look.  The letter tells the expert without colour."""
+
+    letter: str
+    name: str
+    style: str  # of rich: distinct for colour-blind eyes, legible on light and dark
+
+
+LOOKS: Mapping[Expert, Look] = {
+    Expert.MODEL: Look("m", "model", "bold #2f81f7"),
+    Expert.REWARD: Look("r", "reward", "underline #d9730d"),
+    Expert.DATA: Look("d", "data", "#8a8a8a"),
+}
+
+
+class Token(NamedTuple):
+    """One drawn token."""
+
+    text: str
+    origin: Expert
+    delta_r: float  # Eq. 3
+    in_reference: bool  # as the training log counts it: EOS and UNK never are
+
+
+class Sentence(NamedTuple):
+    """One drawn sequence, with its source and reference."""
+
+    number: int  # its index in the data
+    source: Sequence[str] | None
+    reference: Sequence[str]
+    tokens: Sequence[Token]
+    reward: float  # Φ(∅) + ΣΔR
+    clipped: bool  # True where the length cap ended it
+
+    @property
+    def words(self) -> Sequence[Token]:
+        """The tokens without EOS."""
+        return self.tokens if self.clipped else self.tokens[:-1]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Drawn sentences, at least one, and their conditions."""
+
+    conditions: Conditions
+    sentences: Sequence[Sentence]
+
+    @property
+    def tokens(self) -> list[Token]:
+        return [token for sentence in self.sentences for token in sentence.tokens]
+
+    def experts(self) -> Iterator[tuple[Look, float, float, str]]:
+        """Of each expert: its look, its λ, its share of the tokens, its mean ΔR."""
+        for expert, look in LOOKS.items():
+            gains = [token.delta_r for token in self.tokens if token.origin == expert]
+            mean = number(sum(gains) / len(gains)) if gains else "-"
+            yield look, getattr(self.conditions.mixture, expert.name.lower()), len(gains) / len(self.tokens), mean
+
+    def figures(self) -> dict[str, str]:
+        """Other summary figures, by name."""
+        n = len(self.sentences)
+        words = [token for sentence in self.sentences for token in sentence.words]
+        wanted = sum(len(sentence.reference) for sentence in self.sentences) / n
+        return {
+            "in the reference": f"{sum(token.in_reference for token in words) / max(len(words), 1):.0%} of the tokens",
+            "mean length": f"{len(words) / n:.1f} without EOS (reference {wanted:.1f})",
+            "mean reward": number(sum(sentence.reward for sentence in self.sentences) / n),
+            "clipped": f"{sum(sentence.clipped for sentence in self.sentences)} of {n}",
+        }
+
+
+def number(value: float) -> str:
+    """Signed, three decimals at most: -1, +0.083, 0."""
+    return f"{round(value, 3):+g}" if round(value, 3) else "0"
+
+
+def sentences_of(loaded: Loaded, with_sources: bool = True) -> Iterator[Sentence]:
+    """Draw for the chosen sentences, in order."""
+    conditions, task = loaded.conditions, loaded.task
+    vocabulary = vocabulary_of(task.target_dictionary)
+    for start in range(0, len(loaded.chosen), AT_ONCE):
+        chosen = loaded.chosen[start : start + AT_ONCE]
+        sample = loaded.dataset.collater([loaded.dataset[i] for i in chosen])
+        with sampling_mode(loaded.model):
+            batch = batch_of(
+                sample,
+                loaded.model,
+                RunCache(task, loaded.settings, vocabulary, None),
+                seed=conditions.seed,
+                update=conditions.update,
+                mixture=conditions.mixture,
+                stage=1,
+            )
+            # At λ_data = 1 training takes y* without drawing.
+            drawn = FAMILY["interp"].draw(batch) or Drawn(score(batch, batch.target, Expert.DATA))
+        sampled = drawn.sample
+        reference = Reference.from_target(batch.target, vocabulary)
+        inside = sampled.tokens[:, :, None].eq(reference.keys[:, None, :]).any(2)
+        # fairseq sorts a batch by length.
+        row = {int(number): i for i, number in enumerate(sample["id"])}
+        for i in (row[number] for number in chosen):
+            length = int(sampled.tokens[i].ne(vocabulary.pad).sum())
+            parts = (sampled.origin[i].tolist(), sampled.delta_r[i].tolist(), inside[i].tolist())
+            words = _words(sampled.tokens[i, :length], task.target_dictionary)
+            yield Sentence(
+                number=int(sample["id"][i]),
+                source=_words(sample["net_input"]["src_tokens"][i], task.source_dictionary, bare=True) if with_sources else None,
+                reference=_words(batch.target[i], task.target_dictionary, bare=True),
+                tokens=[Token(word, Expert(z), gain, known) for word, z, gain, known in zip(words, *parts, strict=False)],
+                reward=float(sampled.reward[i]),
+                clipped=bool(sampled.clipped[i]),
+            )
+
+
+def _words(tokens: Tensor, dictionary: Any, bare: bool = False) -> list[str]:
+    """Tokens as the dictionary spells them, with subword marks; `bare` leaves PAD and EOS out."""
+    hidden = (dictionary.pad(), dictionary.eos()) if bare else ()
+    return [_visible(dictionary[i]) for i in tokens.tolist() if i not in hidden]
+
+
+def _visible(text: str) -> str:
+    """Spell control characters out: a terminal would obey them."""
+    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" else c for c in text)

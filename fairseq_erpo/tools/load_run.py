@@ -1,0 +1,176 @@
+"""From the command line to a checkpoint, its settings and sentences of its data: for every verb that looks at a run."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from fairseq import checkpoint_utils, utils
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
+from torch import nn
+
+from fairseq_erpo.algorithm.settings import Settings
+from fairseq_erpo.family import FAMILY
+from fairseq_erpo.family.flags import FLAGS, in_todays_words
+from fairseq_erpo.family.resolve import named, resolve
+from fairseq_erpo.mixture import Mixture
+from fairseq_erpo.plugin import register, translation_task  # noqa: F401 - known to fairseq from now on
+from fairseq_erpo.plugin.decoder import check_model
+from fairseq_erpo.plugin.safe_load import check_checkpoint
+from fairseq_erpo.verbs import dashed
+
+SAMPLING = ("erpo_preset", "erpo_reward", "erpo_c", "erpo_c_model")
+MIDWAY = Mixture(model=0.24, reward=0.32, data=0.44)  # A.3.2: the second step of the paper's schedule
+
+
+class Conditions(NamedTuple):
+    """The conditions under which the sentences were drawn."""
+
+    checkpoint: str
+    data: str
+    split: str
+    flags: str  # as they would be typed
+    mixture: Mixture
+    seed: int
+    update: int
+
+    def line(self) -> str:
+        return f"{self.split} of {self.data} · λ {self.mixture} · {self.flags} · seed {self.seed}, update {self.update}"
+
+
+def add_arguments(parser: ArgumentParser, split: str, count: str, sentences: int) -> None:
+    """CHECKPOINT, DATA, and how to draw.  `count` is the flag that says how many sentences, `sentences` its default."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote")
+    parser.add_argument("data", metavar="DATA", help="a folder that fairseq-preprocess made with the same dictionaries")
+    parser.add_argument(
+        "--lambda",
+        dest="mixture",
+        metavar="λ",
+        help=f"the mixture of the experts, such as model=.12,reward=.16,data=.72 "
+        f"(default: where the schedule of the checkpoint's run ends; {MIDWAY} if it had none)",
+    )
+    parser.add_argument("--split", default=split, help=f"train, valid or test (default: {split})")
+    parser.add_argument(
+        count,
+        dest="sentences",
+        type=int,
+        default=sentences,
+        metavar="N",
+        help=f"how many sentences, from the split's start (default: {sentences})",
+    )
+    parser.add_argument("--shuffle", action="store_true", help="choose them at random, by --seed, instead")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the draws; a run's own, with --split train, shows what it drew next (default: 1)"
+    )
+    parser.add_argument("--user-dir", metavar="DIR", help="plugin with the run's own models or rewards")
+    group = parser.add_argument_group("sampling", "Left out: as in the checkpoint's run. --erpo-preset sets the run's aside.")
+    for name in SAMPLING:
+        group.add_argument(dashed(name), type=FLAGS[name].type, help=FLAGS[name].help, metavar=name.removeprefix("erpo_").upper())
+
+
+def at_least(flag: str, value: int, least: int) -> None:
+    """Raises ValueError naming the flag."""
+    if value < least:
+        raise ValueError(f"{flag} must be at least {least}, not {value}")
+
+
+class Loaded(NamedTuple):
+    """A checkpoint and sentences, ready to draw."""
+
+    conditions: Conditions
+    flags: Mapping[str, Any]  # the sampling flags, typed or the run's
+    settings: Settings
+    task: Any
+    model: nn.Module
+    dataset: Any
+    chosen: Sequence[int]
+
+
+def load(args: Namespace) -> Loaded:
+    """Load the checkpoint and choose the sentences.  Raises ValueError or OSError, with one line, for bad arguments or files."""
+    with named("lambda"):
+        mixture = Mixture.parse(args.mixture) if args.mixture is not None else None
+    for folder in (*utils.split_paths(args.data), *filter(None, [args.user_dir])):
+        if not Path(folder).is_dir():
+            raise ValueError(f"there is no folder {folder}")
+    utils.import_user_module(args)
+    state = check_checkpoint(args.checkpoint)
+    given, end = _flags(state, {name: getattr(args, name) for name in SAMPLING})
+    # Only how Algorithm 1 draws is shown: a row may also have several samples of each sentence, or a baseline to draw for.
+    settings = replace(resolve(given), samples=1, baseline="none")
+    task, model = _task_and_model(args.checkpoint, args.data, state)
+    check_model(model)
+    try:
+        task.load_dataset(args.split)
+    except (FileNotFoundError, SystemExit) as error:
+        raise ValueError(f"--split {args.split}: {str(error).removeprefix('erpo: ')}") from None
+    dataset = task.dataset(args.split)
+    history = state.get("optimizer_history") or [{}]
+    conditions = Conditions(
+        checkpoint=args.checkpoint,
+        data=args.data,
+        split=args.split,
+        flags=" ".join(f"{dashed(name)} {value}" for name, value in given.items() if name in SAMPLING),
+        mixture=mixture or end,
+        seed=args.seed,
+        update=history[-1].get("num_updates", 0),
+    )
+    return Loaded(conditions, given, settings, task, model, dataset, _choose(dataset, task, model, args))
+
+
+def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], Mixture]:
+    """The sampling flags, typed or else the run's, and the λ at which the run's schedule ends."""
+    config = part_of(state, "criterion")
+    prefix, _, name = str(config.get("_name")).partition("_")
+    row = FAMILY.get(name) if prefix == "erpo" else None
+    run: dict[str, Any] = {}
+    if row is not None:
+        values = {**row.defaults, **in_todays_words(config)}
+        run = {flag: values[flag] for flag in (*SAMPLING, "erpo_lambda") if flag in values}
+        if "erpo_reward" not in row.flags:  # it has one for the log only
+            run.pop("erpo_reward", None)
+    annealed = row is not None and "erpo_lambda" in row.flags
+    end = resolve(run).schedule.annealer.end if annealed else MIDWAY
+    given = {name: value for name, value in typed.items() if value is not None}
+    return {"erpo_preset": FLAGS["erpo_preset"].default} | ({} if "erpo_preset" in given else run) | given, end
+
+
+def part_of(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """A part of the run's configuration: fairseq's older models and criterions keep a Namespace."""
+    config = (state.get("cfg") or {}).get(part) or {}
+    return vars(config) if isinstance(config, Namespace) else config
+
+
+def _task_and_model(checkpoint: str, data: str, state: Mapping[str, Any]) -> tuple[Any, nn.Module]:
+    """Both as fairseq builds them, on `data`."""
+    for part, known in (("task", TASK_REGISTRY), ("model", ARCH_MODEL_REGISTRY | MODEL_REGISTRY)):
+        name = part_of(state, part).get("_name")
+        if name is not None and name not in known:
+            raise ValueError(f"fairseq knows no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it")
+    try:
+        # References have to be padded on the right, whatever the run did.
+        overrides = {"data": data, "left_pad_target": False}
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides=overrides)
+    except Exception as error:  # fairseq raises anything here, Exception itself too
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        mismatch = [line for line in lines if line.startswith("size mismatch")]
+        if mismatch:
+            raise ValueError(f"the dictionaries in {data} are not those of {checkpoint}: {mismatch[0]}") from None
+        raise ValueError(f"{checkpoint} cannot be used with {data}: {lines[0][:200]}") from None
+    return task, models[0]
+
+
+def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:
+    """Indices of sentences that the model has room for."""
+    room = utils.resolve_max_positions(task.max_positions(), model.max_positions())
+    fitting, _ = dataset.filter_indices_by_size(np.arange(len(dataset)), room)
+    if not len(fitting):
+        raise ValueError(f"--split {args.split}: no sentence is short enough for the model's {room} positions")
+    if args.shuffle:
+        fitting = np.random.default_rng(args.seed).permutation(fitting)
+    return [int(i) for i in fitting[: args.sentences]]

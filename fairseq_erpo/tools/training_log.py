@@ -1,0 +1,150 @@
+"""Logs of runs as figures by update: fairseq's JSON lines, or else its TensorBoard events.  No fairseq needed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fairseq_erpo.mixture import OLD_NAMES
+
+Figures = dict[int, dict[str, float]]  # update -> name -> value
+
+LOGS = ("*.jsonl", "log", "*.log", "*.txt")  # where a run's folder may have its JSON lines, in this order
+PARTS = ("train_inner", "train", "valid")  # folders of --tensorboard-logdir, and what `History` keeps
+EVENTS = "events.out.tfevents.*"
+OLD_SUFFIXES = {f"{kind}_{old}": f"{kind}_{new}" for old, new in OLD_NAMES.items() for kind in ("lambda", "z", "dr")}
+
+
+@dataclass
+class History:
+    """One run.  Each epoch was logged once or several times, by restarts or by fairseq's own doubling; the last counts."""
+
+    name: str
+    train_inner: Figures = field(default_factory=dict)  # every --log-interval updates
+    train: Figures = field(default_factory=dict)  # at the end of each epoch
+    valid: Figures = field(default_factory=dict)
+    epochs: dict[int, int] = field(default_factory=dict)  # update -> epoch, at the ends of epochs
+    progress: float = 0  # epochs done
+
+    @property
+    def metric(self) -> str:
+        """The metric that selects the best checkpoint: fairseq logs its best value too, from the second validation on."""
+        names = {name for figures in self.valid.values() for name in figures}
+        best = sorted(name.removeprefix("best_") for name in names if name.startswith("best_"))
+        return next((name for name in (*best, "bleu", "rouge") if name in names), "loss")
+
+    def scores(self) -> dict[int, float]:
+        """The validation metric by update."""
+        return {update: figures[self.metric] for update, figures in sorted(self.valid.items()) if self.metric in figures}
+
+    def curve(self, name: str) -> dict[int, float]:
+        """A figure of training by update: the means of epochs where there are several, else of log intervals."""
+        source = self.train if len(self.train) > 2 else self.train_inner or self.train
+        return {update: figures[name] for update, figures in sorted(source.items()) if name in figures}
+
+
+def group_of(name: str) -> str:
+    """The name without its seed: interp-3 -> interp."""
+    return re.sub(r"[-_.](?:seed)?\d+$", "", name) or name
+
+
+# ---- JSON lines ----
+
+
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a log, with or without a logger's prefix.  A line that is still being written is left out."""
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+        start = line.find('{"epoch"')
+        if start >= 0:
+            try:
+                yield json.loads(line[start:])
+            except json.JSONDecodeError:
+                continue
+
+
+def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of an entry: fairseq logs rounded ones as strings.  Names of versions before 0.2 become today's."""
+    found = {}
+    for name, value in entry.items():
+        try:
+            found[re.sub("|".join(OLD_SUFFIXES), lambda old: OLD_SUFFIXES[old[0]], name)] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def from_json(name: str, path: Path) -> History:
+    """A run's history from its JSON lines; empty if there are none."""
+    history = History(name)
+    for entry in map(numbers, entries(path)):
+        for part in ("valid", "train"):
+            if f"{part}_loss" in entry or f"{part}_nll_loss" in entry:
+                values = {key.removeprefix(f"{part}_"): value for key, value in entry.items() if key.startswith(f"{part}_")}
+                values["epoch"] = entry.get("epoch", 0)
+                update = int(values.get("num_updates", values["epoch"]))
+                getattr(history, part)[update] = values
+                if part == "train":
+                    history.epochs[update] = int(entry["epoch"])
+                    history.progress = max(history.progress, entry["epoch"])
+                break
+        else:
+            history.train_inner[int(entry.get("num_updates", 0))] = entry
+            history.progress = max(history.progress, entry.get("update", 0))
+    return history
+
+
+# ---- fairseq-generate's output ----
+
+
+def numbered(text: str, letter: str) -> list[str]:
+    """The texts of the lines `LETTER-number`, in the order of the numbers; fairseq prints them by length."""
+    score = r"\S+\t" if letter in "DH" else ""
+    found = re.findall(rf"^{letter}-(\d+)\t{score}(.*)$", text, re.MULTILINE)
+    return [line for _, line in sorted((int(number), line) for number, line in found)]
+
+
+# ---- TensorBoard ----
+
+
+def from_events(name: str, folder: Path) -> History:
+    """A run's history from --tensorboard-logdir.  Raises ValueError if tensorboard is not installed."""
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        raise ValueError(
+            f"{folder} has TensorBoard events only: pip install tensorboard, or train with --log-format json"
+        ) from None
+    history = History(name)
+    for part in PARTS:
+        for file in sorted(folder.glob(f"**/{part}/{EVENTS}")):
+            events = EventAccumulator(str(file), {"scalars": 0})
+            events.Reload()
+            for tag in events.Tags()["scalars"]:
+                for event in events.Scalars(tag):
+                    getattr(history, part).setdefault(event.step, {})[tag] = event.value
+    return history
+
+
+# ---- a run's folder ----
+
+
+def read(path: Path) -> History:
+    """A log file, or a folder with one or with TensorBoard events.  Raises ValueError if there is neither."""
+    name = path.absolute().name if path.is_dir() else path.absolute().parent.name
+    files = [path] if path.is_file() else [file for pattern in LOGS for file in sorted(path.glob(pattern))]
+    for file in files:
+        history = from_json(name, file)
+        if history.valid or history.train_inner or history.train:
+            return history
+    if path.is_dir() and any(path.glob(f"**/{EVENTS}")):
+        return from_events(name, path)
+    if not path.exists():
+        raise ValueError(f"there is no folder or log {path}")
+    raise ValueError(
+        f"{path} has no log: train with --log-format json --log-file {path if path.is_dir() else path.parent}/train.jsonl"
+    )

@@ -1,0 +1,66 @@
+"""Command lines made of verbs: `python -m fairseq_erpo VERB` and `python -m gail VERB`.
+
+A verb is one function of a parser and its arguments, and one entry in a table.  Its module is imported when the verb is called,
+so that --help starts at once.  A verb raises ValueError or OSError for bad input; this module turns that into one line.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+Run = Callable[[ArgumentParser, Sequence[str]], None]  # adds its arguments to the parser, parses them, and does the work
+
+
+class Verb(NamedTuple):
+    """One verb: where its function is, and what --help prints."""
+
+    module: str
+    function: str
+    help: str
+    example: str
+
+    def load(self) -> Run:
+        """Import the module and return the verb's function."""
+        run: Run = getattr(import_module(self.module), self.function)
+        return run
+
+
+def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Sequence[str], prefix: str) -> None:
+    """Run the verb that `argv` names.  Ends with one line, `prefix: reason`, where the verb raises ValueError or OSError."""
+    # Tokens are printed as they are; a terminal that cannot show one must not end the program.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    parser = ArgumentParser(prog=f"python -m {program}", description=description)
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    parsers = {
+        name: subparsers.add_parser(
+            name,
+            help=verb.help,
+            description=f"{verb.help[0].upper()}{verb.help[1:]}.",
+            epilog=f"example:\n  {verb.example}",
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        for name, verb in verbs.items()
+    }
+    if not argv or argv[0] not in verbs:
+        parser.parse_args(argv)  # --help, or argparse's error
+        return
+    try:
+        verbs[argv[0]].load()(parsers[argv[0]], argv[1:])
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{prefix}: {error}") from None
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{prefix}: {error}; install this package with its extra: pip install '.[{program}]'") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\n{prefix}: interrupted") from None
+
+
+def dashed(name: str) -> str:
+    """A flag as it is typed: erpo_anneal_every -> --erpo-anneal-every."""
+    return f"--{name.replace('_', '-')}"

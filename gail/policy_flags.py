@@ -1,0 +1,33 @@
+"""Flags that name a policy: a run of this package, plain arrays, or a model of stable-baselines3."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from gail.policies import Act, load_policy, plain_expert, sb3_policy
+from gail.simulator import box_of, make_env
+
+
+def add_policy(parser: ArgumentParser, required: bool) -> None:
+    """Add the flags that name a policy."""
+    group = parser.add_mutually_exclusive_group(required=required)
+    group.add_argument("--policy", type=Path, metavar="FILE", help="policy.pt or best.pt of a run of this package")
+    group.add_argument("--expert", type=Path, metavar="FILE", help="plain arrays of a small Gaussian policy (.npz), with --env")
+    group.add_argument(
+        "--sb3", type=Path, metavar="ZIP", help="a model of stable-baselines3, with --env; opening it executes its code"
+    )
+    parser.add_argument("--sb3-algorithm", default="PPO", metavar="NAME", help="PPO, SAC, TD3, ...; default %(default)s")
+    parser.add_argument("--sb3-normaliser", type=Path, metavar="PKL", help="the VecNormalize it was trained with")
+    parser.add_argument("--env", metavar="ID", help="with --expert, --sb3 and --trajectories")
+
+
+def policy_of(args: Namespace) -> tuple[str, Act]:
+    """Return the environment and the policy that the flags name.  Raises ValueError where --env is missing."""
+    if args.policy is not None:
+        return load_policy(args.policy)
+    if args.env is None:
+        raise ValueError("--expert and --sb3 need --env, since those files do not name it")
+    if args.expert is not None:
+        return args.env, plain_expert(args.expert, box_of(make_env(args.env)))
+    return args.env, sb3_policy(args.sb3, args.sb3_algorithm, args.sb3_normaliser, args.env)

@@ -1,0 +1,47 @@
+"""Recording a rollout below SB3's normaliser, because GAIL's rewards are known only after the discriminator has learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+
+class Recorder(VecEnvWrapper):
+    """Record raw observations, actions, rewards and dones of a rollout, and pass on rewards of zero.
+
+    SB3's rollout buffer therefore holds γ V(s_T) where the time limit cut an episode, and 0 elsewhere.
+    """
+
+    def __init__(self, venv: VecEnv, steps: int) -> None:
+        super().__init__(venv)
+        assert venv.observation_space.shape is not None and venv.action_space.shape is not None
+        self.observations = np.zeros((steps, self.num_envs, *venv.observation_space.shape))  # raw
+        self.actions = np.zeros((steps, self.num_envs, *venv.action_space.shape), dtype=np.float32)  # clipped
+        self.rewards = np.zeros((steps, self.num_envs), dtype=np.float32)  # the environment's
+        self.dones = np.zeros((steps, self.num_envs), dtype=bool)  # True: this step ended the episode
+        self.now = np.zeros((self.num_envs, *venv.observation_space.shape))
+        self.position = 0
+
+    def reset(self) -> Any:
+        observations = self.venv.reset()
+        assert isinstance(observations, np.ndarray)
+        self.now[:] = observations
+        return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        self.observations[self.position] = self.now
+        self.actions[self.position] = actions
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        assert isinstance(observations, np.ndarray)
+        self.now[:] = observations
+        self.rewards[self.position] = rewards
+        self.dones[self.position] = dones
+        self.position = (self.position + 1) % len(self.rewards)
+        return observations, np.zeros_like(rewards), dones, infos
