@@ -23,7 +23,7 @@ help:  ## this list
 setup: .venv/ready  ## make .venv with everything that the other verbs need (they do it by themselves)
 
 demo: .venv/ready  ## train by MLE and by interpolation on real data, about 10 minutes; again: resumes
-	@$(BIN)/python examples/quickstart/run.py
+	@examples/quickstart/run.sh
 
 gail: .venv/ready  ## imitation on the pendulum: expert, one demonstration, GAIL with and without annealing, figures
 	@examples/gail/run_gail.sh

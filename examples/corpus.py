@@ -279,7 +279,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Prepare a corpus for examples/*/table.sh.")
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="two texts, a folder, deu-eng.zip or de-en.tgz")
-    parser.add_argument("--profile", default="laptop", help="paper or laptop (default: laptop)")
+    parser.add_argument("--profile", default="laptop", help="paper, laptop or, for translation, quickstart (default: laptop)")
     parser.add_argument(
         "--languages", metavar="A,B", help="suffixes of source and target (default: of the text files, or the task's)"
     )

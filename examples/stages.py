@@ -57,7 +57,7 @@ class Process(Protocol):
 class Worker(Protocol):
     """Starts a command whose output goes to a file."""
 
-    def __call__(self, command: Sequence[str], output: Path) -> Process: ...
+    def __call__(self, command: Sequence[str], output: Path, threads: int) -> Process: ...
 
 
 class Failure(SystemExit):
@@ -72,7 +72,7 @@ class Local:
 
     core_seconds: float | None = None  # which, unlike seconds, do not depend on what else the machine does
 
-    def __init__(self, command: Sequence[str], output: Path, threads: int = 1) -> None:
+    def __init__(self, command: Sequence[str], output: Path, threads: int) -> None:
         environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
         with output.open("wb") as sink:
             self.process = subprocess.Popen(
@@ -98,7 +98,7 @@ class Slurm:
 
     core_seconds: float | None = None  # Slurm's own accounting knows
 
-    def __init__(self, command: Sequence[str], output: Path, executor: Any) -> None:
+    def __init__(self, command: Sequence[str], output: Path, threads: int, executor: Any) -> None:
         number = output.with_name("job")
         if number.is_file():
             self.job = executor.job_class(folder=executor.folder, job_id=number.read_text("utf-8"))
@@ -106,7 +106,7 @@ class Slurm:
                 return
         from submitit.helpers import CommandFunction
 
-        words = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), "OMP_NUM_THREADS=1", *command]
+        words = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), f"OMP_NUM_THREADS={threads}", *command]
         shell = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(words)} > {shlex.quote(str(output.resolve()))} 2>&1"
         self.job = executor.submit(CommandFunction(["bash", "-c", shell], verbose=False))
         number.write_text(self.job.job_id, "utf-8")
@@ -139,6 +139,7 @@ class Runner:
     folder: Path
     jobs: int
     worker: Worker = Local
+    share: bool = False  # the jobs' cores among the stages that can run; False: one thread each
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
         """What the stage left when it was done with these settings, or None."""
@@ -157,10 +158,11 @@ class Runner:
             failed: list[Stage] = []
             while waiting or running:
                 ready = [stage for stage in waiting if all(self.result(needed) for needed in stage.after)]
+                threads = max(1, self.jobs // max(1, len(ready) + len(running))) if self.share else 1
                 for stage in ready[: self.jobs - len(running)]:
                     waiting.remove(stage)
                     self.make_room(stage)
-                    process = self.worker(self.command(stage), self.folder / stage.name / "output.txt")
+                    process = self.worker(self.command(stage), self.folder / stage.name / "output.txt", threads)
                     cleanup.callback(process.stop)
                     running[stage.name] = stage, process, Progress(stage, self.folder / stage.name, len(running))
                 if not running:

@@ -125,7 +125,7 @@ def numbers(text: str) -> list[int]:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train and compare rows of the family.")
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--profile", default="laptop", help="paper or laptop (default: laptop)")
+    parser.add_argument("--profile", default="laptop", help="paper, laptop or, for translation, quickstart (default: laptop)")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"of {','.join(ROWS)} (default: all)")
     parser.add_argument(
         "--row", action="append", default=[], metavar="NAME=FLAGS", help="one more row: --row 'soft=interp --erpo-c 5'"
@@ -146,6 +146,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--pairs", type=int, metavar="N", help="training pairs, other than the profile's; a tenth as many to validate and test"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes at a time, one thread each")
+    parser.add_argument("--share-cores", action="store_true", help="divide --jobs threads among the processes that can run")
+    parser.add_argument("--examples", type=int, default=0, metavar="N", help="print N test sentences with each row's output")
     parser.add_argument(
         "--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help="on a cluster: slurm_partition=gpu,gpus_per_node=1"
     )
@@ -229,15 +231,16 @@ def main(argv: Sequence[str]) -> None:
         raise SystemExit(
             f"{plan.data} is no prepared corpus: name two text files with --data, or run examples/{args.task}/prepare_*.sh"
         )
-    runner = Runner(plan.folder, args.jobs, worker)
+    runner = Runner(plan.folder, args.jobs, worker, args.share_cores)
     stages = plan.stages()
     print(f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done", flush=True)
     runner.run(stages)
     print()
-    subprocess.run([sys.executable, *plan.table()], check=True)
+    subprocess.run([sys.executable, *plan.table(), "--examples", str(args.examples)], check=True)
     print("minutes (of one core):", ", ".join(minutes(runner, stage) for stage in stages if stage.epochs))
-    runs = " ".join(f"{plan.folder}/{stage.name}" for stage in stages if stage.epochs and stage.after)  # without the start
-    print(f"report: python -m fairseq_erpo report {runs} --scores {plan.folder}/scores.json --out {plan.folder}/report")
+    runs = [str(plan.folder / stage.name) for stage in stages if stage.epochs and stage.after]  # without the start
+    report = ["report", *runs, "--scores", str(plan.folder / "scores.json"), "--out", str(plan.folder / "report")]
+    subprocess.run([sys.executable, "-m", "fairseq_erpo", *report], check=True)
 
 
 if __name__ == "__main__":

