@@ -1,7 +1,5 @@
 """Baselines for the benchmarks: rewards computed anew for each token, and a sampler that asks the model for everything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -6,8 +6,6 @@ Each round runs one iteration (2,048 steps, 10 epochs) of every case, one after 
 environments are the same in all cases. Demonstrations are random actions: the cost is that of any other.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable

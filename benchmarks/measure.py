@@ -1,7 +1,5 @@
 """How things are measured: in alternation, in one process, on one thread, in seconds of the processor."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

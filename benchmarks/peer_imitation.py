@@ -11,8 +11,6 @@ What differs is theirs: the discriminator learns from batches as large as the de
 as it was before the rollout, and the policy normalises observations inside its network.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

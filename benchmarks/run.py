@@ -6,8 +6,6 @@ Every figure is a ratio, measured in alternation in one run: median, least and l
 of one thread. Synthetic words by Zipf's law; sentence lengths of real titles, in the batches that fairseq makes of them.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys

@@ -1,7 +1,5 @@
 """The workload of the benchmarks: a model, and a batch to train it on."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from typing import Any

@@ -48,12 +48,8 @@ class Plan:
         if file.is_file():
             found: dict[str, Any] = json.loads(file.read_text("utf-8"))
             return found
-        return {
-            "digest": "",
-            "languages": self.task.languages,
-            "selection": {"pieces": self.profile.selection.pieces},
-            "moses": False,
-        }
+        pieces = self.profile.selection.pieces
+        return {"digest": "", "languages": self.task.languages, "selection": {"pieces": pieces}, "moses": False}
 
     def training(
         self, name: str, row: str, seed: int, rate: str, epochs: int, flags: str = "", after: Stage | None = None
@@ -73,17 +69,8 @@ class Plan:
         """`python -m fairseq_erpo evaluate` on the test set."""
         reference = self.data / f"test.{self.corpus['languages'][1]}"
         tokenise = ["--tokenize", "none"] if self.corpus["moses"] else []
-        return [
-            "-m",
-            "fairseq_erpo",
-            "evaluate",
-            *systems,
-            "--reference",
-            str(reference),
-            "--columns",
-            self.task.columns,
-            *tokenise,
-        ]
+        options = ["--reference", str(reference), "--columns", self.task.columns, *tokenise]
+        return ["-m", "fairseq_erpo", "evaluate", *systems, *options]
 
     def stages(self) -> list[Stage]:
         """In an order in which all can be run."""

@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo VERB`: the tools around training."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings

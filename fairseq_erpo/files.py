@@ -1,7 +1,5 @@
 """Atomic file writes, and JSON files with errors that name the file.  Shared by the plugin, `gail` and the examples."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Child processes and cluster jobs: what `gail`, the examples and the cluster recipes start."""
 
-from __future__ import annotations
-
 import ctypes
 import signal
 import sys

@@ -4,8 +4,6 @@ A `Measure` first counts, sentence by sentence, then makes a score of the counts
 of a bootstrap are put together by adding, and the score of the whole is exact. Scores are in percent unless said otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -4,8 +4,6 @@ A verb is one function of a parser and its arguments, and one entry in a table. 
 so that --help starts at once.  A verb raises ValueError or OSError for bad input; this module turns that into one line.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter

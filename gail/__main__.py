@@ -1,7 +1,5 @@
 """`python -m gail VERB`: imitation on gymnasium's MuJoCo environments, from an expert to the figures."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: 
 NAME.json   format, version, env_id, versions of the libraries, source, seed, returns, shapes, and the SHA-256 of the .npz
 """
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import zipfile

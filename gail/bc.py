@@ -1,7 +1,5 @@
 """Behaviour cloning: the likelihood of demonstrated actions, by itself or as the data term of an annealed update."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From settings to the parts of a run: demonstrations, environments, policy, discriminator and schedule."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Checkpoints as files of tensors, numbers and text, which torch.load(weights_only=True) reads without executing code."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Episodes that begin with a demonstration: the environment wrapper of section 5.3."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, SupportsFloat

@@ -3,8 +3,6 @@
 Letters: K trajectories, N pairs of all of them, D the size of an observation, A of an action, S of the simulator's state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -78,13 +76,13 @@ class Demonstrations:
         """Return the undiscounted return of each trajectory, [K], over the pairs that are here: call it before subsampling."""
         return np.bincount(self.trajectory, self.rewards, len(self)).astype(np.float64)
 
-    def first(self, n: int) -> Demonstrations:
+    def first(self, n: int) -> "Demonstrations":
         """Return the first n trajectories.  Raises ValueError if there are fewer."""
         if not 1 <= n <= len(self):
             raise ValueError(f"--n {n}: there are {len(self)} demonstrations of {self.env_id}")
         return self.select(self.trajectory < n, n)
 
-    def subsample(self, pairs: int = PAIRS, seed: int = 0) -> Demonstrations:
+    def subsample(self, pairs: int = PAIRS, seed: int = 0) -> "Demonstrations":
         """Section 5.3: keep `pairs` random pairs of each trajectory, without replacement, in the order of time.
 
         Each trajectory has its own seed, so that the pairs of the first do not depend on how many others there are.
@@ -98,7 +96,7 @@ class Demonstrations:
             mask[rows.start + np.random.default_rng([seed, k]).choice(size, min(pairs, size), replace=False)] = True
         return self.select(mask, len(self))
 
-    def select(self, mask: NDArray[np.bool_], n: int) -> Demonstrations:
+    def select(self, mask: NDArray[np.bool_], n: int) -> "Demonstrations":
         """Keep the pairs where `mask` [N] is True, of the first n trajectories."""
         chosen = {
             name: getattr(self, name)[mask] if axes[0] == "N" else getattr(self, name)[:n] for name, (_, axes) in FIELDS.items()

@@ -5,8 +5,6 @@ policy's probability; with theirs every sign here turns.) Letters: B pairs of th
 observation, A of an action.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Returns by a fixed protocol: the mean action, fresh episodes from the environment's own reset, the environment's reward."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Command-line flags of RunSettings, for every verb that trains.  Their defaults are those of the settings."""
 
-from __future__ import annotations
-
 import math
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from collections.abc import Callable

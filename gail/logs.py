@@ -1,12 +1,11 @@
 """Logs of a run: CSV tables, TensorBoard, a progress bar.  All of them continue where a checkpoint does."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -59,7 +58,7 @@ class Logs:
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
         self.bar = tqdm(total=total, initial=iteration, desc=title, unit="it", disable=True if quiet else None)
 
-    def __enter__(self) -> Logs:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

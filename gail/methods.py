@@ -1,7 +1,5 @@
 """The methods of Figure 3 and their relatives, as rows of one table that one engine runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

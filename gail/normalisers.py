@@ -1,7 +1,5 @@
 """Normalisers of observations and rewards: those of SB3's VecNormalize, applied when GAIL's rewards are known."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd

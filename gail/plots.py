@@ -1,7 +1,5 @@
 """Figure 3 (return over demonstrations), Figure 4 (learning curves), the normalised score of a sweep, and its table."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path

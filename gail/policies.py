@@ -1,7 +1,5 @@
 """Policies as functions from raw observations to clipped actions, whoever trained them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

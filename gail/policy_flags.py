@@ -1,7 +1,5 @@
 """Flags that name a policy: a run of this package, plain arrays, or a model of stable-baselines3."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 

@@ -5,8 +5,6 @@
 With λ_data = 0 and the environment's reward it computes what PPO computes, bit for bit (a test).
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Distributions of the prefix's length m: how many of a trajectory's T steps come from a demonstration, given λ_data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Demonstrations from a policy that acts, or from recorded trajectories."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path

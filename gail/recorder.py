@@ -1,7 +1,5 @@
 """Recording a rollout below SB3's normaliser, because GAIL's rewards are known only after the discriminator has learned."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

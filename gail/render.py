@@ -1,7 +1,5 @@
 """An episode of a policy as a picture or a film."""
 
-from __future__ import annotations
-
 import os
 
 # Before mujoco is imported: off-screen, without a window system.

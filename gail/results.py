@@ -3,8 +3,6 @@
 Letters: C cells (environment × number of demonstrations) that are averaged, S seeds.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

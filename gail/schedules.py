@@ -3,8 +3,6 @@
 (stable-baselines3's own schedules run from 1 to 0.)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

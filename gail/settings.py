@@ -1,7 +1,5 @@
 """The settings of a training run: every number that its result depends on.  Defaults are stated here and nowhere else."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 

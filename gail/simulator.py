@@ -1,7 +1,5 @@
 """MuJoCo environments, and the simulator behind them, whose state can be read and restored to the last bit."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

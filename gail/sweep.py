@@ -5,8 +5,6 @@
 Runs are processes of `python -m gail train --resume`, here or under Slurm: interrupted ones continue, finished ones stay.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import shlex

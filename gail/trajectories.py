@@ -6,8 +6,6 @@ is one .npz with the arrays of all trajectories one after the other:
     obs [Σ(T + 1), D]   acts [ΣT, A]   rews [ΣT]   lengths [K]   terminal [K]
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

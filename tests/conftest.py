@@ -5,8 +5,6 @@ and the same `main`: the console script itself, for what has to be seen once fro
 in which fairseq, but nothing of this project, is imported already.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

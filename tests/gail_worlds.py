@@ -1,7 +1,5 @@
 """Small worlds for the tests of gail: a pendulum that a linear policy balances, and runs of a few hundred steps on it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import gymnasium as gym

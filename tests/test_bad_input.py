@@ -1,7 +1,5 @@
 """Bad input ends with one line that begins with `erpo: ` and says what to change: no traceback, nothing trained."""
 
-from __future__ import annotations
-
 import copy
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The recipes for clusters, as far as a machine without GPUs can run them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What recipes are trained on: archives and text files read as they are, split without leaks, chosen and written."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

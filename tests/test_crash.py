@@ -1,7 +1,5 @@
 """What a crash leaves behind: whole checkpoints, and runs that go on as if nothing had happened."""
 
-from __future__ import annotations
-
 import json
 import random
 import time

@@ -1,7 +1,5 @@
 """The criterions against fairseq's own, and what they promise of drawing: on real models and real batches with padding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

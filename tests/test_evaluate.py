@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo evaluate`: decodes as fairseq-generate does, and compares what belongs together."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Every row of the family against exact enumeration, and the identities of the paper that make it one family."""
 
-from __future__ import annotations
-
 import ast
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo family`: every row is listed, and what is drawn is what was measured."""
 
-from __future__ import annotations
-
 import math
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Demonstrations: what is kept, what is sampled, and what is refused by name."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The discriminator: its sign, its reward, its norm, and that it tells pairs apart."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The simulator put back to the last bit, and beginnings that come from data."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

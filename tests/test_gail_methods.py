@@ -1,7 +1,5 @@
 """The rows, their schedules, the likelihood's gradient, and behaviour cloning."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

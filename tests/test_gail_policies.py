@@ -1,7 +1,5 @@
 """Policies from files, and the protocol that measures them."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """GailPPO beside SB3's PPO, and its rollout by hand."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The recipe's commands are commands of this package, and the rows learn what it says."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Films, where this machine can draw."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

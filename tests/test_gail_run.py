@@ -1,7 +1,5 @@
 """Runs in folders: exact resume after SIGKILL, what a folder holds, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Sweeps that go on, their table, and the figures' statistics."""
 
-from __future__ import annotations
-
 import csv
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """The import direction of the packages, and that they stay light to import."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo`: the sequences shown are those that training draws, each token with where it came from."""
 
-from __future__ import annotations
-
 import io
 import re
 import shutil

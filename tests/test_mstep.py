@@ -1,7 +1,5 @@
 """The one loss of the family against plain loops over its definition, in float64."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Pieces of like length: every target once, in few positions."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The recipes: fairseq's own parser takes every flag of every row, task and profile; the scripts; a table from text to end."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

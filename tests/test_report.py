@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo report`: what logs hold, the pictures of it, and a page that asks nothing of anybody."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

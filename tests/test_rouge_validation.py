@@ -1,7 +1,5 @@
 """--eval-rouge: what validation logs is the score of greedy outputs, whatever the batches; checkpoints and λ follow it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every row of the family trains: in this process through fairseq's Trainer, by fairseq-train, and in two processes."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import textwrap

@@ -1,7 +1,5 @@
 """Scores: against the libraries they stand for, by adding counts, and the paired bootstrap against sacrebleu's own."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

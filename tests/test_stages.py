@@ -1,7 +1,5 @@
 """Stages: each once, in order, several at a time, resumed after any end; on Slurm through submitit."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """fairseq's command line with the plugin: training, killing and resuming, several processes, and the tools for checkpoints."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket

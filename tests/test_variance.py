@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo variance` against gradients that are stored and compared directly."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

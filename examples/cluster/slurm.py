@@ -8,8 +8,6 @@ goes on from the last checkpoint.
 Row, expected, measured: as one_node.sh; two tasks on CPUs in tests/test_cluster.py (`--cluster local`).
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 N sentences, T steps, V words, D features.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol

@@ -3,8 +3,6 @@
 B sentences, S samples of each, N = B·S drawn sequences, T steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 

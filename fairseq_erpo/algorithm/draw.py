@@ -3,8 +3,6 @@
 B sentences, S samples of each, N = B·S drawn sequences (row b·S + s), T steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

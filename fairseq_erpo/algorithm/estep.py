@@ -3,11 +3,9 @@
 N sentences, R reference positions, R + 2 candidates (the reference tokens, EOS, all other tokens as one).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -30,7 +28,7 @@ class InverseTemperature:
     eps: float | None = None
 
     @classmethod
-    def parse(cls, text: str) -> InverseTemperature:
+    def parse(cls, text: str) -> Self:
         """Read `auto:.1`, `50` or `inf`.  Raises ValueError."""
         auto, colon, rest = text.strip().partition(":")
         try:
@@ -72,7 +70,7 @@ class Candidates(NamedTuple):
     never: Tensor  # [F - 1] int64: ids that no expert draws
 
     @classmethod
-    def from_reference(cls, reference: Reference, vocabulary: Vocabulary) -> Candidates:
+    def from_reference(cls, reference: Reference, vocabulary: Vocabulary) -> Self:
         outside = torch.tensor([vocabulary.eos, *vocabulary.never], device=reference.tokens.device)
         fixed = outside.expand(reference.tokens.size(0), -1)
         width = reference.tokens.size(1) + fixed.size(1)

@@ -3,8 +3,6 @@
 N sequences, T steps.  Each layout also says which point (R, α, β) of Eq. 2 a row has that draws so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 N drawn sequences, T steps, V words; m positions of the N·T that are not padding.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,9 +5,7 @@ fairseq batches sentences of similar length; the sequences drawn for them have a
 N sequences, T steps, m positions that are not padding.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -30,7 +28,7 @@ class Packing(NamedTuple):
     at: Tensor  # [m] int64: the pieces' positions, one piece after the other, in the flattened [N, T]
 
     @classmethod
-    def from_targets(cls, learnt: Tensor, pad: int) -> Packing:
+    def from_targets(cls, learnt: Tensor, pad: int) -> Self:
         """From right-padded targets.  [N, T] int64 -> Packing; one synchronisation"""
         length = learnt.ne(pad).sum(1).cpu()
         pieces, places, shorter = [], [], 0

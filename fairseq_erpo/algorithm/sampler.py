@@ -4,8 +4,6 @@ N sentences, T steps, R reference positions.  The model is asked only where its 
 sentences that still have such a position ahead, its vocabulary projection at these positions alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -3,10 +3,8 @@
 N sentences, T steps, R reference positions.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -31,7 +29,7 @@ class Request(NamedTuple):
     from_product: bool  # some token is drawn from the product
 
     @classmethod
-    def make(cls, reference: Reference, origin: Tensor, caps: Tensor, draws: Draws, vocabulary: Vocabulary) -> Request:
+    def make(cls, reference: Reference, origin: Tensor, caps: Tensor, draws: Draws, vocabulary: Vocabulary) -> Self:
         candidates = Candidates.from_reference(reference, vocabulary)
         uniforms = tuple(draws(channel, origin.size(1)) for channel in (Channel.MODEL, Channel.REWARD, Channel.MISS))
         return cls(reference, origin, caps, candidates, uniforms, bool(origin.eq(Expert.PRODUCT).any()))

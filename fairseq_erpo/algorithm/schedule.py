@@ -1,8 +1,7 @@
 """From the training clock (epoch, update, validations) to λ: pure functions, so that a resumed run has the same λ."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 from fairseq_erpo.annealers import Annealer
 from fairseq_erpo.mixture import MLE, Mixture
@@ -22,7 +21,7 @@ class Duration:
         return f"{self.number:g}{self.unit[0]}"
 
     @classmethod
-    def parse(cls, text: str) -> Duration:
+    def parse(cls, text: str) -> Self:
         """Read `4e` or `60u`.  Raises ValueError."""
         text = text.strip()
         try:

@@ -1,7 +1,5 @@
 """A row's settings as plain values, resolved once from flags (`fairseq_erpo.family.flags`)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 N sentences, m of which ask the model, R reference positions, V words.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

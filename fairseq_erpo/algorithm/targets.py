@@ -3,8 +3,6 @@
 m positions that are not padding, R reference positions, V words, F words that are never drawn, K named words.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -3,8 +3,6 @@
 N drawn sequences, T steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Flags and presets as data, and the spellings of older versions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A row of the family: an algorithm as data, checked when it is made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """fairseq's dictionaries and sample dictionaries as the plain tensors and functions that the algorithm knows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fairseq.data import Dictionary

@@ -4,8 +4,6 @@ fairseq writes its first checkpoint beside the old one and renames it, but copie
 `checkpoint_best.pt` in place: a kill or a full disk at that moment leaves a truncated file that no run can resume from.
 """
 
-from __future__ import annotations
-
 import pickle
 import shutil
 import zipfile

@@ -1,7 +1,5 @@
 """Where training stands: epoch, update and validation scores.  λ is a pure function of it."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import dataclass, field

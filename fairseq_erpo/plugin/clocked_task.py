@@ -1,7 +1,5 @@
 """A fairseq task with the training clock, whatever its class."""
 
-from __future__ import annotations
-
 import weakref
 from pathlib import Path
 from typing import Any

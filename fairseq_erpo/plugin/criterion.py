@@ -1,10 +1,8 @@
 """The fairseq criterion of every row: draw and weigh (E-step), then one weighted likelihood (M-step)."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from fairseq.criterions import FairseqCriterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
@@ -50,7 +48,7 @@ class ErpoCriterion(FairseqCriterion):
         self.batches = 0
 
     @classmethod
-    def build_criterion(cls, cfg: Any, task: Any) -> ErpoCriterion:
+    def build_criterion(cls, cfg: Any, task: Any) -> Self:
         """From the command line; bad input ends the program with one line that names the flag."""
         try:
             settings = cls.settings_of(cfg)

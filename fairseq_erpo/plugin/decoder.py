@@ -1,7 +1,5 @@
 """fairseq's encoder-decoder models as the `StepDecoder` that the sampler needs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -3,8 +3,6 @@
 The model's `forward` stays the entry, so that data-parallel wrappers see it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

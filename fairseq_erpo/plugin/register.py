@@ -1,7 +1,5 @@
 """Register every row of the family with fairseq, as the criterion `erpo_<row>` with the row's own flags."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

@@ -3,8 +3,6 @@
 N drawn sequences, T steps, D features.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Any
 

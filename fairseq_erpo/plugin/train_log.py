@@ -1,7 +1,5 @@
 """The training log: sums over a batch, and the figures made of them."""
 
-from __future__ import annotations
-
 import logging
 import math
 from typing import Any

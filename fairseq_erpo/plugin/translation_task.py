@@ -1,9 +1,7 @@
 """`erpo_translation`: fairseq's translation task with the annealer's clock, and with ROUGE in validation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationTask
@@ -22,7 +20,7 @@ class ErpoTranslationTask(Clocked, RougeValidation, TranslationTask):
     """Translation, summarization, or any pair of texts."""
 
     @classmethod
-    def setup_task(cls, cfg: ErpoTranslationConfig, **kwargs: Any) -> ErpoTranslationTask:
+    def setup_task(cls, cfg: ErpoTranslationConfig, **kwargs: Any) -> Self:
         try:
             return super().setup_task(cfg, **kwargs)
         except FileNotFoundError as error:

@@ -1,7 +1,5 @@
 """The report's pictures: figures of training by update, as PNG files and as SVG that takes the colours of the page."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

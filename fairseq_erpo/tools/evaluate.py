@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo evaluate`: systems, each of one or several seeds, decoded, scored and compared with a baseline."""
 
-from __future__ import annotations
-
 import statistics
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence

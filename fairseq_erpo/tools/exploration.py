@@ -5,8 +5,6 @@ y* has three tokens, and the model is a table that leans mildly towards it. The 
 N sequences, T steps, V ids.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

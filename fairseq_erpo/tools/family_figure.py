@@ -1,7 +1,5 @@
 """The paper's Figures 1 and 2 drawn from measurements: rows from restricted to broad exploration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """docs/rows.md: presets, flags and every row's page, generated from FLAGS, PRESETS and FAMILY."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 

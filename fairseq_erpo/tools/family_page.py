@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo family`: the table of the family, one row's page, and the paper's Figures 1 and 2 from measurements."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from argparse import ArgumentParser

@@ -1,7 +1,5 @@
 """Hypotheses of a run on a test set: fairseq-generate's output, made once and kept beside the checkpoint."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

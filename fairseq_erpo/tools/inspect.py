@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo inspect`: show the sequences that training would draw, and the expert of each token."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Sequence
 

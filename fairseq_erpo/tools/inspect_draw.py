@@ -1,7 +1,5 @@
 """The sequences that training would draw from a checkpoint, token by token, drawn by the sampler of training."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

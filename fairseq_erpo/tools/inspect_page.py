@@ -1,7 +1,5 @@
 """Sampled sequences as one HTML file without scripts, pictures or addresses."""
 
-from __future__ import annotations
-
 from html import escape
 
 from fairseq_erpo.tools.inspect_draw import LEGEND, LOOKS, Inspection, Sentence, Token, number

@@ -1,7 +1,5 @@
 """Sampled sequences in the terminal: below each token the letter of its expert and its ΔR."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len

@@ -1,7 +1,5 @@
 """From the command line to a checkpoint, its settings and sentences of its data: for every verb that looks at a run."""
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`python -m fairseq_erpo report`: one page with pictures from the logs of any runs; it loads nothing from the network."""
 
-from __future__ import annotations
-
 import base64
 import json
 from argparse import ArgumentParser

@@ -1,7 +1,5 @@
 """Logs of runs as figures by update: fairseq's JSON lines, or else its TensorBoard events.  No fairseq needed."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

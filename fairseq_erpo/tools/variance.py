@@ -230,17 +230,12 @@ def conditions_line(loaded: Loaded) -> str:
 
 def report(measured: Sequence[Measured], loaded: Loaded, draws: int) -> dict[str, Any]:
     """The same for programs; null stands for what is not defined."""
-    conditions = loaded.conditions
-    first = measured[0].per_token
-    mixture: Mixture = conditions.mixture
+    conditions, first = loaded.conditions, measured[0].per_token
     return {
-        "checkpoint": conditions.checkpoint,
-        "data": conditions.data,
-        "split": conditions.split,
+        **{name: getattr(conditions, name) for name in ("checkpoint", "data", "split", "seed")},
         "sentences": [int(i) for i in loaded.chosen],
         "draws": draws,
-        "seed": conditions.seed,
-        "lambda": {name: getattr(mixture, name) for name in NAMES},
+        "lambda": {name: getattr(conditions.mixture, name) for name in NAMES},
         "variants": [
             {
                 "criterion": f"erpo_{line.variant.row}",
