@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import sentencepiece
 from recipes import TASKS, Selection, profile_of
@@ -196,25 +197,21 @@ def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
 
 def write(parts: Parts, languages: Sequence[str], folder: Path, pieces: int) -> dict[str, int]:
     """Write {train,valid,test}.LANGUAGE (text) and, if `pieces` is not 0, a joint subword model of so many pieces and the same
-    files in pieces under pieces/; return the sizes.  The folder appears when everything in it is complete.
+    files in pieces under pieces/; return the sizes.
     """
     empty = [name for name, part in parts.items() if not part]
     if empty:
         raise SystemExit(f"corpus: no usable pair is left for {' and '.join(empty)}; give more text.")
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "pieces").mkdir(parents=True)
+    (folder / "pieces").mkdir(parents=True)
     for name, part in parts.items():
         for language, side in zip(languages, zip(*part, strict=True), strict=True):
-            (unfinished / f"{name}.{language}").write_text("\n".join(side) + "\n", "utf-8")
+            (folder / f"{name}.{language}").write_text("\n".join(side) + "\n", "utf-8")
     if pieces:
-        model = train_pieces((text for both in parts["train"] for text in both), unfinished / "pieces" / "model", pieces)
+        model = train_pieces((text for both in parts["train"] for text in both), folder / "pieces" / "model", pieces)
         for name, part in parts.items():
             for language, side in zip(languages, zip(*part, strict=True), strict=True):
                 spelt = "".join(" ".join(model.encode(line, out_type=str)) + "\n" for line in side)
-                (unfinished / "pieces" / f"{name}.{language}").write_text(spelt, "utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+                (folder / "pieces" / f"{name}.{language}").write_text(spelt, "utf-8")
     return {name: len(part) for name, part in parts.items()}
 
 
@@ -263,15 +260,23 @@ def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Select
     if done.is_file() and json.loads(done.read_text("utf-8"))["digest"] == digest:
         print(f"corpus: {folder} is there already")
         return
+    if folder.exists() and not done.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SystemExit(f"corpus: {folder} is there and holds no corpus; choose another --out, or move it away")
     parts = read(sources, languages)
     parts = choose(tokenised(parts, languages) if moses else parts, selection)
-    sizes = write(parts, languages, folder, selection.pieces)
-    command = preprocess_command(folder, languages, selection)
-    ran = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], capture_output=True, text=True)
-    if ran.returncode:
-        last = (ran.stderr.strip() or "no output").splitlines()[-1]
-        raise SystemExit(f"corpus: this failed: {shlex.join(command)}\n  {last}")
-    write_json(done, {"digest": digest, "sizes": sizes, **settings})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as temporary:
+        unfinished = Path(temporary) / folder.name
+        sizes = write(parts, languages, unfinished, selection.pieces)
+        command = preprocess_command(unfinished, languages, selection)
+        ran = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], capture_output=True, text=True)
+        if ran.returncode:
+            last = (ran.stderr.strip() or "no output").splitlines()[-1]
+            raise SystemExit(f"corpus: this failed: {shlex.join(command)}\n  {last}")
+        write_json(unfinished / done.name, {"digest": digest, "sizes": sizes, **settings})
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
     print(f"corpus: {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()) + " pairs")
 
 

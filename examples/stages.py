@@ -140,6 +140,7 @@ class Runner:
     jobs: int
     worker: Worker = Local
     share: bool = False  # the jobs' cores among the stages that can run; False: one thread each
+    force: bool = False  # remove finished stages of other settings
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
         """What the stage left when it was done with these settings, or None."""
@@ -154,6 +155,7 @@ class Runner:
         """
         waiting = [stage for stage in stages if self.result(stage) is None]
         with alone(self.folder), ExitStack() as cleanup:
+            self.check_room(waiting)
             running: dict[str, tuple[Stage, Process, Progress]] = {}
             failed: list[Stage] = []
             while waiting or running:
@@ -192,8 +194,20 @@ class Runner:
     def command(self, stage: Stage) -> list[str]:
         return [str(COMMANDS / stage.command[0]), *stage.command[1:]]
 
+    def check_room(self, stages: Sequence[Stage]) -> None:
+        """Raises SystemExit where room could be made only by removing what the user may want to keep."""
+        folders = [self.folder / stage.name for stage in stages]
+        foreign = [str(folder) for folder in folders if folder.exists() and not (folder / "started").is_file()]
+        if foreign:
+            raise SystemExit(f"{', '.join(foreign)}: not made by this program; move it away, or choose another --out")
+        finished = [str(folder) for folder in folders if (folder / "done.json").exists()]
+        if finished and not self.force:
+            raise SystemExit(
+                f"{', '.join(finished)}: finished, with other settings or data; choose another --out, or --force removes it"
+            )
+
     def make_room(self, stage: Stage) -> None:
-        """Keep what an interrupted run of the same stage left; remove what another one left."""
+        """Keep what an interrupted run of the same stage left; remove what another one left (see `check_room`)."""
         folder = self.folder / stage.name
         started = folder / "started"
         if folder.exists() and (not started.exists() or started.read_text("utf-8") != stage.digest):

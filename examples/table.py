@@ -2,7 +2,8 @@
 
     python examples/table.py translation --profile laptop --rows mle,raml,interp --seeds 3 --data text.de text.en
 
-Killed and started again, it goes on where it was; what is done is left alone, what has other settings than before starts afresh.
+Killed and started again, it goes on where it was; what is done is left alone.  What was begun with
+other settings starts afresh; what was finished with other settings is removed after --force only.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 
 import corpus
 from recipes import ROWS, TASKS, Profile, Task, flags_of, profile_of
-from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
+from stages import LOG, ROOT, Local, Runner, Stage, alone, slurm_worker
 
 PRETRAIN = "pretrain"
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
@@ -138,6 +139,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help="on a cluster: slurm_partition=gpu,gpus_per_node=1"
     )
+    parser.add_argument("--force", action="store_true", help="remove stages that were finished with other settings or data")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
     return parser.parse_args(argv)
 
@@ -213,12 +215,13 @@ def main(argv: Sequence[str]) -> None:
     worker = Local if args.slurm is None else slurm_worker(args.slurm, plan.folder)
     if sources:
         languages = corpus.languages_of(argparse.Namespace(languages=None, sources=sources, task=args.task))
-        corpus.prepare(sources, languages, plan.profile.selection, False, plan.data)
+        with alone(plan.folder):
+            corpus.prepare(sources, languages, plan.profile.selection, False, plan.data)
     if not (plan.data / "corpus.json").is_file():
         raise SystemExit(
             f"{plan.data} is no prepared corpus: name two text files with --data, or run examples/{args.task}/prepare_*.sh"
         )
-    runner = Runner(plan.folder, args.jobs, worker, args.share_cores)
+    runner = Runner(plan.folder, args.jobs, worker, args.share_cores, args.force)
     stages = plan.stages()
     print(f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done", flush=True)
     runner.run(stages)

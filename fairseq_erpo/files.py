@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,15 @@ from typing import Any
 
 class WriteError(OSError):
     """A file could not be written.  Its text is one line that names the flag, the file and the reason."""
+
+
+def reason_of(error: BaseException) -> str:
+    """One line of an exception's text; where torch refuses to unpickle a file, what the file asks for."""
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    if asked:
+        return f"it asks for {asked[1]}, which could run code"
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)[:200]
 
 
 @contextmanager

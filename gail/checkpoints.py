@@ -1,6 +1,5 @@
 """Checkpoints as files of tensors, numbers and text, which torch.load(weights_only=True) reads without executing code."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fairseq_erpo.files import atomic_write
+from fairseq_erpo.files import atomic_write, reason_of
 
 
 def save(content: Any, path: Path) -> None:
@@ -22,8 +21,8 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint without executing code.  Raises ValueError that names the file."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint of this package: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a broken pickle raises anything
+        raise ValueError(f"{path} cannot be read as a checkpoint of this package: {reason_of(error)}") from None
     if not isinstance(content, dict) or "policy" not in content:
         raise ValueError(f"{path} holds no policy of this package; name the policy.pt or best.pt of a run")
     return content

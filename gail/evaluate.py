@@ -52,7 +52,7 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.episodes < 1:
         raise ValueError(f"--episodes {args.episodes}: must be at least 1")
-    named = [(str(path), *load_policy(path)) for path in args.policies]
+    named = [(str(path), *load_policy(path, args.env)) for path in args.policies]
     if args.policy or args.expert or args.sb3:
         named.append((str(args.policy or args.expert or args.sb3), *policy_of(args)))
     if not named:

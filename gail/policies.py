@@ -74,9 +74,18 @@ def act_of(policy: ActorCriticPolicy, normalise: Callable[[NDArray[Any]], NDArra
     return act
 
 
-def load_policy(path: Path) -> tuple[str, Act]:
-    """Read the environment and the policy of a run's policy.pt or best.pt, without executing code."""
+def load_policy(path: Path, trusted: str | None = None) -> tuple[str, Act]:
+    """Read the environment and the policy of a run's policy.pt or best.pt, without executing code.
+
+    For `module:Name-v0` gymnasium imports the module: such an id must be the `trusted` one, which the user typed.  Raises
+    ValueError.
+    """
     kept = load(path)
+    missing = [key for key in ("env_id", "policy", "observation_norm") if key not in kept]
+    if missing:
+        raise ValueError(f"{path} is no policy of this package: it holds no {', '.join(missing)}")
+    if ":" in kept["env_id"] and kept["env_id"] != trusted:
+        raise ValueError(f"{path} names an environment that imports a module; if you trust it, add --env {kept['env_id']}")
     env = make_env(kept["env_id"])
     assert isinstance(env.observation_space, gym.spaces.Box)
     policy = ActorCriticPolicy(env.observation_space, env.action_space, lambda _: 0.0, **ARCHITECTURE)

@@ -17,13 +17,15 @@ def add_policy(parser: ArgumentParser, required: bool) -> None:
     )
     parser.add_argument("--sb3-algorithm", default="PPO", metavar="NAME", help="PPO, SAC, TD3, ...; default %(default)s")
     parser.add_argument("--sb3-normaliser", type=Path, metavar="PKL", help="the VecNormalize it was trained with")
-    parser.add_argument("--env", metavar="ID", help="with --expert, --sb3 and --trajectories")
+    parser.add_argument(
+        "--env", metavar="ID", help="with --expert, --sb3 and --trajectories, or to trust the module:ID of a policy"
+    )
 
 
 def policy_of(args: Namespace) -> tuple[str, Act]:
     """Return the environment and the policy that the flags name.  Raises ValueError where --env is missing."""
     if args.policy is not None:
-        return load_policy(args.policy)
+        return load_policy(args.policy, args.env)
     if args.env is None:
         raise ValueError("--expert and --sb3 need --env, since those files do not name it")
     if args.expert is not None:

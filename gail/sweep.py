@@ -100,14 +100,21 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     if args.slurm:
         submit(list(waiting.values()), args)
         return
-    failed = []
+    failed: list[Cell] = []
+    started: list[subprocess.Popen[bytes]] = []
     with ThreadPoolExecutor(args.workers) as pool:
-        running = {pool.submit(execute, cell.folder(args.out), command): cell for cell, command in waiting.items()}
+        running = {pool.submit(execute, cell.folder(args.out), command, started): cell for cell, command in waiting.items()}
         bar = tqdm(as_completed(running), "sweep", len(wanted), initial=len(wanted) - len(waiting), unit="run", disable=None)
-        for ended in bar:
-            if ended.result():
-                failed.append(running[ended])
-            write_table(args)
+        try:
+            for ended in bar:
+                if ended.result():
+                    failed.append(running[ended])
+                write_table(args)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)  # no further run begins
+            for process in started:
+                process.terminate()
+            raise
     write_table(args)
     print(f"{args.out / 'results.csv'}: {len(wanted) - len(failed)} of {len(wanted)} runs")
     if failed:
@@ -125,18 +132,20 @@ def training_flags(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
     return own.parse_known_args(list(argv))[1]
 
 
-def execute(folder: Path, command: Sequence[str]) -> int:
-    """Train one run, with its output in its folder; return the exit code."""
+def execute(folder: Path, command: Sequence[str], started: list[subprocess.Popen[bytes]]) -> int:
+    """Train one run, with its output in its folder; return the exit code.  The process is added to `started`."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as sink:
-        return subprocess.run(
+        process = subprocess.Popen(
             command,
             stdout=sink,
             stderr=sink,
             stdin=subprocess.DEVNULL,
             env=THREADS | os.environ,
             preexec_fn=die_with_parent,  # the kernel's "parent" is the thread, which waits here
-        ).returncode
+        )
+        started.append(process)
+        return process.wait()
 
 
 def submit(commands: Sequence[Sequence[str]], args: Namespace) -> None:

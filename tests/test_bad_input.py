@@ -206,7 +206,7 @@ def test_from_the_outside(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Pa
         "no valid": (tiny_data, f"{INTERP} --valid-subset dev", "dev"),
         "no folder": (tmp_path / "nowhere", f"{INTERP} --task erpo_translation", "nowhere"),
         "no data": (tmp_path / "text", f"{INTERP} --task erpo_translation", "fairseq-preprocess"),
-        "code": (tiny_data, f"{INTERP} --finetune-from-model {evil}", "not a checkpoint"),
+        "code": (tiny_data, f"{INTERP} --finetune-from-model {evil}", "it asks for posix.mkdir, which could run code"),
         # With a translation task fairseq itself cannot build a decoder-only model.
         "language model": (
             language,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fairseq
+import torch
+from conftest import Fairseq, load
 from sacrebleu.metrics import BLEU
 
 from fairseq_erpo.__main__ import main
@@ -64,10 +65,12 @@ def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
     lengths = re.search(r"syslen=(\d+), reflen=(\d+)", theirs)
     assert lengths and (int(lengths[1]), int(lengths[2])) == (ours.sys_len, ours.ref_len)
     assert f"{ours.score:.2f}" in printed and result["signature"] in printed and "beam 5, length penalty 0.6" in printed
-    # The second time nothing is decoded, until the checkpoint is newer.
+    # The second time nothing is decoded, until the checkpoint is another one, however old.
     monkeypatch.setattr(generate, "_generate", lambda *_: pytest.fail("decoded again"))
     assert evaluate(run) == printed
-    os.utime(run / "checkpoint_best.pt", (kept.stat().st_mtime + 5,) * 2)
+    before = kept.stat().st_mtime - 1000
+    torch.save({**load(tiny_checkpoint), "other": 1}, run / "checkpoint_best.pt")
+    os.utime(run / "checkpoint_best.pt", (before, before))
     with pytest.raises(pytest.fail.Exception, match="decoded again"):
         evaluate(run)
 

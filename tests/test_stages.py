@@ -41,10 +41,14 @@ def test_each_stage_runs_once_and_after_what_it_needs(tmp_path: Path) -> None:
     assert len(wrote(log)) == 3
     # Other settings start afresh, and so does what builds on them; the rest is left alone.
     changed = shell("first", note(log, "changed"))
-    Runner(tmp_path / "runs", 2).run([changed, chain[1], shell("second", note(log, "second"), changed)])
+    again = [changed, chain[1], shell("second", note(log, "second"), changed)]
+    with pytest.raises(SystemExit, match=r"runs/first, \S+runs/second: finished, with other settings .* --force"):
+        Runner(tmp_path / "runs", 2).run(again)
+    assert len(wrote(log)) == 3
+    Runner(tmp_path / "runs", 2, force=True).run(again)
     assert wrote(log)[3:] == ["changed", "second"]
     # So do other data.
-    Runner(tmp_path / "runs", 2).run([shell("other", note(log, "other"), data="new")])
+    Runner(tmp_path / "runs", 2, force=True).run([shell("other", note(log, "other"), data="new")])
     assert wrote(log)[5:] == ["other"]
 
 
@@ -79,6 +83,14 @@ def test_an_interrupted_stage_finds_what_it_left(tmp_path: Path) -> None:
     with pytest.raises(Failure):
         runner.run([other])
     assert wrote(tmp_path / "s" / "output.txt") == ["False"]
+
+
+def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "mine").write_text("kept")
+    with pytest.raises(SystemExit, match="s: not made by this program"):
+        Runner(tmp_path, 1, force=True).run([shell("s", "")])
+    assert (tmp_path / "s" / "mine").read_text() == "kept"
 
 
 def test_two_runners_in_one_folder_are_refused(tmp_path: Path) -> None:

@@ -4,11 +4,10 @@ fairseq writes its first checkpoint beside the old one and renames it, but copie
 `checkpoint_best.pt` in place: a kill or a full disk at that moment leaves a truncated file that no run can resume from.
 """
 
-import pickle
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
 from fairseq_erpo.files import WriteError, atomic_write
+from fairseq_erpo.plugin.safe_load import check_checkpoint
 
 fairseqs_save = checkpoint_utils.torch_persistent_save
 fairseqs_load = checkpoint_utils.load_checkpoint_to_cpu
@@ -57,15 +57,17 @@ class AtomicCopies(PathManager):
 
 
 def load(path: str, *args: Any, **kwargs: Any) -> Any:
-    """fairseq's `load_checkpoint_to_cpu`; ends with one line if the file is broken."""
+    """fairseq's `load_checkpoint_to_cpu`; ends with one line if the file is broken or would execute code.
+
+    The check comes first: fairseq leaves `weights_only` to torch's default, which an environment variable can turn off.
+    """
     try:
-        return fairseqs_load(path, *args, **kwargs)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        reason = reason[:160] if zipfile.is_zipfile(path) else "it was cut short, or torch did not write it"
-        raise SystemExit(
-            f"erpo: {path} is not a complete checkpoint: {reason}; go on from another one with --restore-file"
-        ) from None
+        check_checkpoint(PathManager.get_local_path(path))
+    except ValueError as error:
+        best = Path(path).absolute().with_name("checkpoint_best.pt")
+        other = f"--restore-file {best}" if best.is_file() and best != Path(path).absolute() else "--restore-file"
+        raise SystemExit(f"erpo: {error}; go on from another one with {other}") from None
+    return fairseqs_load(path, *args, **kwargs)
 
 
 def check_folder(save_dir: str) -> None:

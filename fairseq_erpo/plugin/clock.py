@@ -31,6 +31,7 @@ class Clock:
     path: Path | None = None
     synced: bool = False
     mixture: Mixture = MLE  # λ of the last training batch
+    validated_at: int = -1  # the last update that was validated
     stages: list[tuple[Mixture, float]] = field(default_factory=list)  # (λ, best score), for the warning
 
     def resume(self, update: int) -> None:
@@ -49,7 +50,10 @@ class Clock:
         self.scores = {at: score for at, score in _from_first_rank(stored).items() if at <= update}
 
     def validated(self, update: int, score: float, write: bool) -> None:
-        """Record a validation score; one rank writes it to the file."""
+        """Record a validation score; one rank writes it to the file.  Of several subsets the first one counts."""
+        if update == self.validated_at:
+            return
+        self.validated_at = update
         self._warn_if_falling(score)
         if self.mixture == MLE:  # the schedule has not begun
             return

@@ -27,7 +27,17 @@ from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.rewards.base import Reference
 
+NEWEST = "checkpoint_last.pt"  # what fairseq restores if nothing else is named
 WATCH_EVERY = 100  # batches between two checks for samples that cannot teach anything
+
+
+def check_restore_file(name: str, save_dir: Path) -> None:
+    """Raises ValueError if --restore-file names no file: fairseq would train from the beginning, into the same folder."""
+    if name == NEWEST or "://" in name or Path(name).is_file():
+        return
+    best = save_dir.absolute() / "checkpoint_best.pt"
+    fix = f"the best one here is --restore-file {best}" if best.is_file() else "give its whole path"
+    raise ValueError(f"--restore-file: there is no file {name}; {fix}")
 
 
 class ErpoCriterion(FairseqCriterion):
@@ -57,8 +67,9 @@ class ErpoCriterion(FairseqCriterion):
             if getattr(task.cfg, "left_pad_target", False):
                 raise ValueError("--left-pad-target is not supported: targets are padded on the right")
             # fairseq reads --finetune-from-model at the first launch only. Later it may be gone, as it may where others validate.
+            check_restore_file(cfg.restore_file, Path(cfg.save_dir))
             folder = Path(cfg.save_dir)
-            first_launch = folder.is_dir() and not (folder / "checkpoint_last.pt").exists()
+            first_launch = folder.is_dir() and not (folder / NEWEST).exists()
             for path in (cfg.finetune_from_model if first_launch else None, settings.prior):
                 if path:
                     check_checkpoint(path)

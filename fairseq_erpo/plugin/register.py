@@ -18,6 +18,7 @@ BORROWED: dict[str, tuple[Any, str]] = {
     "sentence_avg": (bool, "optimization.sentence_avg"),
     "seed": (int, "common.seed"),
     "save_dir": (str, "checkpoint.save_dir"),
+    "restore_file": (str, "checkpoint.restore_file"),
     "finetune_from_model": (Optional[str], "checkpoint.finetune_from_model"),
     "best_checkpoint_metric": (str, "checkpoint.best_checkpoint_metric"),
     "maximize_best_checkpoint_metric": (bool, "checkpoint.maximize_best_checkpoint_metric"),

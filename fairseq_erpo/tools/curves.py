@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
 from typing import NamedTuple
 
 from matplotlib import rc_context
@@ -207,4 +208,4 @@ def svg(panel: Panel) -> str:
     text = re.sub(r'(url\(|href=")#', rf"\1#{panel.stem}-", text)
     for colour, variable in ((INK, "currentColor"), (QUIET, "var(--quiet)"), (GRID, "var(--line)")):
         text = text.replace(colour, variable)
-    return text.replace("<svg", f'<svg role="img" aria-label="{panel.title}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(panel.title)}"', 1)

@@ -1,5 +1,6 @@
 """`python -m fairseq_erpo evaluate`: systems, each of one or several seeds, decoded, scored and compared with a baseline."""
 
+import math
 import statistics
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from fairseq_erpo.files import write_json
 from fairseq_erpo.scores import bleu_signature, measures, p_values
-from fairseq_erpo.tools.generate import Decoding, output_of
+from fairseq_erpo.tools.generate import Decoding, lines_of, output_of
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
 STARS = ((0.01, "**"), (0.05, "*"))
@@ -69,6 +70,8 @@ def _refuse(args: Any, columns: Sequence[str]) -> None:
         raise ValueError(f"--tokenize must be one of {', '.join(BLEU.TOKENIZERS)}, not {args.tokenize!r}")
     if args.beam < 1:
         raise ValueError(f"--beam must be at least 1, not {args.beam}")
+    if not math.isfinite(args.lenpen):
+        raise ValueError(f"--lenpen must be a finite number, not {args.lenpen}")
 
 
 # ---- from the command line to sentences ----
@@ -85,6 +88,8 @@ def parse_systems(words: Sequence[str], baseline: str | None) -> dict[str, list[
             raise ValueError(f"{word!r} is not NAME=PATH or NAME=PATH,PATH")
         if name in paths:
             raise ValueError(f"two systems are called {name!r}; seeds of one system go into one word, {name}=PATH,PATH")
+        if len({Path(path).resolve() for path in listed}) < len(listed):
+            raise ValueError(f"{word!r} names one run twice; seeds of one system are different runs")
         paths[name] = listed
     if baseline is not None and baseline not in paths:
         raise ValueError(f"--baseline {baseline} is not among the systems, which are {', '.join(paths)}")
@@ -98,7 +103,7 @@ def collect(paths: Mapping[str, Sequence[str]], decoding: Decoding, reference: s
     if reference is not None:
         if not Path(reference).is_file():
             raise ValueError(f"--reference: there is no file {reference}")
-        references = Path(reference).read_text("utf-8").splitlines()
+        references = lines_of(Path(reference))
     systems: dict[str, list[Sequence[str]]] = {}
     runs = [(name, path) for name, listed in paths.items() for path in listed]
     for name, path in tqdm(runs, "systems", unit="run", disable=None, leave=False):

@@ -13,6 +13,7 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import generate
 
+from fairseq_erpo.files import reason_of
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.tools.load_run import part_of
 from fairseq_erpo.tools.training_log import numbered
@@ -61,29 +62,45 @@ def output_of(path: str, decoding: Decoding) -> Output:
 def read(path: Path) -> Output:
     """fairseq-generate's lines `D-` and `T-` by their numbers, or a text as it is."""
     try:
-        text = path.read_text("utf-8")
+        lines = lines_of(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path} is neither a checkpoint (.pt) nor a text in UTF-8") from None
-    hypotheses, references = numbered(text, "D"), numbered(text, "T")
+    try:
+        hypotheses, references = (numbered("\n".join(lines), letter) for letter in "DT")
+    except ValueError as error:
+        raise ValueError(f"{path} is not one whole output of fairseq-generate: {error}") from None
     if not hypotheses:
-        return Output(text.splitlines(), None)
+        return Output(lines, None)
     if references and len(references) != len(hypotheses):
         raise ValueError(f"{path} has {len(hypotheses)} hypotheses and {len(references)} references: it is not complete")
     return Output(hypotheses, references or None)
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text in UTF-8, with or without a byte order mark.  Raises UnicodeDecodeError, OSError.
+
+    Not by splitlines(), which also splits at rare characters inside a sentence, such as U+0085 and U+2028.
+    """
+    text = path.read_text("utf-8-sig")  # which turns \r\n into \n, too
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def decoded(checkpoint: Path, decoding: Decoding) -> Path:
-    """fairseq-generate's output for this checkpoint; decoded now unless it is there and newer than the checkpoint."""
+    """fairseq-generate's output for this checkpoint, decoded now unless it is there.
+
+    The output's name has a digest of the checkpoint, the data and the flags: what changed is decoded again.
+    """
     state = check_checkpoint(str(checkpoint))
     task = part_of(state, "task")
     data = decoding.data or task.get("data")
     if not data or not Path(data).is_dir():
         raise ValueError(f"{checkpoint} was trained on {data}, which is not a folder here; say where the data are with --data")
     remove = decoding.remove_bpe or task.get("eval_bleu_remove_bpe")
-    text = hashlib.sha1(f"{Path(data).absolute()} {remove}".encode()).hexdigest()[:6]  # other data make another file
-    settings = [decoding.split, f"beam{decoding.beam}", f"lenpen{decoding.lenpen:g}", text]
+    files = [checkpoint, *sorted(Path(data).glob(f"{decoding.split}.*")), *sorted(Path(data).glob("dict.*"))]
+    made_of = digest_of(files, f"{remove} {LENGTH} {BATCHES}")
+    settings = [decoding.split, f"beam{decoding.beam}", f"lenpen{decoding.lenpen:g}", made_of[:10]]
     kept = checkpoint.with_name(f"{checkpoint.stem}.{'.'.join(settings)}.txt")
-    if kept.is_file() and kept.stat().st_mtime > checkpoint.stat().st_mtime:
+    if kept.is_file():
         return kept
     arguments = [data, "--path", str(checkpoint), "--task", "erpo_translation", "--gen-subset", decoding.split]
     arguments += ["--beam", str(decoding.beam), "--lenpen", str(decoding.lenpen), *LENGTH, *BATCHES, "--num-workers", "0"]
@@ -100,6 +117,15 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
     return kept
 
 
+def digest_of(files: Sequence[Path], settings: str) -> str:
+    """SHA-256 of the files' names and contents, and of the settings."""
+    digest = hashlib.sha256(settings.encode())
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return digest.hexdigest()
+
+
 def _generate(arguments: Sequence[str], checkpoint: Path, data: str) -> None:
     """fairseq-generate in this process."""
     logging.basicConfig()  # else fairseq logs into the result's file, and goes on when that is closed
@@ -109,5 +135,4 @@ def _generate(arguments: Sequence[str], checkpoint: Path, data: str) -> None:
         parsed = options.parse_args_and_arch(options.get_generation_parser(), list(arguments))
         generate.main(convert_namespace_to_omegaconf(parsed))
     except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ValueError(f"{checkpoint} cannot decode {data}: {lines[0].removeprefix('erpo: ')[:200]}") from None
+        raise ValueError(f"{checkpoint} cannot decode {data}: {reason_of(error).removeprefix('erpo: ')}") from None

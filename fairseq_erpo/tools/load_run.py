@@ -16,6 +16,7 @@ from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.family.flags import FLAGS, in_todays_words
 from fairseq_erpo.family.resolve import named, resolve
+from fairseq_erpo.files import reason_of
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import register, translation_task  # noqa: F401 - known to fairseq from now on
 from fairseq_erpo.plugin.decoder import check_model
@@ -155,11 +156,10 @@ def _task_and_model(checkpoint: str, data: str, state: Mapping[str, Any]) -> tup
         overrides = {"data": data, "left_pad_target": False}
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides=overrides)
     except Exception as error:  # fairseq raises anything here, Exception itself too
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        mismatch = [line for line in lines if line.startswith("size mismatch")]
+        mismatch = [line.strip() for line in str(error).splitlines() if line.strip().startswith("size mismatch")]
         if mismatch:
             raise ValueError(f"the dictionaries in {data} are not those of {checkpoint}: {mismatch[0]}") from None
-        raise ValueError(f"{checkpoint} cannot be used with {data}: {lines[0][:200]}") from None
+        raise ValueError(f"{checkpoint} cannot be used with {data}: {reason_of(error)}") from None
     return task, models[0]
 
 

@@ -41,7 +41,8 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 <title>{title}</title>
 <style>{style}</style>
 </head>
@@ -149,9 +150,16 @@ def sample_blocks(paths: Sequence[Path], count: int) -> Iterator[str]:
     for path in paths:
         checkpoint = (path if path.is_dir() else path.parent) / "checkpoint_best.pt"
         group = group_of(checkpoint.absolute().parent.name)
-        if count and group not in seen and checkpoint.is_file() and (data := _annealed_on(checkpoint)):
+        if not count or group in seen or not checkpoint.is_file():
+            continue
+        try:
+            data = _annealed_on(checkpoint)
+            lines = _samples(checkpoint, data, count) if data else []
+        except (ValueError, OSError) as error:  # a file may be broken or elsewhere: the rest of the page is worth having
+            lines = [f'<p class="conditions">No samples: {escape(str(error))}</p>']
+        if lines:
             seen.add(group)
-            yield from _samples(group, checkpoint, data, count)
+            yield "\n".join([f'<div class="samples"><h3>{escape(group)}</h3>', *lines, "</div>"])
 
 
 def _annealed_on(checkpoint: Path) -> str | None:
@@ -161,18 +169,13 @@ def _annealed_on(checkpoint: Path) -> str | None:
     return part_of(state, "task").get("data") if row is not None and "erpo_lambda" in row.flags else None
 
 
-def _samples(group: str, checkpoint: Path, data: str, count: int) -> Iterator[str]:
+def _samples(checkpoint: Path, data: str, count: int) -> list[str]:
     parser = ArgumentParser()
     add_arguments(parser, split="valid", count="--sentences", sentences=count)
-    yield f'<div class="samples"><h3>{escape(group)}</h3>'
-    try:
-        loaded = load(parser.parse_args([str(checkpoint), data, "--shuffle"]))
-        inspection = Inspection(loaded.conditions, list(sentences_of(loaded)))
-        yield f'<p class="conditions">{escape(loaded.conditions.line())}<br>{escape(LEGEND)}</p>'
-        yield from map(section, inspection.sentences)
-    except (ValueError, OSError) as error:  # the data may be elsewhere by now: the rest of the page is worth having
-        yield f'<p class="conditions">No samples: {escape(str(error))}</p>'
-    yield "</div>"
+    loaded = load(parser.parse_args([str(checkpoint), data, "--shuffle"]))
+    inspection = Inspection(loaded.conditions, list(sentences_of(loaded)))
+    conditions = f'<p class="conditions">{escape(loaded.conditions.line())}<br>{escape(LEGEND)}</p>'
+    return [conditions, *map(section, inspection.sentences)]
 
 
 # ---- pictures ----

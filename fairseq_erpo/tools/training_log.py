@@ -100,10 +100,17 @@ def from_json(name: str, path: Path) -> History:
 
 
 def numbered(text: str, letter: str) -> list[str]:
-    """The texts of the lines `LETTER-number`, in the order of the numbers; fairseq prints them by length."""
+    """The texts of the lines `LETTER-number`, in the order of the numbers; fairseq prints them by length.
+
+    Raises ValueError if a number is missing or comes twice.
+    """
     score = r"\S+\t" if letter in "DH" else ""
     found = re.findall(rf"^{letter}-(\d+)\t{score}(.*)$", text, re.MULTILINE)
-    return [line for _, line in sorted((int(number), line) for number, line in found)]
+    lines = sorted((int(number), line) for number, line in found)
+    for expected, (number, _) in enumerate(lines):
+        if number != expected:
+            raise ValueError(f"{letter}-{number} comes twice" if number < expected else f"{letter}-{expected} is missing")
+    return [line for _, line in lines]
 
 
 # ---- TensorBoard ----

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.files import write_json
 from fairseq_erpo.mixture import NAMES, Mixture
+from fairseq_erpo.plugin.criterion import NEWEST
 from fairseq_erpo.tools.load_run import Loaded, add_arguments, at_least, load
 from fairseq_erpo.verbs import dashed
 
@@ -176,6 +177,7 @@ def criterion_of(row: str, flags: Mapping[str, Any], task: Any, seed: int) -> An
         "sentence_avg": False,
         "seed": seed,
         "save_dir": "",
+        "restore_file": NEWEST,
         "finetune_from_model": None,
         "best_checkpoint_metric": "loss",
         "maximize_best_checkpoint_metric": False,

@@ -1,0 +1,275 @@
+"""Files and folders that could hurt: nothing in them is executed, nothing of the user's is removed, no wrong score is printed."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import corpus
+import numpy as np
+import pytest
+import torch
+from conftest import load
+from recipes import Selection
+
+import fairseq_erpo.tasks  # noqa: F401 - the plugin, as --user-dir loads it
+from fairseq_erpo.__main__ import main
+from fairseq_erpo.plugin import checkpoints
+from fairseq_erpo.plugin.clock import Clock
+from fairseq_erpo.plugin.criterion import check_restore_file
+from fairseq_erpo.plugin.literals import literal
+from fairseq_erpo.plugin.safe_load import check_checkpoint
+from fairseq_erpo.tools.evaluate import parse_systems
+from fairseq_erpo.tools.generate import lines_of, read
+from fairseq_erpo.tools.report import sample_blocks
+
+
+def code(folder: Path) -> str:
+    """Evaluating this makes the folder `executed`."""
+    return f"__import__('os').mkdir({str(folder / 'executed')!r})"
+
+
+# ---- nothing executes ----
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(0.9, 0.98)", (0.9, 0.98)),
+        ("[(512, 3)] * 3", [(512, 3)] * 3),
+        ("[(512, 3)] * 2 + [(1024, 1)]", [(512, 3), (512, 3), (1024, 1)]),
+        ("2 * [1]", [1, 1]),
+        ("True", True),
+        ("{'a': [1, -2.5]}", {"a": [1, -2.5]}),
+        (" 7 ", 7),
+    ],
+)
+def test_literals_are_evaluated(text: str, value: Any) -> None:
+    assert literal(text) == value == eval(text.strip())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["print(1)", "os", "[x for x in (1,)]", "(1).real", "f'{1}'", "9**9", "[0] * 10**9", "[0] * 99999999", "[[0] * 9999] * 9999",
+     "'a' * 9", "", "(", "1 if 1 else 2", "lambda: 0", "[" * 5000, "1;2"],
+)  # fmt: skip
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no literal, and is not evaluated"):
+        literal(text)
+
+
+def test_a_list_of_lists_is_bounded() -> None:
+    with pytest.raises(ValueError, match="no literal"):
+        literal("[0] * 9999 * 9999")
+
+
+def test_fairseq_evaluates_literals_only(tmp_path: Path) -> None:
+    """In its helpers and in the modules that call `eval` themselves."""
+    from fairseq import utils
+    from fairseq.models import fconv
+    from fairseq.optim import adam
+
+    for function in (utils.eval_bool, utils.eval_str_list, utils.eval_str_dict, fconv.eval, adam.eval):
+        with pytest.raises(ValueError, match="no literal"):
+            function(code(tmp_path))
+    assert not (tmp_path / "executed").exists()
+    assert utils.eval_bool("False") is False and utils.eval_str_list("[1, 2]", int) == [1, 2]
+    eval(code(tmp_path))  # or the lines above would show nothing
+    assert (tmp_path / "executed").exists()
+
+
+FIELDS = ("adaptive_softmax_cutoff", "decoder_layers_to_keep", "encoder_layers_to_keep")
+
+
+@pytest.mark.parametrize("verb", ["inspect", "variance", "evaluate"])
+def test_no_verb_evaluates_what_a_checkpoints_configuration_says(
+    verb: str, tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path
+) -> None:
+    state = load(tiny_checkpoint)
+    model = copy.deepcopy(state["cfg"]["model"])
+    for field in FIELDS:
+        (model.__setitem__ if isinstance(model, dict) else model.__setattr__)(field, code(tmp_path))  # type: ignore[operator]
+    state["cfg"]["model"] = model
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save(state, run / "checkpoint_best.pt")
+    arguments = {
+        "inspect": [run / "checkpoint_best.pt", tiny_data],
+        "variance": [run / "checkpoint_best.pt", tiny_data, "--draws", "4"],
+        "evaluate": [run, "--data", tiny_data],
+    }[verb]
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, *map(str, arguments)])
+    assert str(stopped.value).startswith("erpo: ") and "\n" not in str(stopped.value)
+    assert "".join(sample_blocks([run], 1)).count("No samples: ") == 1  # of the report, which goes on
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_broken_checkpoint_costs_the_report_its_samples_only(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_best.pt").write_bytes(b"none")
+    (block,) = sample_blocks([tmp_path], 1)
+    assert "No samples: " in block and "is not a checkpoint" in block
+
+
+class Evil:
+    """Unpickling this runs code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_torchs_switch_does_not_make_fairseq_execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"model": {}, "cfg": {"a": Evil(tmp_path / "executed")}}, tmp_path / "evil.pt")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(SystemExit, match=r"asks for \w+\.mkdir, which could run code"):
+        checkpoints.load(str(tmp_path / "evil.pt"))
+    assert not (tmp_path / "executed").exists()
+    with pytest.warns(UserWarning, match="weights_only"):
+        torch.load(tmp_path / "evil.pt")  # or the lines above would show nothing
+    assert (tmp_path / "executed").exists()
+
+
+def test_an_environment_named_in_a_file_imports_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gymnasium")
+    from gail.__main__ import main as gail
+
+    (tmp_path / "trap.py").write_text(f"import os; os.mkdir({str(tmp_path / 'executed')!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save({"env_id": "trap:X-v0", "policy": {}, "observation_norm": {}}, tmp_path / "policy.pt")
+    policy = str(tmp_path / "policy.pt")
+    for words in (["evaluate", policy], ["record", "--policy", policy, "--out", str(tmp_path / "d.npz")]):
+        with pytest.raises(SystemExit, match="if you trust it, add --env trap:X-v0"):
+            gail(words)
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(SystemExit):  # the user may say so: then there is no X-v0 in it
+        gail(["evaluate", policy, "--env", "trap:X-v0"])
+    assert (tmp_path / "executed").exists()
+
+
+# ---- nothing is lost ----
+
+
+def texts(folder: Path) -> list[Path]:
+    files = [folder / "text.de", folder / "text.en"]
+    for file, word in zip(files, ("Satz", "sentence"), strict=True):
+        file.write_text("".join(f"{word} number {i}\n" for i in range(300)))
+    return files
+
+
+def test_prepare_removes_no_folder_that_is_not_a_corpus(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit, match="out is there and holds no corpus; choose another --out"):
+        corpus.prepare(texts(tmp_path), ("de", "en"), Selection(), False, out)
+    assert (out / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_corpus_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = texts(tmp_path)
+    monkeypatch.setattr(corpus, "preprocess_command", lambda *_: ["fairseq-preprocess", "--nonsense"])
+    with pytest.raises(SystemExit, match="this failed"):
+        corpus.prepare(sources, ("de", "en"), Selection(), False, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.de", "text.en"]
+
+
+def test_a_restore_file_that_is_missing_is_refused(tmp_path: Path) -> None:
+    check_restore_file("checkpoint_last.pt", tmp_path)
+    with pytest.raises(ValueError, match=r"--restore-file: there is no file checkpoint_bset\.pt; give its whole path"):
+        check_restore_file("checkpoint_bset.pt", tmp_path)
+    (tmp_path / "checkpoint_best.pt").touch()
+    with pytest.raises(ValueError, match=f"the best one here is --restore-file {tmp_path}/checkpoint_best.pt"):
+        check_restore_file("checkpoint_best.pt", tmp_path)
+    check_restore_file(str(tmp_path / "checkpoint_best.pt"), tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_an_interrupted_sweep_begins_no_further_run(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium")
+    from gail_worlds import PENDULUM
+    from test_gail_sweep import demonstrations, write_demos
+
+    write_demos(tmp_path, demonstrations())
+    words = ["--env", PENDULUM, "--method", "gail", "--seed", "1", "2", "3", "--demos", str(tmp_path), "--workers", "1"]
+    # Who runs the tests in the background has turned SIGINT off.
+    run = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    run += "from gail.__main__ import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", run, "sweep", *words, "--out", str(tmp_path / "out"), "--iterations", "100000"]
+    sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    runs = tmp_path / "out" / PENDULUM / "gail" / "n1"
+    end = time.monotonic() + 60
+    while not (runs / "seed1" / "progress.csv").exists():
+        assert sweep.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGINT)
+    _, said = sweep.communicate(timeout=60)
+    assert sweep.returncode == 1 and said.strip().endswith("interrupted") and "Traceback" not in said, said
+    assert [path.name for path in runs.iterdir()] == ["seed1"]
+
+
+# ---- nothing is silently wrong ----
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    content = bytearray(tiny_checkpoint.read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "flipped.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        check_checkpoint(str(tmp_path / "flipped.pt"))
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path, tenth: int) -> None:
+    content = tiny_checkpoint.read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[: len(content) * tenth // 10])
+    with pytest.raises(ValueError, match=r"cut\.pt is not a checkpoint"):
+        check_checkpoint(str(tmp_path / "cut.pt"))
+
+
+def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    for content, lines in (
+        (b"a\xc2\x85b\n\xe2\x80\xa8c\n", ["a\u0085b", "\u2028c"]),
+        (b"\xef\xbb\xbfa\r\nb", ["a", "b"]),
+        (b"a\n\n", ["a", ""]),
+        (b"", []),
+    ):
+        file.write_bytes(content)
+        assert lines_of(file) == lines
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"), [((0, 2), "D-1 is missing"), ((1, 2), "D-0 is missing"), ((0, 1, 1), "D-1 comes twice")]
+)
+def test_half_an_output_of_generate_is_not_scored(tmp_path: Path, numbers: tuple[int, ...], words: str) -> None:
+    (tmp_path / "out").write_text("".join(f"T-{n}\ta b\nD-{n}\t-0.5\ta b\n" for n in numbers))
+    with pytest.raises(ValueError, match=f"is not one whole output of fairseq-generate: {words}"):
+        read(tmp_path / "out")
+
+
+def test_a_run_is_no_second_seed_of_itself(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="names one run twice"):
+        parse_systems([f"a={tmp_path}/x,{tmp_path}/y/../x"], None)
+
+
+def test_the_first_validation_subset_drives_the_plateau() -> None:
+    from fairseq_erpo.mixture import Mixture
+
+    clock = Clock(mixture=Mixture(model=0.5, reward=0.5, data=0))
+    for update, score in ((1, 3.0), (1, 9.0), (2, 4.0), (2, 1.0)):
+        clock.validated(update, score, write=False)
+    assert clock.scores == {1: 3.0, 2: 4.0}
+
+
+def test_a_title_cannot_leave_its_attribute() -> None:
+    from fairseq_erpo.tools import curves
+
+    panel = curves.dots("x", '"><meta http-equiv=refresh>', {"a": [1.0]})
+    assert "<meta" not in curves.svg(panel) and np.isfinite(panel.figure.get_figwidth())
