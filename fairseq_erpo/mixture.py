@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 # Shares typed by hand, such as .429 + .571, may miss 1 by rounding; they are renormalised.
 SUM_TOLERANCE = 1e-3
@@ -51,19 +50,25 @@ class Mixture:
     @classmethod
     def parse(cls, text: str) -> "Mixture":
         """Read `model=.12,reward=.16,data=.72` or `model=3/7,reward=4/7`; a share that is left out is 0.  Raises ValueError."""
-        shares = dict.fromkeys(NAMES, 0.0)
+        shares: dict[str, float] = {}
         for part in text.split(","):
             name, equals, number = part.partition("=")
             name = name.strip()
             if name in OLD_NAMES:
                 raise ValueError(f"{name} is now called {OLD_NAMES[name]}: λ is written as model=.12,reward=.16,data=.72")
-            if name not in shares or not equals:
+            if name in shares:
+                raise ValueError(f"λ has {name} twice: {text!r}")
+            if name not in NAMES or not equals:
                 raise ValueError(f"λ is written as model=.12,reward=.16,data=.72, not {text!r}")
             try:
-                shares[name] = float(Fraction(number.strip()))
-            except (ValueError, ZeroDivisionError):
+                top, slash, bottom = number.partition("/")
+                share = int(top) / int(bottom) if slash else float(top)
+                if math.isnan(share):
+                    raise ValueError
+            except (ValueError, ArithmeticError):
                 raise ValueError(f"{number!r} in λ = {text!r} is not a number") from None
-        return cls(**shares)
+            shares[name] = share
+        return cls(**dict.fromkeys(NAMES, 0.0) | shares)
 
 
 MLE = Mixture(model=0, reward=0, data=1)

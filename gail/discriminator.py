@@ -45,6 +45,9 @@ class DiscriminatorSettings:
             raise ValueError(f"reward {self.reward!r}: known are {', '.join(REWARDS)}")
         if min(self.learning_rate, self.entropy, self.gradient_penalty) < 0 or self.steps < 1:
             raise ValueError(f"numbers of the discriminator must not be negative, and steps at least 1: {self}")
+        for name, most in (("learning_rate", 1), ("entropy", 10), ("gradient_penalty", 1000), ("steps", 10_000)):
+            if getattr(self, name) > most:
+                raise ValueError(f"--discriminator {name} must be at most {most}, and is {getattr(self, name):g}")
 
 
 class RunningNorm(nn.Module):

@@ -13,6 +13,7 @@ from gail.schedules import PRESETS
 from gail.settings import PPOSettings, RunSettings
 
 Record = TypeVar("Record")
+SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 DEFAULTS = {entry.name: entry.default for entry in fields(RunSettings)}
 
 
@@ -132,11 +133,13 @@ def parse_record(make: Callable[..., Record], example: Record, text: str, flag: 
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name in found:
+            raise ValueError(f"{flag}: {name} is there twice")
         if name not in known or not equals:
             raise ValueError(f"{flag} {part}: write NAME=VALUE with NAME one of {', '.join(known)}")
         try:
-            found[name] = value.lower() in {"1", "true", "yes"} if known[name] is bool else known[name](value)
-        except ValueError:
+            found[name] = SWITCH[value.lower()] if known[name] is bool else known[name](value)
+        except (ValueError, KeyError):
             raise ValueError(f"{flag} {part}: {value!r} is not of type {known[name].__name__}") from None
         if isinstance(found[name], float) and not math.isfinite(found[name]):
             raise ValueError(f"{flag} {part}: must be finite")

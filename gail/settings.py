@@ -31,6 +31,12 @@ class PPOSettings:
     def __post_init__(self) -> None:
         if min(self.learning_rate, self.n_epochs, self.clip_range, self.max_grad_norm) <= 0 or self.batch_size < 2:
             raise ValueError(f"learning_rate, n_epochs, clip_range, max_grad_norm > 0 and batch_size > 1 are needed: {self}")
+        for name in ("gamma", "gae_lambda", "clip_range"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--ppo {name} must lie between 0 and 1, and is {getattr(self, name):g}")
+        for name, most in (("ent_coef", 10), ("vf_coef", 100)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"--ppo {name} must lie between 0 and {most}, and is {getattr(self, name):g}")
 
 
 @dataclass(frozen=True)

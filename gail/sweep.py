@@ -88,6 +88,9 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     flags = training_flags(argv, parser)
     wanted = cells(args)
+    for flag, values in (("--n", args.n), ("--workers", [args.workers])):
+        if min(values) < 1:
+            raise ValueError(f"{flag} must be at least 1, and is {min(values)}")
     for cell in wanted:  # a wrong flag or a missing file ends the sweep before it begins
         settings_from(args, cell.env, cell.method, str(demos_of(args, cell.env)), cell.n or None, cell.seed)
         if cell.n and cell.n > len(read_manifest(demos_of(args, cell.env))["lengths"]):

@@ -29,6 +29,8 @@ def add_run(parser: ArgumentParser) -> None:
 
 def start(args: Namespace, settings: RunSettings, reach: float | None = None) -> None:
     """Train, and print the result."""
+    if args.save_every < 1:
+        raise ValueError(f"--save-every must be at least 1, and is {args.save_every}")
     result = run.train(settings, args.out, args.resume, args.save_every, reach, args.subproc, args.quiet)
     print(
         f"{settings.env} {settings.method}: return {result['return']:.1f} +- {result['return_std']:.1f} over "

@@ -94,6 +94,7 @@ def test_no_verb_evaluates_what_a_checkpoints_configuration_says(
     for field in FIELDS:
         (model.__setitem__ if isinstance(model, dict) else model.__setattr__)(field, code(tmp_path))  # type: ignore[operator]
     state["cfg"]["model"] = model
+    state["cfg"]["criterion"] = {"_name": "erpo_interp"}  # the report shows samples of annealed rows
     run = tmp_path / "run"
     run.mkdir()
     torch.save(state, run / "checkpoint_best.pt")
@@ -273,3 +274,45 @@ def test_a_title_cannot_leave_its_attribute() -> None:
 
     panel = curves.dots("x", '"><meta http-equiv=refresh>', {"a": [1.0]})
     assert "<meta" not in curves.svg(panel) and np.isfinite(panel.figure.get_figwidth())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--erpo-lambda model=1e999999999", "finite"),
+        ("--erpo-lambda model=.5,model=.2,data=.8", "model twice"),
+        ("--erpo-lambda model=1/" + "9" * 400, "sum to one"),
+        ("--erpo-c 1e308", "--erpo-c"),
+        ("--erpo-c-model 1e308", "--erpo-c-model"),
+        ("--erpo-anneal-every 1e-320u", "--erpo-anneal-every"),
+        ("--erpo-anneal-every infe", "--erpo-anneal-every"),
+        ("--erpo-reward-targets product --erpo-alpha 1e-320", "--erpo-alpha must be positive"),
+        ("--erpo-reward-targets product --erpo-alpha inf", "--erpo-alpha"),
+        ("--seed -1", "--seed must not be negative"),
+        ("--erpo-schedule plateau --disable-validation", "leave --disable-validation out"),
+        ("--erpo-preset paper --erpo-pretrain 4e --max-epoch 4", "leaves nothing of --max-epoch 4"),
+        ("--best-checkpoint-metric bleu", "needs --task erpo_translation --eval-bleu"),
+        ("--best-checkpoint-metric rouge", "needs --task erpo_translation --eval-rouge"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused_at_once(tiny_data: Path, flags: str, words: str) -> None:
+    from conftest import configuration
+    from fairseq import tasks
+
+    cfg = configuration(tiny_data, f"--criterion erpo_interp {flags}")
+    with pytest.raises(SystemExit) as stopped:
+        tasks.setup_task(cfg.task).build_criterion(cfg.criterion)
+    assert words in str(stopped.value) and "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["gamma=5", "gamma=-1", "gae_lambda=7", "ent_coef=-3", "vf_coef=-1", "clip_range=1e9", "gamma=.9,gamma=.8", "gamma=nan"],
+)
+def test_ppos_values_by_their_meaning(value: str) -> None:
+    pytest.importorskip("gymnasium")
+    from gail.flags import parse_record
+    from gail.settings import PPOSettings
+
+    with pytest.raises(ValueError, match=value.partition("=")[0]):
+        parse_record(PPOSettings, PPOSettings(), value, "--ppo")

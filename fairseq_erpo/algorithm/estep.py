@@ -16,6 +16,9 @@ from fairseq_erpo.vocabulary import Vocabulary
 MIN_LENGTH = 1  # the reward expert does not end a sentence before this many tokens
 
 
+MOST_C = 1e6  # beyond it exp{c ΔR} is an arg max, which `inf` says
+
+
 @dataclass(frozen=True)
 class InverseTemperature:
     """c of Algorithm 1's exp{c ΔR}: a number, `inf` (arg max), or `auto:EPS`.
@@ -38,11 +41,13 @@ class InverseTemperature:
                     raise ValueError
                 return cls(eps=eps)
             number = float(text)
-            if not number >= 0:
+            if not (0 <= number <= MOST_C or number == math.inf):
                 raise ValueError
             return cls(number=number)
         except ValueError:
-            raise ValueError(f"c must be a number >= 0, inf, or auto:EPS with 0 < EPS < 1, not {text!r}") from None
+            raise ValueError(
+                f"c must be a number from 0 to {MOST_C:g}, inf, or auto:EPS with 0 < EPS < 1, not {text!r}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ class ExpertSettings:
     c_model: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.c_model > 0 and math.isfinite(self.c_model)):
-            raise ValueError(f"c of the model must be positive, not {self.c_model}")
+        if not 0 < self.c_model <= MOST_C:
+            raise ValueError(f"c of the model must be positive and at most {MOST_C:g}, not {self.c_model}")
 
 
 class Candidates(NamedTuple):

@@ -58,6 +58,9 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     )
 
 
+LEAST_ALPHA = 1e-6  # R/α has to stay within float32
+
+
 def _schedule(value: _Values) -> Schedule:
     with named("erpo_lambda"):
         end = Mixture.parse(value("erpo_lambda"))
@@ -76,10 +79,9 @@ def _alpha(value: _Values) -> float | None:
         return BANG_BANG_ALPHA
     if value("erpo_alpha") is None:
         return None
-    alpha = value.within("erpo_alpha", 0, math.inf)
-    if alpha == 0:
-        raise ValueError("--erpo-alpha must be positive")
-    return alpha
+    if 0 <= value("erpo_alpha") < LEAST_ALPHA:
+        raise ValueError(f"--erpo-alpha must be positive, at least {LEAST_ALPHA:g}, and is {value('erpo_alpha'):g}")
+    return value.within("erpo_alpha", 0, 1 / LEAST_ALPHA)
 
 
 class _Values:

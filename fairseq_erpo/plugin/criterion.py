@@ -40,6 +40,20 @@ def check_restore_file(name: str, save_dir: Path) -> None:
     raise ValueError(f"--restore-file: there is no file {name}; {fix}")
 
 
+def check_run(cfg: Any, settings: Settings, task: Any) -> None:
+    """Refuse what can never take effect, or would fail after the first epoch.  Raises ValueError naming the flag."""
+    pretrain, metric = settings.schedule.pretrain, cfg.best_checkpoint_metric
+    if cfg.seed < 0:
+        raise ValueError(f"--seed must not be negative, and is {cfg.seed}")
+    if settings.schedule.plateau and cfg.disable_validation:
+        raise ValueError("--erpo-schedule plateau anneals by validation scores: leave --disable-validation out")
+    if pretrain.unit == "epoch" and 0 < cfg.max_epoch <= pretrain.number:
+        raise ValueError(f"--erpo-pretrain {pretrain.number:g}e leaves nothing of --max-epoch {cfg.max_epoch} to anneal in")
+    for name in ("bleu", "rouge"):
+        if metric.startswith(name) and not getattr(task.cfg, f"eval_{name}", False):
+            raise ValueError(f"--best-checkpoint-metric {metric} needs --task erpo_translation --eval-{name}")
+
+
 class ErpoCriterion(FairseqCriterion):
     """loss = - Σ_t w_t log p_θ(target_t | inputs_<t) over what the row draws; gold cross-entropy in validation."""
 
@@ -68,6 +82,7 @@ class ErpoCriterion(FairseqCriterion):
                 raise ValueError("--left-pad-target is not supported: targets are padded on the right")
             # fairseq reads --finetune-from-model at the first launch only. Later it may be gone, as it may where others validate.
             check_restore_file(cfg.restore_file, Path(cfg.save_dir))
+            check_run(cfg, settings, task)
             folder = Path(cfg.save_dir)
             first_launch = folder.is_dir() and not (folder / NEWEST).exists()
             for path in (cfg.finetune_from_model if first_launch else None, settings.prior):

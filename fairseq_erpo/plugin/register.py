@@ -17,6 +17,8 @@ from fairseq_erpo.plugin.criterion import ErpoCriterion
 BORROWED: dict[str, tuple[Any, str]] = {
     "sentence_avg": (bool, "optimization.sentence_avg"),
     "seed": (int, "common.seed"),
+    "max_epoch": (int, "optimization.max_epoch"),
+    "disable_validation": (bool, "dataset.disable_validation"),
     "save_dir": (str, "checkpoint.save_dir"),
     "restore_file": (str, "checkpoint.restore_file"),
     "finetune_from_model": (Optional[str], "checkpoint.finetune_from_model"),

@@ -176,6 +176,8 @@ def criterion_of(row: str, flags: Mapping[str, Any], task: Any, seed: int) -> An
     borrowed = {
         "sentence_avg": False,
         "seed": seed,
+        "max_epoch": 0,
+        "disable_validation": False,
         "save_dir": "",
         "restore_file": NEWEST,
         "finetune_from_model": None,
