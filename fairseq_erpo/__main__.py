@@ -16,6 +16,12 @@ VERBS: Mapping[str, Verb] = {
         "print the folder of this package, for fairseq's --user-dir",
         "fairseq-train DATA --user-dir $(python -m fairseq_erpo path) --criterion erpo_interp ...",
     ),
+    "doctor": Verb(
+        "fairseq_erpo.tools.doctor",
+        "doctor",
+        "check the installation, the device, the disk, the data and a checkpoint, and say what to do",
+        "python -m fairseq_erpo doctor data/bin runs/mle/checkpoint_best.pt",
+    ),
     "inspect": Verb(
         "fairseq_erpo.tools.inspect",
         "inspect",

@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from fairseq_erpo.verbs import Verb, run_verb
 
 VERBS: Mapping[str, Verb] = {
+    "doctor": Verb(
+        "gail.doctor",
+        "doctor",
+        "check the installation, the simulator, rendering, the disk and demonstrations, and say what to do",
+        "python -m gail doctor demos/Hopper-v5.npz",
+    ),
     "expert": Verb(
         "gail.train_verbs",
         "expert",

@@ -93,8 +93,16 @@ def method_list() -> str:
     return "methods:\n" + "\n".join(f"  {name:20}{method.summary}" for name, method in METHODS.items() if name != "expert")
 
 
-def settings_from(args: Namespace, env: str, method: str, demos: str | None, n: int | None, seed: int) -> RunSettings:
-    """Make the settings that the flags ask for.
+def settings_from(
+    args: Namespace,
+    env: str,
+    method: str,
+    demos: str | None,
+    n: int | None,
+    seed: int,
+    ppo: PPOSettings = PPOSettings(),  # noqa: B008 - it is frozen
+) -> RunSettings:
+    """Make the settings that the flags ask for; --ppo changes `ppo`, or the defaults.
 
     Flags about annealing do not reach methods that do not anneal: a sweep has methods of every kind under one command.
     """
@@ -107,7 +115,7 @@ def settings_from(args: Namespace, env: str, method: str, demos: str | None, n: 
         iterations=args.iterations,
         steps=args.steps,
         envs=args.envs,
-        ppo=parse_record(PPOSettings, PPOSettings(), args.ppo, "--ppo"),
+        ppo=parse_record(PPOSettings, ppo or PPOSettings(), args.ppo, "--ppo"),
         eval_every=args.eval_every,
         eval_episodes=args.eval_episodes,
     )

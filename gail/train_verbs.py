@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gail import run
-from gail.flags import add_imitation, add_training, method_list, settings_from
+from gail.flags import add_imitation, add_training, method_list, parse_record, settings_from
 from gail.methods import METHODS
-from gail.settings import RunSettings
+from gail.settings import PPOSettings, RunSettings
 
 # Changes to PPOSettings for each environment, like those of the RL Zoo.
 EXPERTS = {
@@ -44,8 +44,8 @@ def expert(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--reach", type=float, metavar="RETURN", help="stop when an evaluation returns this")
     add_training(parser, iterations=500)
     args = parser.parse_args(argv)
-    args.ppo = ",".join(filter(None, (EXPERTS.get(args.env, ""), args.ppo)))  # the last one wins
-    start(args, settings_from(args, args.env, "expert", None, None, args.seed), args.reach)
+    ppo = parse_record(PPOSettings, PPOSettings(), EXPERTS.get(args.env, ""), "--ppo")
+    start(args, settings_from(args, args.env, "expert", None, None, args.seed, ppo), args.reach)
 
 
 def train(parser: ArgumentParser, argv: Sequence[str]) -> None:

@@ -316,3 +316,137 @@ def test_ppos_values_by_their_meaning(value: str) -> None:
 
     with pytest.raises(ValueError, match=value.partition("=")[0]):
         parse_record(PPOSettings, PPOSettings(), value, "--ppo")
+
+
+# ---- checkpoints and data that do not belong together, or are damaged ----
+
+
+def test_a_dictionary_in_another_order_is_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path) -> None:
+    """As large as the checkpoint's, so that every tensor fits."""
+    import shutil
+
+    from conftest import configuration
+    from fairseq import tasks
+
+    from fairseq_erpo.plugin.dictionaries import KEY, digests
+
+    other = tmp_path / "data"
+    shutil.copytree(tiny_data, other)
+    words = (other / "dict.en.txt").read_text().splitlines()
+    words[0], words[1] = words[1], words[0]
+    (other / "dict.en.txt").write_text("\n".join(words) + "\n")
+    state = load(tiny_checkpoint)
+    state["task_state"] = {KEY: digests(tasks.setup_task(configuration(tiny_data, "--criterion erpo_mle").task))}
+    kept = tmp_path / "kept.pt"
+    torch.save(state, kept)
+    main(["inspect", str(kept), str(tiny_data), "--sentences", "1"])
+    words_of = "was trained with another target dictionary, or with its words in another order"
+    for verb, arguments in {"inspect": [], "variance": ["--draws", "4"]}.items():
+        with pytest.raises(SystemExit, match=words_of):
+            main([verb, str(kept), str(other), *arguments])
+    with pytest.raises(SystemExit, match=words_of):
+        main(["evaluate", str(kept), "--data", str(other)])
+    (tmp_path / "run").mkdir()
+    for flags in (
+        f"--finetune-from-model {kept}",
+        f"--restore-file {kept}",
+        f"--criterion erpo_sequence_tutor --erpo-prior {kept}",
+    ):
+        cfg = configuration(other, f"--criterion erpo_interp --save-dir {tmp_path / 'run'} {flags}")
+        with pytest.raises(SystemExit, match=words_of):
+            tasks.setup_task(cfg.task).build_criterion(cfg.criterion)
+
+
+def test_a_model_of_nan_is_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path) -> None:
+    state = load(tiny_checkpoint)
+    name = next(name for name, value in state["model"].items() if value.is_floating_point() and value.numel() > 1)
+    state["model"][name].view(-1)[1] = float("nan")
+    torch.save(state, tmp_path / "nan.pt")
+    for verb in ("inspect", "variance"):
+        with pytest.raises(SystemExit, match="not a number"):
+            main([verb, str(tmp_path / "nan.pt"), str(tiny_data)])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "ids that no text has"), (1, "ids that no text has"), (2, "empty targets only"), (3, "no target word")],
+)
+def test_targets_that_are_no_text_are_refused(value: int, words: str) -> None:
+    from types import SimpleNamespace
+
+    from fairseq.data import Dictionary
+
+    from fairseq_erpo.plugin.clocked_task import check_targets
+
+    dictionary = Dictionary()
+    for word in "abcde":
+        dictionary.add_symbol(word)
+    good = SimpleNamespace(tgt=[torch.tensor([4, 5, 2])] * 3)
+    check_targets(good, dictionary, "train")
+    with pytest.raises(ValueError, match=words):
+        check_targets(SimpleNamespace(tgt=[torch.full((3,), value)] * 3), dictionary, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "No such file"), (b"", "no samples"), (b"0\t1\tnowhere\n", "no word of its samples"), (b"0_7\t1\ta\n", "underscore"),
+     (b"\xff\n", ":1: expected"), (b"0\t1\n", ":1: expected")],
+)  # fmt: skip
+def test_a_samples_file_is_checked_before_training(tmp_path: Path, tiny_data: Path, content: bytes | None, words: str) -> None:
+    from conftest import configuration
+    from fairseq import tasks
+
+    file = tmp_path / "samples"
+    if content is not None:
+        file.write_bytes(content)
+    cfg = configuration(tiny_data, f"--criterion erpo_raml --erpo-samples-file {file}")
+    with pytest.raises(SystemExit, match=words) as stopped:
+        tasks.setup_task(cfg.task).build_criterion(cfg.criterion)
+    assert str(stopped.value).startswith("erpo: ")
+
+
+# ---- the doctor ----
+
+
+def test_the_doctor_finds_nothing_where_all_is_well(
+    tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    main(["doctor", str(tiny_data), str(tiny_checkpoint), "--out", str(tmp_path), "--json"])
+    found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert {finding["state"] for name, finding in found.items() if name != "device"} == {"ok"}
+    assert "all finite" in found[f"checkpoint {tiny_checkpoint}"]["found"]
+
+
+def test_the_doctor_says_what_is_wrong(
+    tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    damaged = shutil.copytree(tiny_data, tmp_path / "data")
+    file = damaged / "train.de-en.en.bin"
+    file.write_bytes(bytes(file.stat().st_size))
+    (tmp_path / "cut.pt").write_bytes(tiny_checkpoint.read_bytes()[:-900])
+    with pytest.raises(SystemExit, match=r"2 of 7 checks failed: data .*, checkpoint"):
+        main(["doctor", str(damaged), str(tmp_path / "cut.pt"), "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "its targets hold ids that no text has" in printed and "-> run fairseq-preprocess again" in printed
+    assert "cut.pt is not a checkpoint: it was cut short" in printed
+
+
+def test_gails_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gymnasium")
+    from gail_worlds import PENDULUM
+    from test_gail_sweep import demonstrations, write_demos
+
+    from gail.__main__ import main as gail
+
+    write_demos(tmp_path, demonstrations())
+    gail(["doctor", str(tmp_path / f"{PENDULUM}.npz"), "--out", str(tmp_path)])
+    assert f"of {PENDULUM}" in capsys.readouterr().out
+    with (tmp_path / f"{PENDULUM}.npz").open("r+b") as file:
+        file.seek(100)
+        file.write(b"xxxx")
+    with pytest.raises(SystemExit, match="checks failed: demonstrations"):
+        gail(["doctor", str(tmp_path / f"{PENDULUM}.npz"), "--out", str(tmp_path)])

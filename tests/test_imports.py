@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Rooms of fairseq_erpo from the ground up: a module imports from its own room and from those below, never from above.
 FLOORS = (
-    {"", "mixture", "vocabulary", "files", "processes", "verbs", "scores"},
+    {"", "mixture", "vocabulary", "files", "processes", "checkup", "verbs", "scores"},
     {"annealers", "rewards"},
     {"algorithm"},
     {"family"},
@@ -24,8 +24,8 @@ FLOORS = (
     {"__main__"},
 )
 STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "verbs"}
-FAIRSEQ = {"plugin", "tasks", "tools.load_run", "tools.generate", "tools.variance"}
-SHARED_WITH_GAIL = {"mixture", "annealers", "files", "processes", "verbs"}
+FAIRSEQ = {"plugin", "tasks", "tools.load_run", "tools.generate", "tools.variance", "tools.doctor"}
+SHARED_WITH_GAIL = {"mixture", "annealers", "files", "processes", "checkup", "verbs"}
 STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies"}
 
 

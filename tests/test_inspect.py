@@ -371,7 +371,8 @@ def test_control_characters_do_not_reach_the_terminal(tiny_data: Path, tiny_chec
     for language in ("de", "en"):
         file = data / f"dict.{language}.txt"
         file.write_text(re.sub(r"(?i)w00", "\x1b[2J\x9b", file.read_text()))
-    output = inspect(tiny_checkpoint, data, "--sentences", 40, "--html", tmp_path / "page.html")
+    torch.save(load(tiny_checkpoint) | {"task_state": {}}, tmp_path / "model.pt")  # of a version that kept no dictionaries
+    output = inspect(tmp_path / "model.pt", data, "--sentences", 40, "--html", tmp_path / "page.html")
     for text in (output, (tmp_path / "page.html").read_text()):
         assert "\\x1b[2J\\x9b" in text and not re.search(r"[\x1b\x9b]", text)
 
@@ -441,7 +442,7 @@ def test_a_language_model_has_no_source_to_draw_for(
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words.split()))
     model = tasks.setup_task(cfg.task).build_model(cfg.model)
     plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    torch.save(load(tiny_checkpoint) | {"cfg": plain, "model": model.state_dict()}, tmp_path / "lm.pt")
+    torch.save(load(tiny_checkpoint) | {"cfg": plain, "model": model.state_dict(), "task_state": {}}, tmp_path / "lm.pt")
     assert "TransformerLanguageModel is not an encoder-decoder model" in refused(tmp_path / "lm.pt", tmp_path)
 
 

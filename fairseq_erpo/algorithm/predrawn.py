@@ -24,10 +24,11 @@ class PredrawnSamples:
     def __init__(self, path: str | Path, encode: Callable[[str], Sequence[int]], vocabulary: Vocabulary) -> None:
         """`encode` turns the third field into ids, without EOS.  Raises ValueError naming path:line."""
         self.path, self.encode, self.vocabulary = Path(path), encode, vocabulary
-        indices, offsets, offset, samples, number = array("q"), array("q"), 0, array("q"), 0
+        indices, offsets, offset, samples, number, known = array("q"), array("q"), 0, array("q"), 0, False
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                index, _, _ = self._parse(line, number)
+                index, _, text = self._parse(line, number)
+                known = known or any(token != vocabulary.unk for token in encode(text))
                 if not indices or indices[-1] != index:
                     self._check_group(samples, number)
                     indices.append(index)
@@ -37,6 +38,8 @@ class PredrawnSamples:
                 offset += len(line)
         if not indices:
             raise ValueError(f"{self.path}: no samples")
+        if not known:
+            raise ValueError(f"{self.path}: no word of its samples is in the dictionary")
         self._check_group(samples, number + 1)
         self.samples: int = samples[0]
         self._order = np.argsort(np.asarray(indices), kind="stable")
@@ -69,6 +72,8 @@ class PredrawnSamples:
         """A line's three fields."""
         try:
             index, reward, tokens = line.decode("utf-8").rstrip("\r\n").split("\t")
+            if "_" in index + reward:  # which Python's numbers may have
+                raise ValueError("an underscore in a number")
             parsed = int(index), float(reward), tokens
         except ValueError as error:
             raise ValueError(f"{self.path}:{number}: expected index, reward and tokens between tabs ({error})") from None

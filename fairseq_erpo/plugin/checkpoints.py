@@ -56,6 +56,13 @@ class AtomicCopies(PathManager):
         return True
 
 
+def another(path: str) -> str:
+    """What to do about a checkpoint that cannot be gone on from."""
+    best = Path(path).absolute().with_name("checkpoint_best.pt")
+    there = best.is_file() and best != Path(path).absolute()
+    return f"go on from another one with --restore-file{f' {best}' if there else ''}"
+
+
 def load(path: str, *args: Any, **kwargs: Any) -> Any:
     """fairseq's `load_checkpoint_to_cpu`; ends with one line if the file is broken or would execute code.
 
@@ -64,10 +71,12 @@ def load(path: str, *args: Any, **kwargs: Any) -> Any:
     try:
         check_checkpoint(PathManager.get_local_path(path))
     except ValueError as error:
-        best = Path(path).absolute().with_name("checkpoint_best.pt")
-        other = f"--restore-file {best}" if best.is_file() and best != Path(path).absolute() else "--restore-file"
-        raise SystemExit(f"erpo: {error}; go on from another one with {other}") from None
-    return fairseqs_load(path, *args, **kwargs)
+        raise SystemExit(f"erpo: {error}; {another(path)}") from None
+    state = fairseqs_load(path, *args, **kwargs)
+    broken = [name for name, value in state["model"].items() if torch.is_tensor(value) and bool(value.isnan().any())]
+    if broken:
+        raise SystemExit(f"erpo: {path} is of a run that diverged: {broken[0]} is not a number; {another(path)}")
+    return state
 
 
 def check_folder(save_dir: str) -> None:

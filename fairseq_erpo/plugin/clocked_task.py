@@ -4,12 +4,15 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from fairseq.distributed import utils as distributed
 from fairseq.tasks.fairseq_task import FairseqTask
 from fairseq.utils import split_paths
 
 from fairseq_erpo.plugin.clock import Clock, is_parallel
 from fairseq_erpo.plugin.decoder import check_model, feature_size, unwrapped
+from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
 
 
 class Clocked:
@@ -65,6 +68,21 @@ class Clocked:
         if score is not None:
             self.clock.validated(update, float(score), write=not is_parallel() or distributed.get_data_parallel_rank() == 0)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), KEY: digests(self)}  # type: ignore[misc]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        try:
+            check_dictionaries(state_dict, self, "the checkpoint")
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}; name the data that it was trained on") from None
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != KEY})  # type: ignore[misc]
+
+    def has_binarised(self, split: str) -> bool:
+        """Whether the first folder of the data has this split."""
+        folders = split_paths(getattr(self.cfg, "data", None) or "")  # type: ignore[attr-defined]
+        return any(Path(folders[0]).glob(f"{split}.*.idx"))
+
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
         nothing = f"erpo: the {split} data holds no sentence pair; look at what fairseq-preprocess was given"
         folders = split_paths(getattr(self.cfg, "data", None) or "")  # type: ignore[attr-defined]
@@ -76,6 +94,29 @@ class Clocked:
             raise SystemExit(f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}") from None
         if not len(self.datasets[split]):  # type: ignore[attr-defined]
             raise SystemExit(nothing)
+        try:
+            check_targets(self.datasets[split], getattr(self, "target_dictionary", None), split)  # type: ignore[attr-defined]
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}; look at what fairseq-preprocess was given, or run it again") from None
+
+
+LOOKED_AT = 500  # sentences of a split
+
+
+def check_targets(dataset: Any, dictionary: Any, split: str) -> None:
+    """Look at some targets, spread evenly.  Raises ValueError if they cannot be text: damaged, empty, or unknown words only."""
+    targets = getattr(dataset, "tgt", None)
+    if targets is None or dictionary is None:
+        return
+    chosen = np.unique(np.linspace(0, len(targets) - 1, LOOKED_AT, dtype=int))
+    tokens = torch.cat([targets[int(i)] for i in chosen])
+    if bool(((tokens == dictionary.pad()) | (tokens == dictionary.bos()) | (tokens < 0) | (tokens >= len(dictionary))).any()):
+        raise ValueError(f"the {split} data is damaged: its targets hold ids that no text has")
+    words = tokens[tokens != dictionary.eos()]
+    if not len(words):
+        raise ValueError(f"the {split} data has empty targets only")
+    if bool((words == dictionary.unk()).all()):
+        raise ValueError(f"the {split} data has no target word that is in the dictionary")
 
 
 def clocked(task: FairseqTask) -> FairseqTask:

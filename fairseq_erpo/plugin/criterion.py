@@ -16,12 +16,15 @@ from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import Row
 from fairseq_erpo.family.flags import OLD_FLAGS
+from fairseq_erpo.family.resolve import named
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import train_log
 from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
+from fairseq_erpo.plugin.checkpoints import another
 from fairseq_erpo.plugin.clock import HISTORY
 from fairseq_erpo.plugin.clocked_task import clocked
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
+from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.forward import in_pieces, shared_encoder
 from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline
 from fairseq_erpo.plugin.safe_load import check_checkpoint
@@ -87,11 +90,22 @@ class ErpoCriterion(FairseqCriterion):
             first_launch = folder.is_dir() and not (folder / NEWEST).exists()
             for path in (cfg.finetune_from_model if first_launch else None, settings.prior):
                 if path:
-                    check_checkpoint(path)
+                    check_dictionaries(check_checkpoint(path).get("task_state", {}), task, path)
+            newest = folder / NEWEST if cfg.restore_file == NEWEST else Path(cfg.restore_file)
+            if newest.is_file():
+                try:
+                    check_dictionaries(check_checkpoint(str(newest)).get("task_state", {}), task, str(newest))
+                except ValueError as error:
+                    raise ValueError(f"{error}; {another(str(newest))}") from None
+            if settings.samples_file and cfg.erpo_samples is not None:
+                raise ValueError("--erpo-samples-file has its own number of samples: leave --erpo-samples out")
             if "erpo_prior" in cls.row.flags and not settings.prior:
                 raise ValueError(f"erpo_{cls.row.name} needs --erpo-prior CHECKPOINT")
-            return cls(clocked(task), settings, cfg)
-        except ValueError as error:
+            criterion = cls(clocked(task), settings, cfg)
+            with named("erpo_samples_file"):
+                _ = criterion.cache.predrawn  # read now, not in the middle of training
+            return criterion
+        except (ValueError, OSError) as error:
             raise SystemExit(f"erpo: {error}") from None
 
     @classmethod

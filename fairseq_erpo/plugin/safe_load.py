@@ -2,6 +2,7 @@
 
 import argparse
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,18 @@ torch.serialization.add_safe_globals(
 
 
 def check_checkpoint(path: str) -> dict[str, Any]:
-    """Read a fairseq checkpoint, with tensors on the meta device.  Raises ValueError with one line if it is something else."""
+    """Read a fairseq checkpoint, with tensors on the meta device.  Raises ValueError with one line if it is something else.
+
+    A file that has not changed since is read once.
+    """
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint at {path}")
+    facts = Path(path).stat()
+    return dict(_checked(path, facts.st_mtime_ns, facts.st_size))
+
+
+@lru_cache(maxsize=4)
+def _checked(path: str, changed: int, size: int) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a checkpoint: it was cut short, or torch.save did not write it")
     try:

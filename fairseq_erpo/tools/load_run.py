@@ -20,6 +20,7 @@ from fairseq_erpo.files import reason_of
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import register, translation_task  # noqa: F401 - known to fairseq from now on
 from fairseq_erpo.plugin.decoder import check_model
+from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.verbs import dashed
 
@@ -155,11 +156,12 @@ def _task_and_model(checkpoint: str, data: str, state: Mapping[str, Any]) -> tup
         # References have to be padded on the right, whatever the run did.
         overrides = {"data": data, "left_pad_target": False}
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides=overrides)
-    except Exception as error:  # fairseq raises anything here, Exception itself too
+        check_dictionaries(state.get("task_state", {}), task, checkpoint)
+    except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
         mismatch = [line.strip() for line in str(error).splitlines() if line.strip().startswith("size mismatch")]
         if mismatch:
             raise ValueError(f"the dictionaries in {data} are not those of {checkpoint}: {mismatch[0]}") from None
-        raise ValueError(f"{checkpoint} cannot be used with {data}: {reason_of(error)}") from None
+        raise ValueError(f"{checkpoint} cannot be used with {data}: {reason_of(error).removeprefix('erpo: ')}") from None
     return task, models[0]
 
 

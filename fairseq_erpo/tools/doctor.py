@@ -1,0 +1,79 @@
+"""`python -m fairseq_erpo doctor`: is everything here that training needs, and are data and checkpoint whole?"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+
+from fairseq_erpo.checkup import Check, machine, report
+from fairseq_erpo.plugin.dictionaries import check_dictionaries
+from fairseq_erpo.plugin.safe_load import check_checkpoint
+from fairseq_erpo.plugin.translation_task import ErpoTranslationConfig, ErpoTranslationTask
+from fairseq_erpo.tools.load_run import part_of
+
+
+def doctor(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """The verb `doctor`."""
+    parser.add_argument("data", metavar="DATA", nargs="?", help="a folder that fairseq-preprocess made")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="a .pt file that fairseq-train wrote")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where runs are to go (default: this folder)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    args = parser.parse_args(argv)
+    report(checks(args), args.json)
+
+
+def checks(args: Namespace) -> Iterator[Check]:
+    """What to look at, given the command line."""
+    yield from machine(args.out)
+    yield Check("fairseq's extensions", extensions, "install a C++ compiler and Python's headers, and fairseq-fixed again")
+    yield Check("device", device, "train with --cpu, or install torch for your GPU's driver", needed=False)
+    if args.data:
+        again = "run fairseq-preprocess again; README.md, 'Use it on your own data', has the commands"
+        yield Check(f"data {args.data}", lambda: look_at_data(args.data), again)
+    if args.checkpoint:
+        other = "take another checkpoint, or the data that it was trained on"
+        yield Check(f"checkpoint {args.checkpoint}", lambda: look_at_checkpoint(args.checkpoint, args.data), other)
+
+
+def extensions() -> str:
+    """The compiled parts that training loads."""
+    from fairseq import libbleu
+    from fairseq.data import data_utils_fast
+
+    return ", ".join(Path(module.__file__).name for module in (libbleu, data_utils_fast))
+
+
+def device() -> str:
+    """Raises ValueError without a GPU."""
+    if not torch.cuda.is_available():
+        raise ValueError(f"no GPU; {torch.get_num_threads()} threads of {torch.backends.cpu.get_cpu_capability()}")
+    return ", ".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count()))
+
+
+def task_of(data: str) -> Any:
+    return ErpoTranslationTask.setup_task(ErpoTranslationConfig(data=data))
+
+
+def look_at_data(data: str) -> str:
+    """Load every split that is there."""
+    task = task_of(data)
+    splits = [split for split in ("train", "valid", "test") if task.has_binarised(split)]
+    if "train" not in splits or "valid" not in splits:
+        raise ValueError(f"there are {' and '.join(splits) or 'no splits'}; training needs train and valid")
+    for split in splits:
+        task.load_dataset(split)
+    sizes = ", ".join(f"{split} {len(task.dataset(split))}" for split in splits)
+    return f"{sizes} pairs; {len(task.source_dictionary)} and {len(task.target_dictionary)} types"
+
+
+def look_at_checkpoint(path: str, data: str | None) -> str:
+    """Read it as training does; with `data`, compare the dictionaries."""
+    state = check_checkpoint(path)
+    if data:
+        check_dictionaries(state.get("task_state", {}), task_of(data), path)
+    parameters = sum(value.numel() for value in checkpoint_utils.load_checkpoint_to_cpu(path)["model"].values())
+    updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates", 0)
+    return f"{part_of(state, 'criterion').get('_name')}, {updates} updates, {parameters:,} numbers, all finite"
