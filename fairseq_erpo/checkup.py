@@ -80,7 +80,8 @@ def libraries(extra: str) -> str:
         wanted = [Requirement(line) for line in requires("fairseq-erpo") or []]
     except PackageNotFoundError:
         raise ValueError("fairseq-erpo is not installed in this environment") from None
-    found, wrong = [], []
+    found: list[str] = []
+    wrong: list[str] = []
     for one in wanted:
         if one.marker is not None and not (extra and one.marker.evaluate({"extra": extra})):
             continue

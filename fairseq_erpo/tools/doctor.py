@@ -54,7 +54,12 @@ def device() -> str:
 
 
 def task_of(data: str) -> Any:
-    return ErpoTranslationTask.setup_task(ErpoTranslationConfig(data=data))
+    elsewhere: dict[str, Any] = {
+        "dataset_impl": None,
+        "train_subset": "train",
+        "required_seq_len_multiple": 1,
+    }  # from other flags
+    return ErpoTranslationTask.setup_task(ErpoTranslationConfig(data=data, **elsewhere))
 
 
 def look_at_data(data: str) -> str:
