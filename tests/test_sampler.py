@@ -373,3 +373,20 @@ def test_drawing_runs_on_a_device_without_leaving_it(reward):
                 state = engine.advance(state, token, token.ne(EOS))
         assert token.device.type == "cuda"
         assert engine.value(state).dtype == torch.float32
+
+
+def test_scheduled_sampling_earns_nothing_behind_its_eos() -> None:
+    """It goes on reading what the model draws behind an EOS; the logged reward is that of the sequence up to there."""
+    from fairseq_erpo.family import FAMILY
+    from fairseq_erpo.tools.exploration import Moment
+
+    row = FAMILY["scheduled_sampling"]
+    settings = row.settings({"erpo_schedule": "constant"})
+    moment = Moment("the model alone", settings, 0)
+    batch = moment.batch(2000)
+    drawn = row.draw(batch)
+    assert drawn is not None
+    ends = drawn.sample.tokens.eq(batch.vocabulary.eos)
+    behind = ends.long().cumsum(1).sub(ends.long()).gt(0)
+    assert behind.any() and drawn.sample.delta_r[behind].eq(0).all()
+    assert drawn.sample.delta_r[~behind].ne(0).any()

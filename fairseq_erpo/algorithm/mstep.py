@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairseq_erpo.algorithm.batch import Drawn, Expert
 from fairseq_erpo.algorithm.estep import Candidates
-from fairseq_erpo.algorithm.targets import hard_targets, product_targets, soft_targets
+from fairseq_erpo.algorithm.targets import hard_targets, product_targets, soft_targets, unsmoothed
 
 BASELINE_WEIGHT = 0.01  # Ranzato et al. 2016: of the baseline's squared error
 
@@ -42,6 +42,8 @@ def drawn_losses(log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates
     """
     sample = drawn.sample
     targets = hard_targets(log_p, drawn.learnt.flatten()[at], smoothing)
+    if smoothing and drawn.by_advantage:
+        targets = unsmoothed(targets, sample.origin.eq(Expert.MODEL).flatten()[at])
     if candidates is not None:
         soft = sample.origin.eq(Expert.REWARD) if drawn.soft is None else drawn.soft
         where, sentence = soft.flatten()[at], at // sample.origin.size(1)

@@ -57,6 +57,7 @@ class Scan(Generic[State]):
         previous = torch.full_like(origin[:, :1], vocabulary.eos)
         delta_r = []
         live = request.caps > 0
+        ended = torch.zeros_like(live)  # with `through_eos` a sentence goes on behind its EOS, and earns nothing there
         for t in range(origin.size(1)):
             host_live = live.cpu()
             if not host_live.any():
@@ -69,12 +70,13 @@ class Scan(Generic[State]):
             u_model, u_reward, u_miss = (u[:, t] for u in request.uniforms)
             step = Step(t, origin[:, t], gains, u_model, u_reward, u_miss, tilt if request.from_product else None)
             token, weights = draw_step(step, request.candidates, self.experts, vocabulary, answer)
-            delta_r.append(gains.at(token, request.reference, vocabulary).masked_fill(~live, 0))
+            delta_r.append(gains.at(token, request.reference, vocabulary).masked_fill(~live | ended, 0))
             reward = reward + delta_r[-1]  # in order of time, so that rounding does not depend on the batch's length
             kept.add(t, weights, tilt, answer)
             previous = torch.cat([previous, token.masked_fill(~live, vocabulary.pad)[:, None]], 1)
             ends = token.eq(vocabulary.eos)
             state = self.reward.advance(state, token, live & ~ends)
+            ended = ended | ends
             live = live & (~ends | self.through_eos) & (t + 1 < request.caps)
         tokens = previous[:, 1:]
         return Sample(

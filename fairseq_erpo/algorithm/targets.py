@@ -29,6 +29,15 @@ def hard_targets(log_p: Tensor, target: Tensor, smoothing: float) -> Targets:
     return Targets(target[:, None], weight, torch.full_like(weight[:, 0], uniform) if smoothing else None)
 
 
+def unsmoothed(hard: Targets, where: Tensor) -> Targets:
+    """The drawn token alone `where` its weight is an advantage: a negative one would sharpen what smoothing is to flatten.
+
+    Targets with K = 1, [m] bool -> Targets with K = 1
+    """
+    assert hard.uniform_weight is not None
+    return Targets(hard.ids, hard.weight.masked_fill(where[:, None], 1), hard.uniform_weight.masked_fill(where, 0))
+
+
 def soft_targets(hard: Targets, where: Tensor, log_q: Tensor, sentence: Tensor, candidates: Candidates) -> Targets:
     """The reward expert's whole distribution `where` it is learnt, Rao-Blackwell instead of its draw; `hard` elsewhere.
 

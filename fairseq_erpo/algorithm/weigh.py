@@ -58,7 +58,7 @@ class Advantage:
             gain = gain - (batch.settings.alpha or 0) * (ours - prior).flip(1).cumsum(1).flip(1)
         weights = torch.where(sample.origin.eq(Expert.MODEL), gain, self.data_weight)
         real = sample.origin.ne(Expert.NONE)
-        return drawn._replace(weights=weights * real, size=real.sum())
+        return drawn._replace(weights=weights * real, size=real.sum(), by_advantage=True)
 
 
 # --erpo-model-targets: what is learnt where the model drew.

@@ -49,7 +49,9 @@ FLAGS: Mapping[str, Flag] = {
     "erpo_sampler": Flag(
         str, "cached", "how the model is asked: step by step (cached), or in whole passes (parallel); the same draws"
     ),
-    "label_smoothing": Flag(float, 0.0, "epsilon of label smoothing, 0 for none"),
+    "label_smoothing": Flag(
+        float, 0.0, "epsilon of label smoothing, 0 for none; not of tokens that an advantage weighs or that have soft targets"
+    ),
     "erpo_bang_bang": Flag(float, None, "probability that the reward's weight is 0; otherwise it is 10,000"),
     "erpo_prior": Flag(str, None, "checkpoint of the frozen prior"),
     "erpo_payoff": Flag(

@@ -106,7 +106,9 @@ MIXER = replace(
 
     The reward comes at the end; the baseline is one linear function of the decoder's features for each time step,
     fitted to the reward with weight .01, without gradient into the network; the MLE part weighs .5. The learned baseline
-    needs --task erpo_translation. Watch `clipped` and `seq_reward` as m falls. Use it as the paper's closest rival.""",
+    needs --task erpo_translation. Departs from the paper, which puts MIXER's second part at λ = (.5, .5, 0) with c = 2
+    (A.1): here it is Ranzato et al.'s policy gradient. Watch `clipped` and `seq_reward` as m falls. Use it as the paper's
+    closest rival.""",
     draw=FromExperts(FALLING_PREFIX),
     weigh=Advantage(data_weight=MIXER_DATA_WEIGHT),
     flags=(*PG.flags, "erpo_anneal_every"),
@@ -147,7 +149,8 @@ SCHEDULED_SAMPLING = Row(
     it lies outside the space (A.3.2).
 
     The model's share ε = 1 - k/(k + exp(i/k)) grows with the updates i since annealing began; k is --erpo-anneal-every
-    (A.3.2: 4000u for translation, 600u for summarization). Watch the validation metric as λ_model passes one half. Use it
+    (A.3.2: 4000u for translation, 600u for summarization). Departs from the paper, whose letter has k/(k + exp(i/k)) for it:
+    that is the data's share, as Bengio et al. have it. Watch the validation metric as λ_model passes one half. Use it
     as the classic answer to exposure bias.""",
     draw=FromExperts(as_inputs=True),
     weigh=as_drawn,

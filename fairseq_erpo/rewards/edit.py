@@ -31,7 +31,8 @@ class Edit(Reward[Edits]):
     still missing; Φ(∅) + ΣΔR = -lev(y, y*).
 
     Departs from the paper: it has no such reward.  ΔBLEU and ΔROUGE value all unclaimed tokens of y* alike one step after
-    a wrong token; this one still points the way back.
+    a wrong token; this one still points the way back.  UNK matches nothing: where it is all that follows, no token gains, and
+    `auto:EPS` teaches all alike. Use subwords, which have no UNK.
     """
 
     def start(self, reference: Reference) -> Edits:

@@ -11,6 +11,9 @@ class Rouge(OverlapReward):
 
     Token ids are the words and counts are clipped.  Φ(∅) = 0 and ΔR(EOS) = 0.  ROUGE-n is 0 while either side is
     shorter than n.
+
+    The best tokens are those whose ΔR has the same float32 bits. Of exactly equal fractions that are added up in another order
+    the bits can differ: in 24 of 7,144 prefixes the arg max missed a token that is as good. It matters at c = inf only.
     """
 
     def __init__(self, ngrams: tuple[int, ...] = (), subsequence: bool = False) -> None:
