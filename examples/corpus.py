@@ -30,7 +30,8 @@ from recipes import TASKS, Selection, profile_of
 
 from fairseq_erpo.files import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = Path(__file__).resolve().parent
+ROOT = EXAMPLES.parent
 PARTS = ("train", "valid", "test")
 VALID_SHARE, TEST_SHARE = 0.04, 0.05
 
@@ -195,9 +196,9 @@ def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
 # ---- writing ----
 
 
-def write(parts: Parts, languages: Sequence[str], folder: Path, pieces: int) -> dict[str, int]:
-    """Write {train,valid,test}.LANGUAGE (text) and, if `pieces` is not 0, a joint subword model of so many pieces and the same
-    files in pieces under pieces/; return the sizes.
+def write(parts: Parts, languages: Sequence[str], folder: Path, selection: Selection) -> dict[str, int]:
+    """Write {train,valid,test}.LANGUAGE (text) and, if the vocabulary is of pieces, a joint subword model and the same files in
+    pieces under pieces/; return the sizes.
     """
     empty = [name for name, part in parts.items() if not part]
     if empty:
@@ -206,13 +207,21 @@ def write(parts: Parts, languages: Sequence[str], folder: Path, pieces: int) -> 
     for name, part in parts.items():
         for language, side in zip(languages, zip(*part, strict=True), strict=True):
             (folder / f"{name}.{language}").write_text("\n".join(side) + "\n", "utf-8")
-    if pieces:
-        model = train_pieces((text for both in parts["train"] for text in both), folder / "pieces" / "model", pieces)
+    if selection.pieces:
+        model = pieces_of(parts, folder / "pieces" / "model", selection)
         for name, part in parts.items():
             for language, side in zip(languages, zip(*part, strict=True), strict=True):
                 spelt = "".join(" ".join(model.encode(line, out_type=str)) + "\n" for line in side)
                 (folder / "pieces" / f"{name}.{language}").write_text(spelt, "utf-8")
     return {name: len(part) for name, part in parts.items()}
+
+
+def pieces_of(parts: Parts, prefix: Path, selection: Selection) -> sentencepiece.SentencePieceProcessor:
+    """The subword model that the selection gives, or one that is learnt from the training part."""
+    if not selection.given:
+        return train_pieces((text for both in parts["train"] for text in both), prefix, selection.pieces)
+    shutil.copyfile(EXAMPLES / selection.given / "pieces.model", f"{prefix}.model")
+    return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
 
 
 def train_pieces(texts: Iterator[str], prefix: Path, size: int) -> sentencepiece.SentencePieceProcessor:
@@ -238,6 +247,7 @@ def preprocess_command(folder: Path, languages: Sequence[str], selection: Select
         # fairseq would fill the dictionary up to a multiple of 8 with words that are none.
         command += ["--nwordssrc", str(selection.words), "--nwordstgt", str(selection.words), "--padding-factor", "1"]
     command += ["--joined-dictionary"] if selection.joined else []
+    command += ["--srcdict", str(EXAMPLES / selection.given / "dict.txt")] if selection.given else []
     return [*command, "--destdir", str(folder / "bin"), "--workers", "1"]
 
 
@@ -267,7 +277,7 @@ def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Select
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as temporary:
         unfinished = Path(temporary) / folder.name
-        sizes = write(parts, languages, unfinished, selection.pieces)
+        sizes = write(parts, languages, unfinished, selection)
         command = preprocess_command(unfinished, languages, selection)
         ran = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], capture_output=True, text=True)
         if ran.returncode:

@@ -66,6 +66,13 @@ class Plan:
         command = ("fairseq-train", str(self.data / "bin"), *shlex.split(options), *files, *start)
         return Stage(name, command, (after,) if after else (), self.corpus["digest"], epochs)
 
+    def start(self, name: str, seed: int) -> Stage:
+        """MLE, or the model that the profile brings along."""
+        if not self.profile.start:
+            return self.training(name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
+        command = ("python", f"examples/{self.profile.start}", "unpack", str(self.folder / name), str(self.data))
+        return Stage(name, command, (), self.corpus["digest"])
+
     def evaluation(self, systems: Sequence[str]) -> list[str]:
         """`python -m fairseq_erpo evaluate` on the test set."""
         reference = self.data / f"test.{self.corpus['languages'][1]}"
@@ -75,10 +82,7 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """In an order in which all can be run."""
-        first = {
-            seed: self.training(f"{PRETRAIN}-{seed}", "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
-            for seed in self.seeds
-        }
+        first = {seed: self.start(f"{PRETRAIN}-{seed}", seed) for seed in self.seeds}
         further = [
             self.training(f"{name}-{seed}", row, seed, self.profile.more, self.profile.more_epochs, flags, first[seed])
             for seed in self.seeds
