@@ -110,6 +110,11 @@ OLD_VALUES = {"erpo_model_targets": {"task": "reward"}, "erpo_sampler": {"auto":
 def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     """The criterion's configuration of a checkpoint, also of versions before 0.2, with today's flags and values."""
     found = {name: value for name, value in config.items() if name in FLAGS and value is not None}
+    for name, value in found.items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"{name} in the checkpoint's configuration is neither a text nor a number")
+        if FLAGS[name].type is str and name != "erpo_anneal_every":
+            found[name] = str(value)
     if "erpo_task_targets" in config:
         found["erpo_reward_targets"] = config["erpo_task_targets"]
     for name, values in OLD_VALUES.items():
