@@ -69,11 +69,11 @@ def quiet() -> None:
         warnings.simplefilter("ignore")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the verb that the command line names; fairseq is not imported before."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the verb that the command line (or `argv`) names; fairseq is not imported before."""
     quiet()
     run_verb("fairseq_erpo", "Tools around fairseq-train and the erpo_* criterions.", VERBS, argv, "erpo")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
