@@ -18,7 +18,7 @@ from sacrebleu.metrics import BLEU
 from fairseq_erpo.__main__ import main
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import generate
-from fairseq_erpo.tools.evaluate import parse_systems
+from fairseq_erpo.tools.evaluate import cell, parse_systems
 
 Run = Callable[..., str]
 SENTENCES = [f"the sentence number {n} of {n * n} is here" for n in range(40)]
@@ -113,8 +113,29 @@ def test_markdown_and_columns(evaluate: Run, texts: Path) -> None:
 def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_path: Path) -> None:
     lines = [f"S-{n}\tx\nT-{n}\t{text}\nH-{n}\t-0.1\tx\nD-{n}\t-0.1\t{text}" for n, text in reversed(list(enumerate(SENTENCES)))]
     (tmp_path / "out.txt").write_text("noise\n" + "\n".join(lines) + "\n")
-    assert generate.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES)
+    assert generate.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES, None)
     assert "100.00" in evaluate(tmp_path / "out.txt")
+
+
+HEADER = "INFO | fairseq_cli.generate | {'dataset': {'gen_subset': 'valid'}, 'generation': {'beam': 3, 'lenpen': 1.0}}"
+
+
+@pytest.mark.parametrize(("headers", "known"), [((HEADER, HEADER), True), ((HEADER, ""), False), (("", ""), False)])
+def test_only_what_is_known_of_the_decoding_is_printed(
+    evaluate: Run, tmp_path: Path, headers: tuple[str, str], known: bool
+) -> None:
+    for name, header in zip("ab", headers, strict=True):
+        (tmp_path / name).write_text(
+            "\n".join([header, *(f"T-{n}\t{text}\nD-{n}\t-1\t{text}" for n, text in enumerate(SENTENCES))])
+        )
+    printed = evaluate(tmp_path / "a", tmp_path / "b", "--json", tmp_path / "scores.json")
+    assert ("valid, beam 3, length penalty 1 (" in printed) == known == ("beam" in printed)
+    assert ("decoding" in json.loads((tmp_path / "scores.json").read_text())) == known
+
+
+@pytest.mark.parametrize(("difference", "star"), [(0.01, ""), (-0.09, ""), (0.11, "**"), (-2, "**")])
+def test_a_difference_of_nothing_has_no_star(difference: float, star: str) -> None:
+    assert cell({"mean": 1, "std": None, "difference": difference, "p": 0.001}, 2) == f"1.00{star}"
 
 
 def test_systems_by_name() -> None:
