@@ -117,20 +117,22 @@ def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_pat
     assert "100.00" in evaluate(tmp_path / "out.txt")
 
 
-HEADER = "INFO | fairseq_cli.generate | {'dataset': {'gen_subset': 'valid'}, 'generation': {'beam': 3, 'lenpen': 1.0}}"
-
-
-@pytest.mark.parametrize(("headers", "known"), [((HEADER, HEADER), True), ((HEADER, ""), False), (("", ""), False)])
-def test_only_what_is_known_of_the_decoding_is_printed(
-    evaluate: Run, tmp_path: Path, headers: tuple[str, str], known: bool
-) -> None:
-    for name, header in zip("ab", headers, strict=True):
-        (tmp_path / name).write_text(
-            "\n".join([header, *(f"T-{n}\t{text}\nD-{n}\t-1\t{text}" for n, text in enumerate(SENTENCES))])
-        )
-    printed = evaluate(tmp_path / "a", tmp_path / "b", "--json", tmp_path / "scores.json")
-    assert ("valid, beam 3, length penalty 1 (" in printed) == known == ("beam" in printed)
-    assert ("decoding" in json.loads((tmp_path / "scores.json").read_text())) == known
+@pytest.mark.parametrize(
+    ("first", "second", "line"),
+    [
+        ("{'generation': {'beam': 3, 'lenpen': 1.0}}\n", "", "valid, beam 3, length penalty 1 (fairseq's"),
+        ("", "", "valid, beam 3\n"),
+        ("", "another beam", ""),
+    ],
+)
+def test_only_what_is_known_of_the_decoding_is_printed(evaluate: Run, tmp_path: Path, first: str, second: str, line: str) -> None:
+    text = "".join(f"T-{n}\t{sentence}\nD-{n}\t-1\t{sentence}\n" for n, sentence in enumerate(SENTENCES))
+    (tmp_path / "a").write_text(f"{first}{text}Generate valid with beam=3: BLEU4 = 1\n")
+    (tmp_path / "b").write_text(f"{text}Generate valid with beam=4: BLEU4 = 1\n" if second else text)
+    runs = [tmp_path / "a"] + ([tmp_path / "b"] if second else [])
+    printed = evaluate(*runs, "--json", tmp_path / "scores.json")
+    assert line in printed and bool(line) == ("beam" in printed)
+    assert ("decoding" in json.loads((tmp_path / "scores.json").read_text())) == bool(line)
 
 
 @pytest.mark.parametrize(("difference", "star"), [(0.01, ""), (-0.09, ""), (0.11, "**"), (-2, "**")])

@@ -209,7 +209,9 @@ def legend(result: Mapping[str, Any]) -> list[str]:
     seeds = sorted({system["runs"] for system in result["systems"].values()})
     lines = [f"sacreBLEU {result['signature']}, {result['sentences']} sentences"]
     if "decoding" in result:
-        lines.append("{split}, beam {beam}, length penalty {lenpen:g} (fairseq's: log p / length^x)".format(**result["decoding"]))
+        known = result["decoding"]
+        penalty = f", length penalty {known['lenpen']:g} (fairseq's: log p / length^x)" if "lenpen" in known else ""
+        lines.append(f"{known['split']}, beam {known['beam']}{penalty}")
     if seeds != [1]:
         lines.append(f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds")
     if result["baseline"]:

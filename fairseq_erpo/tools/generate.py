@@ -84,13 +84,13 @@ def read(path: Path) -> Output:
 
 
 def settings_in(lines: Sequence[str]) -> dict[str, Any] | None:
-    """Split, beam and length penalty as fairseq-generate logs them before its first sentence; None where they are missing."""
-    header = next((line for line in lines if "'gen_subset': " in line), "")
-    found = [re.search(pattern, header) for pattern in (r"'gen_subset': '(\S+?)'", r"'beam': (\d+)", r"'lenpen': ([-+.\de]+)")]
-    if None in found:
+    """Split and beam by fairseq-generate's last line, and the length penalty if its log is there too; None without that line."""
+    text = "\n".join(lines)
+    last = re.search(r"^Generate (\S+) with beam=(\d+)", text, re.MULTILINE)
+    if last is None:
         return None
-    split, beam, lenpen = (match[1] for match in found if match)
-    return Decoding(split=split, beam=int(beam), lenpen=float(lenpen)).settings
+    penalty = re.search(r"'lenpen': ([-+.\de]+)", text)
+    return {"split": last[1], "beam": int(last[2])} | ({"lenpen": float(penalty[1])} if penalty else {})
 
 
 def lines_of(path: Path) -> list[str]:
