@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {""},
     {"mixture", "vocabulary", "files", "processes", "verbs", "scores"},
-    {"annealers", "rewards", "checkup"},
+    {"annealers", "rewards", "checkup", "text_rewards"},
     {"algorithm"},
     {"family"},
     {"plugin"},

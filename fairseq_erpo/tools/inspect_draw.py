@@ -73,7 +73,7 @@ class Inspection:
     @classmethod
     def of(cls, loaded: Loaded, with_sources: bool = True) -> Self:
         """Draw for all chosen sentences."""
-        legend = LEGEND + (EDIT if isinstance(loaded.settings.reward, Edit) else "")
+        legend = LEGEND + (EDIT if isinstance(loaded.settings.teacher, Edit) else "")
         return cls(loaded.conditions, list(sentences_of(loaded, with_sources)), legend)
 
     @property
