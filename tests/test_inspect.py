@@ -459,7 +459,8 @@ def test_what_only_an_unknown_plugin_has(
 
 
 def test_what_0_means_is_said_of_edit_only(tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
-    shown = [inspect(tiny_checkpoint, tiny_data, "--sentences", 1, "--erpo-reward", reward) for reward in ("edit", "bleu")]
+    words = ["--sentences", 1, "--erpo-preset", "paper", "--erpo-reward"]
+    shown = [inspect(tiny_checkpoint, tiny_data, *words, reward) for reward in ("edit", "bleu")]
     assert ["a token that adds no edit" in " ".join(text.split()) for text in shown] == [True, False]
 
 

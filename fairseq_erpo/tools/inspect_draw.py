@@ -19,7 +19,7 @@ from fairseq_erpo.tools.load_run import Conditions, Loaded
 
 AT_ONCE = 64  # sentences in one pass of the model
 LEGEND = "Below each token: the letter of the expert that drew it, and ΔR (Eq. 3), by which it changed the reward."
-EDIT = " The reward `edit` is minus the edit distance: 0 is a token that adds no edit, the best that there is, and -1 adds one."
+EDIT = " ΔR is here of `edit`, minus the edit distance: 0 is a token that adds no edit, the best that there is, and -1 adds one."
 
 
 class Look(NamedTuple):
@@ -73,7 +73,7 @@ class Inspection:
     @classmethod
     def of(cls, loaded: Loaded, with_sources: bool = True) -> Self:
         """Draw for all chosen sentences."""
-        legend = LEGEND + (EDIT if isinstance(loaded.settings.reward, Edit) else "")
+        legend = LEGEND + (EDIT if isinstance(loaded.settings.teacher, Edit) else "")
         return cls(loaded.conditions, list(sentences_of(loaded, with_sources)), legend)
 
     @property

@@ -24,6 +24,7 @@ from fairseq_erpo.plugin.decoder import check_model
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.rewards import REWARDS
+from fairseq_erpo.text_rewards import TEXT_REWARDS
 from fairseq_erpo.verbs import dashed
 
 SAMPLING = ("erpo_preset", "erpo_reward", "erpo_c", "erpo_c_model")
@@ -133,11 +134,18 @@ def load(args: Namespace) -> Loaded:
 
 def _check_known(checkpoint: str, state: Mapping[str, Any]) -> None:
     """Raises ValueError if the run had something that only a plugin has that is not loaded."""
-    registries = {"task": TASK_REGISTRY, "model": ARCH_MODEL_REGISTRY | MODEL_REGISTRY, "criterion": CRITERION_REGISTRY}
-    used = [(part, part_of(state, part).get("_name"), known) for part, known in registries.items()]
-    used.append(("reward", part_of(state, "criterion").get("erpo_reward"), REWARDS))
+    registries: dict[str, Mapping[str, Any]] = {
+        "task": TASK_REGISTRY,
+        "model": ARCH_MODEL_REGISTRY | MODEL_REGISTRY,
+        "criterion": CRITERION_REGISTRY,
+    }
+    used: list[tuple[str, Any, Mapping[str, Any]]] = [
+        (part, part_of(state, part).get("_name"), known) for part, known in registries.items()
+    ]
+    rewards = {**REWARDS, **TEXT_REWARDS}
+    used += [("reward", part_of(state, "criterion").get(flag), rewards) for flag in ("erpo_reward", "erpo_teacher")]
     for part, name, known in used:
-        if name is not None and name not in known:
+        if name not in (None, "same", *known) and ":" not in name:  # module:function is imported when it is used
             raise ValueError(f"there is no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it")
 
 
