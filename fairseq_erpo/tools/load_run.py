@@ -27,7 +27,7 @@ from fairseq_erpo.rewards import REWARDS
 from fairseq_erpo.text_rewards import TEXT_REWARDS
 from fairseq_erpo.verbs import dashed
 
-SAMPLING = ("erpo_preset", "erpo_reward", "erpo_c", "erpo_c_model")
+SAMPLING = ("erpo_preset", "erpo_reward", "erpo_teacher", "erpo_c", "erpo_c_model")
 MIDWAY = Mixture(model=0.24, reward=0.32, data=0.44)  # A.3.2: the second step of the paper's schedule
 
 
