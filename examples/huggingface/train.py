@@ -1,7 +1,7 @@
 """Train an encoder-decoder of `transformers` by a row of the family, without fairseq: two text files, a sentence per line.
 
-Row: any but `mixer` and `sequence_tutor`, with its flags.  Paper's cell: none.  fairseq_erpo/algorithm/__init__.py says what a
-framework has to bring.  A small T5 from scratch, or a model of the hub: --model google-t5/t5-small.
+Row: any but `mixer`, `mrt` and `sequence_tutor`.  Paper's cell: none.  fairseq_erpo/algorithm/__init__.py says what a framework
+has to bring.  A small T5 from scratch, or a model of the hub: --model google-t5/t5-small.
 
     pip install '.[huggingface]'
     python examples/huggingface/train.py text.de text.en --row mle --epochs 20 --save runs/t5

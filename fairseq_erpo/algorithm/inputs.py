@@ -19,7 +19,7 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class PlainInputs:
-    """Enough for every row but those with a learned baseline or a frozen prior, which raise ValueError."""
+    """Enough for every row but those with a learned baseline, a frozen prior or minimum risk, which raise ValueError."""
 
     noising: Noising
     words: Tensor  # [W] int64
@@ -34,10 +34,18 @@ class PlainInputs:
         noising = Noising.from_statistics(settings.noise, counts, vocabulary, settings.gamma)
         return cls(noising.to(device), real_words(vocabulary).to(device))
 
+    def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
+        """A reward of text.  [B·S, T] -> [B·S]"""
+        raise ValueError("rewards of text need fairseq's criterion: choose another --erpo-reward")
+
+    def beam(self, samples: int) -> Tensor:
+        """The best outputs of the model's beam search.  -> [B·S, T]"""
+        raise ValueError("--erpo-candidates beam needs fairseq's criterion: leave it out")
+
     def baseline(self, features: Tensor) -> Tensor:
         """MIXER's learned baseline.  [N, T, D] -> [N, T]"""
         raise ValueError("--erpo-baseline learned needs fairseq's criterion: choose another baseline, or another row")
 
     def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
         """log p of drawn tokens under the model or the prior.  [N, T] -> [N, T]"""
-        raise ValueError("--erpo-prior needs fairseq's criterion: choose another row")
+        raise ValueError("this row needs fairseq's criterion: choose another --row")
