@@ -6,7 +6,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # Pages whose text stands elsewhere in the repository; the file of this folder only says where.
-ELSEWHERE = {"readme": "README.md", "examples": "examples/README.md", "contributing": "CONTRIBUTING.md"}
+ELSEWHERE = {
+    "readme": "README.md",
+    "examples": "examples/README.md",
+    "contributing": "CONTRIBUTING.md",
+    "changelog": "CHANGELOG.md",
+}
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 
 project = "fairseq-erpo"

@@ -1,4 +1,4 @@
-"""docs/api.md and docs/rewards.md, generated from the code: `python docs/pages.py`.  docs/rows.md has a verb of its own."""
+"""docs/api.md and docs/reward-values.md, generated from the code: `python docs/pages.py`.  docs/rows.md has a verb of its own."""
 
 import inspect
 from collections.abc import Mapping
@@ -39,7 +39,10 @@ def api() -> str:
 
 def rewards() -> str:
     """Every value of --erpo-reward, and how to add one, or a row."""
-    parts = ["# Rewards", f"{GENERATED} Values of `--erpo-reward`, each an incremental ΔR of the whole vocabulary (Eq. 3)."]
+    parts = [
+        "# The values of --erpo-reward",
+        f"{GENERATED} Values of `--erpo-reward`, each an incremental ΔR of the whole vocabulary (Eq. 3).",
+    ]
     for name, factory in REWARDS.items():
         parts += [f"## {name}", text_of(factory.func if isinstance(factory, partial) else factory)]
         if isinstance(factory, partial):
@@ -50,7 +53,7 @@ def rewards() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"api.md": api, "rewards.md": rewards}
+PAGES = {"api.md": api, "reward-values.md": rewards}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():

@@ -6,13 +6,14 @@ is one .npz with the arrays of all trajectories one after the other:
     obs [Σ(T + 1), D]   acts [ΣT, A]   rews [ΣT]   lengths [K]   terminal [K]
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fairseq_erpo.files import atomic_write
+from gail.arrays import read_arrays
 from gail.demos import Demonstrations, from_episodes
 from gail.simulator import Simulator, make_env
 
@@ -85,13 +86,10 @@ def save(demos: Demonstrations, path: Path) -> None:
 def load(path: Path, env_id: str) -> Demonstrations:
     """Read an exchange file.  Raises ValueError that names the file and the array."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in ARRAYS if name not in archive.files]
-            if missing:
-                raise ValueError(f"no array {', '.join(missing)}")
-            arrays = {name: archive[name] for name in ARRAYS}
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"--trajectories-of {path}: {error}") from None
+        arrays = read_arrays(path, ARRAYS)
+        check_lengths(arrays)
+    except ValueError as error:
+        raise ValueError(f"--from-trajectories {'' if str(path) in str(error) else f'{path}: '}{error}") from None
     ends = np.cumsum(arrays["lengths"])[:-1]
     parts = (
         np.split(arrays["obs"], ends + np.arange(1, len(ends) + 1)),
@@ -99,6 +97,21 @@ def load(path: Path, env_id: str) -> Demonstrations:
         np.split(arrays["rews"], ends),
         arrays["terminal"],
     )
-    return from_arrays(
-        env_id, [dict(zip(("obs", "acts", "rews", "terminal"), one, strict=True)) for one in zip(*parts, strict=True)]
-    )
+    names = ("obs", "acts", "rews", "terminal")
+    try:
+        return from_arrays(env_id, [dict(zip(names, one, strict=True)) for one in zip(*parts, strict=True)])
+    except ValueError as error:
+        raise ValueError(f"--from-trajectories {path}: {error}") from None
+
+
+def check_lengths(arrays: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the arrays hold as many steps as `lengths` says."""
+    lengths = arrays["lengths"]
+    if lengths.ndim != 1 or lengths.dtype.kind != "i" or not len(lengths) or lengths.min() < 1:
+        raise ValueError("lengths must be positive integers, one for each trajectory")
+    if arrays["terminal"].dtype.kind != "b":
+        raise ValueError("terminal must be of booleans")
+    steps, count = sum(lengths.tolist()), len(lengths)
+    for name, wanted in (("obs", steps + count), ("acts", steps), ("rews", steps), ("terminal", count)):
+        if arrays[name].shape[:1] != (wanted,):
+            raise ValueError(f"{name} has the shape {arrays[name].shape}, and lengths ask for {wanted} rows")

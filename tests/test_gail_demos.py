@@ -105,8 +105,8 @@ def without(name: str) -> Callable[[Arrays], Arrays]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("states"), "states missing; record with"),
-        (pickled, "rewards cannot be read without executing code"),
+        (without("states"), "no array states; record with"),
+        (pickled, "rewards holds Python objects, and cannot be read without executing code"),
         (lambda arrays: arrays | {"qvel": arrays["qvel"] * np.nan}, "qvel has a number that is not finite"),
     ],
 )

@@ -24,7 +24,7 @@ class Flag:
 
 # The defaults are the paper's, where it speaks; where it is silent, the help or docs/presets.md says so.
 FLAGS: Mapping[str, Flag] = {
-    "erpo_preset": Flag(str, "finish", "values for the flags left out: finish (at a small rate), robust or paper"),
+    "erpo_preset": Flag(str, "finish", "values for the flags left out: finish or corpus (at a small rate), robust or paper"),
     "erpo_pretrain": Flag(str, "0e", "MLE before annealing starts: 20e (epochs) or 5000u (updates)"),
     "erpo_reward": Flag(
         str,
@@ -102,6 +102,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "erpo_reward_targets": "soft",
         "erpo_baseline": "leave_one_out",
     },
+    # Finishes a translator: from data and reward to the model's own samples alone, which corpus BLEU pays. The demo runs it.
+    "corpus": {
+        "erpo_reward": "corpus_bleu",
+        "erpo_teacher": "edit",
+        "erpo_c": "auto:.001",
+        "erpo_lambda": "model=1",
+        "erpo_anneal_every": "40u",
+        "erpo_samples": 3,
+        "erpo_model_targets": "policy",
+        "erpo_reward_targets": "soft",
+        "erpo_baseline": "leave_one_out",
+    },
     # From an MLE checkpoint, beside more MLE: a reward that points the way back after a mistake, sharper experts, λ held near the
     # data; no noise from the reward's own draws, and none of the model's mistakes (an early EOS above all) as targets.
     "robust": {
@@ -136,6 +148,11 @@ def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in config.items() if name in FLAGS and value is not None}
     if config.get("erpo_preset") not in (None, "paper") and "erpo_teacher" not in config and "erpo_reward" in found:
         found["erpo_teacher"] = "same"  # before 0.3 the reward that was typed taught, too
+    for name, value in found.items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"{name} in the checkpoint's configuration is neither a text nor a number")
+        if FLAGS[name].type is str and name != "erpo_anneal_every":
+            found[name] = str(value)
     if "erpo_task_targets" in config:
         found["erpo_reward_targets"] = config["erpo_task_targets"]
     for name, values in OLD_VALUES.items():
