@@ -43,7 +43,19 @@ setup(
         "gail": ["gymnasium", "imageio", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
         "film": ["imageio-ffmpeg"],  # python -m gail render --out film.mp4
         "slurm": ["submitit"],  # --slurm of tables and sweeps, examples/cluster/slurm.py
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "scipy", "submitit"],
+        "huggingface": ["transformers>=5,<5.40"],  # examples/huggingface; 5.40 renames past_key_values
+        "docs": ["furo", "myst-parser", "sphinx"],  # make docs
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "scipy",
+            "submitit",
+            "transformers>=5,<5.40",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
