@@ -1,11 +1,14 @@
 """docs/api.md and docs/reward-values.md, generated from the code: `python docs/pages.py`.  docs/rows.md has a verb of its own."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before docs/gail, which is no package
 
 from fairseq_erpo import REWARDS
 

@@ -82,10 +82,11 @@ def distances(y: Words, y_star: Words) -> list[int]:
 
 
 def corpus_share(matches: Sequence[float], ngrams: Sequence[float]) -> float:
-    """The first-order change of corpus BLEU at `UNHEARD`, which has no brevity penalty."""
+    """The first-order change of corpus BLEU at `UNHEARD`, which stands at the brevity penalty's step: half of its slope."""
     s = UNHEARD
     terms = zip(matches, s.matches, ngrams, s.ngrams, strict=True)
-    return s.bleu * s.sentences * sum(m / of_m - t / of_t for m, of_m, t, of_t in terms) / 4
+    brevity = 0.5 * s.wanted / s.length * ngrams[0] / s.length
+    return s.bleu * s.sentences * (sum(m / of_m - t / of_t for m, of_m, t, of_t in terms) / 4 + brevity)
 
 
 def corpus_bleu(y: Words, y_star: Words) -> float:

@@ -392,17 +392,19 @@ def test_the_corpus_reward_is_the_slope_of_corpus_bleu(cut: int) -> None:
     """
     rng = random.Random(7)
     wanted = [tuple(rng.choices(WORDS, k=rng.randint(4, 9))) for _ in range(2000)]
-    drawn = [tuple(w if rng.random() < 0.7 else rng.choice(WORDS) for w in y)[: len(y) - cut] for y in wanted]
+    noisy = [[w if rng.random() < 0.7 else rng.choice(WORDS) for w in y] for y in wanted]
+    drawn = [tuple(y[:-cut] if cut else [*y, rng.choice(WORDS)]) for y in noisy]
     reference = Reference.from_target(padded([(*y, EOS) for y in wanted]), VOCABULARY)
 
     def counts(outputs: list[Words]) -> Tensor:
-        return CorpusBleu().counts(reference, padded(outputs, width=9), VOCABULARY)
+        return CorpusBleu().counts(reference, padded(outputs, width=10), VOCABULARY)
 
     now = CorpusStatistics.from_counts(counts(drawn))
-    assert (now.length < now.wanted) == (cut > 0)
+    # Away from the brevity penalty's step, which the reward smooths: of outputs a tenth longer than their references, too.
+    assert (now.length < 0.8 * now.wanted) if cut else (now.length > 1.1 * now.wanted)
     reward = CorpusBleu(now)
     better = [wanted[0], *drawn[1:]]
-    before, after = (float(replay(reward, reference, padded(ys, width=9), VOCABULARY).total[0]) for ys in (drawn, better))
+    before, after = (float(replay(reward, reference, padded(ys, width=10), VOCABULARY).total[0]) for ys in (drawn, better))
     change = (CorpusStatistics.from_counts(counts(better)).bleu - now.bleu) * now.sentences
     assert change == pytest.approx(after - before, rel=0.01) and change > 0.1
 

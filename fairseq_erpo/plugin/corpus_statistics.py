@@ -1,4 +1,4 @@
-"""`corpus_bleu` follows the model: its statistics are counted at the start of each epoch, from greedy outputs for training data.
+"""`corpus_bleu` follows the model: its statistics are counted at the start of each epoch, from outputs for training data.
 
 They are kept beside the checkpoints, so that a run that is resumed within an epoch goes on with the statistics of its start.
 """
@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from fairseq import utils
 from fairseq.distributed import utils as distributed
+from torch import Tensor
 
 from fairseq_erpo.algorithm.batch import Expert
 from fairseq_erpo.algorithm.sampler import Sampler, length_caps
@@ -63,14 +64,15 @@ class Follower:
             return None
         kept = self.kept(clock) if self.epoch is None else None
         self.epoch = clock.epoch
-        statistics = kept or self.counted(model, seed)
+        statistics = kept or self.counted(model, clock, seed)
         if is_parallel():  # the first rank's, whatever other disks hold
             statistics = distributed.broadcast_object(statistics, src_rank=0, group=distributed.get_data_parallel_group())
         if kept is None and (not is_parallel() or dist.get_rank() == 0):
             with exit_on_write_error():
                 write_json(self.file, {"epoch": clock.epoch, "update": clock.update, **asdict(statistics)}, "--save-dir")
+        precisions = "/".join(f"{100 * m / t:.1f}" for m, t in zip(statistics.matches, statistics.ngrams, strict=True))
         ratio = statistics.length / statistics.wanted
-        logger.info(f"corpus_bleu follows the model: BLEU {100 * statistics.bleu:.2f} of tokens, length ratio {ratio:.3f}")
+        logger.info(f"corpus_bleu follows the model: n-grams of samples {precisions}, length ratio of greedy outputs {ratio:.3f}")
         return with_statistics(self.cache.settings, statistics)
 
     def kept(self, clock: Clock) -> CorpusStatistics | None:
@@ -86,8 +88,8 @@ class Follower:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SystemExit(f"erpo: {self.file} is damaged ({error}); remove it, and the statistics are counted anew") from None
 
-    def counted(self, model: Any, seed: int) -> CorpusStatistics:
-        """Greedy outputs for a part of the training data, counted."""
+    def counted(self, model: Any, clock: Clock, seed: int) -> CorpusStatistics:
+        """Samples and greedy outputs for a part of the training data, counted: n-grams of the first, length of the second."""
         task, settings, vocabulary = self.cache.task, self.cache.settings, self.cache.vocabulary
         dataset = task.dataset(task.cfg.train_subset)
         room = utils.resolve_max_positions(task.max_positions(), unwrapped(model).max_positions())
@@ -95,14 +97,16 @@ class Follower:
         chosen = fitting[np.unique(np.linspace(0, len(fitting) - 1, SENTENCES, dtype=int))]
         device = next(model.parameters()).device
         sampler = Sampler(CorpusBleu(), settings.experts, vocabulary)
-        counts = []
+        counts: dict[Expert, list[Tensor]] = {Expert.MODEL: [], Expert.GREEDY: []}
         with sampling_mode(unwrapped(model)):
             for part in np.array_split(chosen, -(-len(chosen) // AT_ONCE)):
                 sample = utils.apply_to_sample(lambda t: t.to(device), dataset.collater([dataset[int(i)] for i in part]))
-                batch = batch_of(sample, model, self.cache, seed=seed, update=0, mixture=MLE, stage=0)
+                batch = batch_of(sample, model, self.cache, seed=seed, update=clock.update, mixture=MLE, stage=0)
                 reference = Reference.from_target(batch.target, vocabulary)
                 caps = length_caps(reference, batch.max_positions)
-                origin = torch.full((len(caps), int(caps.max())), int(Expert.GREEDY), device=device)
-                found = sampler.draw(reference, origin, caps, batch.draws, partial(batch.start, 1))
-                counts.append(CorpusBleu().counts(reference, found.tokens, vocabulary))
-        return CorpusStatistics.from_counts(torch.cat(counts))
+                for expert, found in counts.items():
+                    origin = torch.full((len(caps), int(caps.max())), int(expert), device=device)
+                    outputs = sampler.draw(reference, origin, caps, batch.draws, partial(batch.start, 1))
+                    found.append(CorpusBleu().counts(reference, outputs.tokens, vocabulary))
+        samples, greedy = (CorpusStatistics.from_counts(torch.cat(found)) for found in counts.values())
+        return replace(samples, length=greedy.length)

@@ -12,6 +12,7 @@ from fairseq_erpo.rewards.overlap import Overlap, OverlapReward
 from fairseq_erpo.vocabulary import Vocabulary
 
 ORDERS = 4
+KINK = 0.02  # over how much of the length ratio the brevity penalty's slope falls from all to nothing
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,16 @@ UNHEARD = CorpusStatistics((7.2, 3.9, 2.2, 1.3), (12.0, 11.0, 10.0, 9.0), 12.0, 
 class CorpusBleu(OverlapReward):
     """The first-order change of corpus BLEU when one of its N outputs is y:
 
-        R(y) = B N (Σ_n ¼ (m_n(y)/m_n - t_n(y)/t_n) + [L > H] (L/H) |y|/H)
+        R(y) = B N (Σ_n ¼ (m_n(y)/m_n - t_n(y)/t_n) + s (L/H) |y|/H), s = 1/(1 + exp{(1 - L/H) / .02})
 
     with B the corpus's BLEU, m_n and t_n its matches and n-grams, H and L the lengths of outputs and references. It is a sum over
     tokens, so that ΔR is exact and telescopes; Φ(∅) = 0 and EOS costs nothing. Where outputs are too short, each token earns its
-    part of the brevity penalty, which a sentence's BLEU does not see.
+    part of the brevity penalty, which a sentence's BLEU does not see. The slope of the penalty is 1 where L > H and 0 elsewhere;
+    s smooths that step, since a model that stands at it would be pushed to and fro.
 
-    The statistics have to follow the model: in training they are counted anew at the start of each epoch from greedy outputs.
+    The statistics have to follow the model: in training they are counted anew at the start of each epoch. m_n and t_n are of
+    samples, which are what is paid: at the statistics of better outputs nearly all samples would lose by every token, and the
+    shortest would win. H is of greedy outputs, which are what is read.
 
     Departs from the paper, whose rewards are of one sentence.
     """
@@ -68,8 +72,8 @@ class CorpusBleu(OverlapReward):
         super().__init__(ORDERS, subsequence=False, worth=tuple(scale / (ORDERS * m) for m in statistics.matches))
         self.statistics = statistics
         self.costs = [scale / (ORDERS * t) for t in statistics.ngrams]
-        if statistics.wanted > statistics.length:
-            self.costs[0] -= scale * statistics.wanted / statistics.length**2
+        ratio = statistics.wanted / statistics.length
+        self.costs[0] -= scale * ratio / statistics.length / (1 + math.exp(min((1 - ratio) / KINK, 700)))
 
     def sizes(self, length: Tensor) -> Tensor:
         # t - n + 1 n-grams of a prefix of t tokens, negative where there is none.
