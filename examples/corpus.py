@@ -23,6 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -237,16 +238,18 @@ def pieces_of(parts: Parts, prefix: Path, selection: Selection) -> sentencepiece
 
 
 def train_pieces(texts: Iterator[str], prefix: Path, size: int) -> sentencepiece.SentencePieceProcessor:
-    """A subword model of at most `size` pieces."""
+    """A subword model of at most `size` pieces, also written to PREFIX.model."""
+    written = BytesIO()  # sentencepiece itself does not notice a full disk
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=texts,
-        model_prefix=str(prefix),
+        model_writer=written,
         vocab_size=size,
         hard_vocab_limit=False,  # a small corpus may not hold so many
         character_coverage=1.0,
         minloglevel=2,
     )
-    return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    Path(f"{prefix}.model").write_bytes(written.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
 
 
 def preprocess_command(folder: Path, languages: Sequence[str], selection: Selection) -> list[str]:
@@ -293,8 +296,10 @@ def check_own(folder: Path, languages: Sequence[str]) -> None:
         raise SystemExit(f"corpus: {folder} also holds {', '.join(foreign)}; move that away, or choose another --out")
 
 
-def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Selection, moses: bool, folder: Path) -> None:
-    """Everything above, unless it was done with the same settings."""
+def prepare(
+    sources: Sequence[Path], languages: Sequence[str], selection: Selection, moses: bool, folder: Path, force: bool = False
+) -> None:
+    """Everything above, unless it was done with the same settings; with `force` in place of what was done with others."""
     settings = {"languages": list(languages), "selection": asdict(selection), "moses": moses}
     done = folder / "corpus.json"
     digest = digest_of([path for path in sources if path.exists()], settings)
@@ -304,9 +309,22 @@ def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Select
     if folder.exists() and not done.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise SystemExit(f"corpus: {folder} is there and holds no corpus; choose another --out, or move it away")
     if done.is_file():
+        if not force:
+            raise SystemExit(f"corpus: {folder} is of other text or settings; choose another folder, or --force replaces it")
         check_own(folder, corpus_of(done)["languages"])
     parts = read(sources, languages)
     parts = choose(tokenised(parts, languages) if moses else parts, selection)
+    try:
+        sizes = place(parts, languages, selection, folder, {"digest": digest, **settings})
+    except OSError as error:
+        raise SystemExit(f"corpus: {folder} cannot be written: {error.strerror or reason_of(error)}") from None
+    print(f"corpus: {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()) + " pairs")
+
+
+def place(
+    parts: Parts, languages: Sequence[str], selection: Selection, folder: Path, manifest: Mapping[str, object]
+) -> dict[str, int]:
+    """Write and binarise beside the folder, and put it in the folder's place at once; return the sizes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as temporary:
         unfinished = Path(temporary) / folder.name
@@ -316,11 +334,11 @@ def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Select
         if ran.returncode:
             last = (ran.stderr.strip() or "no output").splitlines()[-1]
             raise SystemExit(f"corpus: this failed: {shlex.join(command)}\n  {last}")
-        write_json(unfinished / done.name, {"digest": digest, "sizes": sizes, **settings})
+        write_json(unfinished / "corpus.json", {"sizes": sizes, **manifest})
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)
-    print(f"corpus: {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()) + " pairs")
+    return sizes
 
 
 def arguments() -> argparse.Namespace:
@@ -336,6 +354,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--moses", action="store_true", help="tokenise and lower-case by sacremoses")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE/data")
+    parser.add_argument("--force", action="store_true", help="replace a corpus of other text or settings in that folder")
     return parser.parse_args()
 
 
@@ -361,7 +380,7 @@ def main() -> None:
     if args.pieces is not None:
         selection = replace(selection, pieces=args.pieces, words=0 if args.pieces else selection.words)
     folder = args.out or ROOT / "runs" / args.task / args.profile / "data"
-    prepare(args.sources, languages_of(args), selection, args.moses, folder)
+    prepare(args.sources, languages_of(args), selection, args.moses, folder, args.force)
 
 
 if __name__ == "__main__":

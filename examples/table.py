@@ -148,7 +148,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help="on a cluster: slurm_partition=gpu,gpus_per_node=1"
     )
-    parser.add_argument("--force", action="store_true", help="remove stages that were finished with other settings or data")
+    parser.add_argument("--force", action="store_true", help="remove stages and data that were finished with other settings")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
     return parser.parse_args(argv)
 
@@ -234,7 +234,7 @@ def main(argv: Sequence[str]) -> None:
     if sources:
         languages = corpus.languages_of(argparse.Namespace(languages=None, sources=sources, task=args.task))
         with alone(plan.folder):
-            corpus.prepare(sources, languages, plan.profile.selection, False, plan.data)
+            corpus.prepare(sources, languages, plan.profile.selection, False, plan.data, args.force)
     if not (plan.data / "corpus.json").is_file():
         raise SystemExit(
             f"{plan.data} is no prepared corpus: name two text files with --data, or run examples/{args.task}/prepare_*.sh"

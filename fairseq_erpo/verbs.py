@@ -5,6 +5,7 @@ so that --help starts at once.  A verb raises ValueError or OSError for bad inpu
 """
 
 import io
+import signal
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,7 @@ def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Se
     if not argv or argv[0] not in verbs:
         parser.parse_args(argv)  # --help, or argparse's error
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: child processes end too, and one line is said
     try:
         verbs[argv[0]].load()(parsers[argv[0]], argv[1:])
     except (ValueError, OSError) as error:

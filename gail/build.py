@@ -39,6 +39,9 @@ def check_fit(demos: Demonstrations, settings: RunSettings) -> None:
             f"--demos {settings.demos}: observations {demos.observations.shape} and actions {demos.actions.shape} are not those "
             f"of {settings.env}, [N, *{shape}] and [N, *{low.shape}]"
         )
+    steps = sum(demos.lengths.tolist())
+    if steps != len(demos.index):
+        raise ValueError(f"--demos {settings.demos}: lengths are of {steps} steps and there are {len(demos.index)}; record anew")
     if np.any(demos.actions < low) or np.any(demos.actions > high):
         raise ValueError(f"--demos {settings.demos}: actions must lie in the environment's box; clip them")
     if settings.row.prefix != "none" and demos.states.shape[1] != size:

@@ -1,7 +1,9 @@
 """Episodes that begin with a demonstration: the environment wrapper of section 5.3."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -124,4 +126,10 @@ def make_venv(env_id: str, count: int, prefix: PrefixSettings | None = None, sub
         return lambda: DemoPrefix(Monitor(make_env(env_id)), prefix, rank)
 
     makers = [maker(rank) for rank in range(count)]
-    return SubprocVecEnv(makers) if subproc else DummyVecEnv(makers)
+    if not subproc:
+        return DummyVecEnv(makers)
+    # Ctrl-C reaches every process of a terminal.  The environments' ignore it from their start on: this one ends them.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, handler)
+    return SubprocVecEnv(makers)

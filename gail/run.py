@@ -62,9 +62,14 @@ class Run:
             except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
                 raise ValueError(f"{checkpoint} is not of this run: {reason_of(error)}; start anew in another folder") from None
             self.check_tables()
-        elif self.settings.row.clone:
+            return
+        for table in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
+            if table.exists() and read_table(table):
+                raise ValueError(f"{checkpoint} is gone, but {table} has rows; bring it back, or start anew in another folder")
+        if self.settings.row.clone:
             assert self.demos is not None
             pretrain(self.model, self.settings, self.demos)
+        self.save()  # before the first row: where there are rows, there was a checkpoint
 
     def check_tables(self) -> None:
         """Raises ValueError where rows before the checkpoint are gone: the results are made of them."""

@@ -91,6 +91,9 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     for flag, values in (("--n", args.n), ("--workers", [args.workers]), ("--save-every", [args.save_every])):
         if min(values) < 1:
             raise ValueError(f"{flag} must be at least 1, and is {min(values)}")
+    for flag, chosen in (("--env", args.env), ("--method", args.method), ("--n", args.n), ("--seed", args.seed)):
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"{flag} {' '.join(map(str, chosen))} names one twice")
     for cell in wanted:  # a wrong flag or a missing file ends the sweep before it begins
         settings_from(args, cell.env, cell.method, str(demos_of(args, cell.env)), cell.n or None, cell.seed)
         if cell.n and cell.n > len(read_manifest(demos_of(args, cell.env))["lengths"]):

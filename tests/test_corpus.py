@@ -104,7 +104,10 @@ def test_prepared_data_are_whole_and_made_once(pieces: int, tmp_path: Path, caps
         assert len(dictionary.splitlines()) == 46 and "madeupword" not in dictionary
     corpus.prepare(sources, ("de", "en"), selection, False, folder)
     assert f"{folder} is there already" in capsys.readouterr().out
-    corpus.prepare(sources, ("de", "en"), Selection(train=50, valid=5, test=5, pieces=pieces), False, folder)
+    other = Selection(train=50, valid=5, test=5, pieces=pieces)
+    with pytest.raises(SystemExit, match="data is of other text or settings; choose another folder, or --force"):
+        corpus.prepare(sources, ("de", "en"), other, False, folder)
+    corpus.prepare(sources, ("de", "en"), other, False, folder, force=True)
     assert json.loads((folder / "corpus.json").read_text())["sizes"]["train"] == 50
 
 

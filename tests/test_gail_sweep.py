@@ -112,7 +112,12 @@ def test_commands_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_sweep_that_cannot_work_does_not_begin(tmp_path: Path) -> None:
     write_demos(tmp_path, demonstrations())
     base = ["sweep", "--env", PENDULUM, "--method", "gail", "--demos", str(tmp_path), "--out", str(tmp_path / "o")]
-    for wrong, message in ((["--n", "3"], "has fewer"), (["--until", "2"], "--until"), (["--env", "Hopper-v5"], "Hopper-v5.npz")):
+    for wrong, message in (
+        (["--n", "3"], "has fewer"),
+        (["--until", "2"], "--until"),
+        (["--env", "Hopper-v5"], "Hopper-v5.npz"),
+        (["--seed", "4", "4"], "--seed 4 4 names one twice"),
+    ):
         with pytest.raises(SystemExit, match=message):
             main([*base, *wrong])
     assert not (tmp_path / "o").exists()

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import corpus
 import numpy as np
 import pytest
 import torch
-from conftest import load
+from conftest import ROOT, load
 from recipes import Selection
 
 import fairseq_erpo.tasks  # noqa: F401 - the plugin, as --user-dir loads it
@@ -193,26 +192,25 @@ def test_a_restore_file_that_is_missing_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_an_interrupted_sweep_begins_no_further_run(tmp_path: Path) -> None:
+    """SIGTERM raises what Ctrl-C does."""
     pytest.importorskip("gymnasium")
     from gail_worlds import PENDULUM
     from test_gail_sweep import demonstrations, write_demos
 
     write_demos(tmp_path, demonstrations())
     words = ["--env", PENDULUM, "--method", "gail", "--seed", "1", "2", "3", "--demos", str(tmp_path), "--workers", "1"]
-    # Who runs the tests in the background has turned SIGINT off.
-    run = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    run += "from gail.__main__ import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", run, "sweep", *words, "--out", str(tmp_path / "out"), "--iterations", "100000"]
+    command = [sys.executable, "-m", "gail", "sweep", *words, "--out", str(tmp_path / "out"), "--iterations", "100000"]
     sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     runs = tmp_path / "out" / PENDULUM / "gail" / "n1"
     end = time.monotonic() + 60
     while not (runs / "seed1" / "progress.csv").exists():
         assert sweep.poll() is None and time.monotonic() < end
         time.sleep(0.05)
-    sweep.send_signal(signal.SIGINT)
+    sweep.terminate()
     _, said = sweep.communicate(timeout=60)
     assert sweep.returncode == 1 and said.strip().endswith("interrupted") and "Traceback" not in said, said
     assert [path.name for path in runs.iterdir()] == ["seed1"]
+    assert (runs / "seed1" / "log").read_text().splitlines()[-1] == "gail: interrupted"  # the run ended by SIGTERM
 
 
 # ---- nothing is silently wrong ----
@@ -718,6 +716,53 @@ def test_a_run_whose_tables_are_gone_is_not_resumed(tmp_path: Path) -> None:
         read_record(tmp_path / "result.json", ["return"])
 
 
+def test_a_run_whose_checkpoint_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium")
+    from gail_worlds import settings
+
+    from gail.run import Run
+
+    run = Run(settings("random"), tmp_path)
+    run.begin(resume=False)
+    assert (tmp_path / "checkpoint.pt").is_file()  # of iteration 0: without it, no row was written
+    (tmp_path / "checkpoint.pt").unlink()
+    run.begin(resume=True)
+    (tmp_path / "checkpoint.pt").unlink()
+    (tmp_path / "progress.csv").write_text("iteration,return\n1,1\n")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is gone, but .*progress\.csv has rows"):
+        run.begin(resume=True)
+
+
+def test_demonstrations_have_the_steps_that_their_lengths_say() -> None:
+    pytest.importorskip("gymnasium")
+    from dataclasses import replace
+
+    from gail_worlds import demonstrations, settings
+
+    from gail.build import check_fit
+
+    demos = demonstrations(trajectories=1)
+    check_fit(demos, settings("gail"))
+    with pytest.raises(ValueError, match="lengths are of 1000000 steps and there are 1000; record anew"):
+        check_fit(replace(demos, lengths=demos.lengths * 1000), settings("gail"))
+
+
+def test_data_that_were_binarised_anew_are_decoded_again(tmp_path: Path) -> None:
+    """The kept output is named by contents: sizes, and time stamps that may be older, say nothing."""
+    from fairseq_erpo.tools.generate import digest_of
+
+    files = [tmp_path / name for name in ("checkpoint_best.pt", "test.de-en.de.bin", "dict.de.txt")]
+    for file in files:
+        file.write_bytes(b"old")
+    names = {digest_of(files, "")}
+    for count, file in enumerate(files, 2):
+        file.write_bytes(b"new")
+        os.utime(file, (0, 0))
+        names.add(digest_of(files, ""))
+        assert len(names) == count
+    assert digest_of(files, "") in names and digest_of(files, "beam 1") not in names
+
+
 # ---- folders ----
 
 
@@ -741,6 +786,40 @@ def test_two_writers_of_a_file_have_two_parts(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "1" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(WriteError, match=r"--out .*cannot be written"), atomic_write(tmp_path / "a" / "b", "--out"):
         pass  # a file where a folder should be
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch, corpus
+from recipes import Selection
+from gail.checkpoints import save
+
+out, (source, target) = Path(sys.argv[1]), map(Path, sys.argv[2:])
+resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
+for write in (
+    lambda: save({"policy": {"w": torch.zeros(9_000)}}, out / "checkpoint.pt"),
+    lambda: corpus.prepare([source, target], ("de", "en"), Selection(pieces=60), False, out / "data"),
+):
+    try:
+        write()
+    except (OSError, SystemExit) as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """Files of 8 kB at most: a checkpoint and a subword model are larger, the corpus's text is not."""
+    sources = texts(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    command = [sys.executable, "-c", FULL, str(tmp_path), *map(str, sources)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.stdout.splitlines() == [
+        f"--out {tmp_path / 'checkpoint.pt'} cannot be written: File too large; it is left as it was",
+        f"corpus: {tmp_path / 'data'} cannot be written: File too large",
+    ], ran.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_corpus_that_holds_more_is_not_replaced(tmp_path: Path) -> None:
