@@ -24,11 +24,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import sentencepiece
 from recipes import TASKS, Selection, profile_of
 
-from fairseq_erpo.files import write_json
+from fairseq_erpo.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("train", "valid", "test")
@@ -252,12 +253,26 @@ def digest_of(sources: Sequence[Path], settings: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps([contents, settings], sort_keys=True).encode()).hexdigest()
 
 
+def manifest(file: Path) -> dict[str, Any]:
+    """corpus.json.  Ends the program with one line if it is something else."""
+    try:
+        found: dict[str, Any] = read_json(file)
+        languages, pieces = found["languages"], found["selection"]["pieces"]
+        if not all(isinstance(text, str) for text in (found["digest"], *languages)) or len(languages) != 2:
+            raise TypeError
+        if not isinstance(pieces, int) or not isinstance(found["moses"], bool):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"corpus: {file} is damaged ({error!r:.100}); remove its folder, and prepare the text again") from None
+    return found
+
+
 def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Selection, moses: bool, folder: Path) -> None:
     """Everything above, unless it was done with the same settings."""
     settings = {"languages": list(languages), "selection": asdict(selection), "moses": moses}
     done = folder / "corpus.json"
     digest = digest_of([path for path in sources if path.exists()], settings)
-    if done.is_file() and json.loads(done.read_text("utf-8"))["digest"] == digest:
+    if done.is_file() and manifest(done)["digest"] == digest:
         print(f"corpus: {folder} is there already")
         return
     if folder.exists() and not done.is_file() and (not folder.is_dir() or any(folder.iterdir())):

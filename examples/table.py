@@ -7,7 +7,6 @@ other settings starts afresh; what was finished with other settings is removed a
 """
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -47,8 +46,7 @@ class Plan:
         """corpus.json; before there is one, what the profile would make of its task's text."""
         file = ROOT / self.data / "corpus.json"
         if file.is_file():
-            found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-            return found
+            return corpus.manifest(file)
         pieces = self.profile.selection.pieces
         return {"digest": "", "languages": self.task.languages, "selection": {"pieces": pieces}, "moses": False}
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,17 @@ def reason_of(error: BaseException) -> str:
         return f"it asks for {asked[1]}, which could run code"
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)[:200]
+
+
+def check_archive(path: str | Path) -> None:
+    """Look at the checksums of a zip archive, as torch's checkpoints are; torch does not, and a flipped bit would train on.
+
+    Raises ValueError, BadZipFile, or anything else that a damaged archive makes Python raise.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it does not match its checksum")
 
 
 @contextmanager
@@ -59,5 +71,5 @@ def read_json(file: str | Path) -> Any:
     """Read JSON.  Raises ValueError, with the file's name, if the file holds anything else."""
     try:
         return json.loads(Path(file).read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from None

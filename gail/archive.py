@@ -6,7 +6,6 @@ NAME.json   format, version, env_id, versions of the libraries, source, seed, re
 
 import hashlib
 import platform
-import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from fairseq_erpo.files import atomic_write, read_json, write_json
 from gail.demos import FIELDS, Demonstrations
+from gail.npz import read_npz
 
 FORMAT, VERSION = "gail-demonstrations", 1
 LIBRARIES = ("gymnasium", "mujoco", "numpy")
@@ -59,7 +59,11 @@ def load(path: Path, env_id: str | None = None) -> Demonstrations:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{path}: sha256 is not what its manifest says; the two files are not of one recording")
-    return Demonstrations(env_id=manifest["env_id"], **read_arrays(path))
+    arrays = read_npz(path, FIELDS, "; record with `python -m gail record`")
+    try:
+        return Demonstrations(env_id=manifest["env_id"], **arrays)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:
@@ -77,23 +81,3 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
         if not isinstance(manifest.get(key), str):
             raise ValueError(f"{beside}: {key} is missing or not a text")
     return manifest
-
-
-def read_arrays(path: Path) -> dict[str, Any]:
-    """Read the arrays of all fields."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = sorted(set(FIELDS) - set(archive.files))
-            if missing:
-                raise ValueError(f"{', '.join(missing)} missing; record with `python -m gail record`")
-            return {name: read_array(archive, name) for name in FIELDS}
-    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def read_array(archive: Any, name: str) -> Any:
-    """Read one array.  Raises ValueError for an array of Python objects, which numpy does not read without executing code."""
-    try:
-        return archive[name]
-    except ValueError as error:  # numpy's words for an array of Python objects
-        raise ValueError(f"{name} cannot be read without executing code, or is damaged ({error})") from None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fairseq_erpo.files import atomic_write, reason_of
+from fairseq_erpo.files import atomic_write, check_archive, reason_of
 
 
 def save(content: Any, path: Path) -> None:
@@ -20,6 +20,7 @@ def save(content: Any, path: Path) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint without executing code.  Raises ValueError that names the file."""
     try:
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises anything
         raise ValueError(f"{path} cannot be read as a checkpoint of this package: {reason_of(error)}") from None

@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gail.checkpoints import load
+from gail.npz import read_npz
 from gail.simulator import Box, box_of, make_env
 
 # (raw observations [B, D], random generator or None for the mean action) -> actions [B, A], clipped to the box
@@ -34,17 +35,19 @@ def plain_expert(path: Path, box: Box) -> Act:
     Raises ValueError that names the file and the array.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in ARRAYS if name not in archive.files]
-            if missing:
-                raise ValueError(f"no array {', '.join(missing)}")
-            arrays = {name: np.asarray(archive[name], dtype=float) for name in ARRAYS}
-            # Vectors may come as rows, [1, A].
-            arrays |= {name: arrays[name].reshape(-1) for name in ARRAYS if name not in ("W0", "W_out")}
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"--expert {path}: {error}") from None
-    if arrays["b_out"].shape != box[0].shape:
-        raise ValueError(f"--expert {path}: b_out has the shape {arrays['b_out'].shape}, the actions {box[0].shape}")
+        found = read_npz(path, ARRAYS)
+        arrays = {name: array.astype(float) for name, array in found.items() if array.dtype.kind in "fiu"}
+    except ValueError as error:
+        raise ValueError(f"--expert {error}") from None
+    # Vectors may come as rows, [1, A].
+    arrays |= {name: array.reshape(-1) for name, array in arrays.items() if name not in ("W0", "W_out")}
+    sizes = {"D": len(arrays.get("obs_mean", ())), "H": len(arrays.get("b0", ())), "A": box[0].size}
+    for name, axes in zip(ARRAYS, ("D", "D", "DH", "H", "HA", "A", "A"), strict=True):
+        shape = tuple(sizes[axis] for axis in axes)
+        if name not in arrays or arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"--expert {path}: {name} must be finite numbers of the shape {shape}, {axes}")
+    if np.abs(arrays["log_std"]).max() > 20:
+        raise ValueError(f"--expert {path}: log_std must lie between -20 and 20")
     deviation = np.sqrt(np.maximum(arrays["obs_meansq"] - arrays["obs_mean"] ** 2, 0)) + 1e-6
 
     def act(observations: NDArray[Any], rng: np.random.Generator | None) -> NDArray[np.float32]:

@@ -14,9 +14,11 @@ import numpy as np
 
 from fairseq_erpo.files import atomic_write
 from gail.demos import Demonstrations, from_episodes
+from gail.npz import read_npz
 from gail.simulator import Simulator, make_env
 
-ARRAYS = ("obs", "acts", "rews", "lengths", "terminal")
+# name -> (kinds of number, how many axes)
+ARRAYS = {"obs": ("fiu", 2), "acts": ("fiu", 2), "rews": ("fiu", 1), "lengths": ("iu", 1), "terminal": ("b", 1)}
 
 
 def to_arrays(demos: Demonstrations) -> list[dict[str, Any]]:
@@ -85,20 +87,25 @@ def save(demos: Demonstrations, path: Path) -> None:
 def load(path: Path, env_id: str) -> Demonstrations:
     """Read an exchange file.  Raises ValueError that names the file and the array."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in ARRAYS if name not in archive.files]
-            if missing:
-                raise ValueError(f"no array {', '.join(missing)}")
-            arrays = {name: archive[name] for name in ARRAYS}
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"--trajectories-of {path}: {error}") from None
-    ends = np.cumsum(arrays["lengths"])[:-1]
+        arrays = read_npz(path, ARRAYS)
+    except ValueError as error:
+        raise ValueError(f"--trajectories-of {error}") from None
+    for name, (kinds, axes) in ARRAYS.items():
+        if arrays[name].dtype.kind not in kinds or arrays[name].ndim != axes:
+            raise ValueError(f"--trajectories-of {path}: {name} is {arrays[name].dtype} of the shape {arrays[name].shape}")
+    lengths, steps = arrays["lengths"], len(arrays["acts"])
+    sizes = (lengths.sum(), len(arrays["rews"]), len(arrays["obs"]) - len(lengths))
+    if not len(lengths) or len(arrays["terminal"]) != len(lengths) or lengths.min() < 1 or set(map(int, sizes)) != {steps}:
+        raise ValueError(f"--trajectories-of {path}: lengths do not fit to the other arrays")
+    ends = np.cumsum(lengths)[:-1]
     parts = (
         np.split(arrays["obs"], ends + np.arange(1, len(ends) + 1)),
         np.split(arrays["acts"], ends),
         np.split(arrays["rews"], ends),
         arrays["terminal"],
     )
-    return from_arrays(
-        env_id, [dict(zip(("obs", "acts", "rews", "terminal"), one, strict=True)) for one in zip(*parts, strict=True)]
-    )
+    whole = [dict(zip(("obs", "acts", "rews", "terminal"), one, strict=True)) for one in zip(*parts, strict=True)]
+    try:
+        return from_arrays(env_id, whole)
+    except ValueError as error:
+        raise ValueError(f"--trajectories-of {path}: {error}") from None

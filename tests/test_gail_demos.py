@@ -105,7 +105,7 @@ def without(name: str) -> Callable[[Arrays], Arrays]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("states"), "states missing; record with"),
+        (without("states"), "no array states; record with"),
         (pickled, "rewards cannot be read without executing code"),
         (lambda arrays: arrays | {"qvel": arrays["qvel"] * np.nan}, "qvel has a number that is not finite"),
     ],

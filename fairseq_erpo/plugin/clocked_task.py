@@ -13,6 +13,7 @@ from fairseq.utils import split_paths
 from fairseq_erpo.plugin.clock import Clock, is_parallel
 from fairseq_erpo.plugin.decoder import check_model, feature_size, unwrapped
 from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
+from fairseq_erpo.plugin.indexed import check_index
 
 
 class Clocked:
@@ -89,7 +90,11 @@ class Clocked:
         if any(not file.stat().st_size for folder in folders for file in Path(folder).glob(f"{split}.*.bin")):
             raise SystemExit(nothing)  # fairseq would fail to map an empty file into memory
         try:
+            for index in (file for folder in folders for file in Path(folder).glob(f"{split}.*.idx")):
+                check_index(index)
             super().load_dataset(split, *args, **kwargs)  # type: ignore[misc]
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}; run fairseq-preprocess again") from None
         except FileNotFoundError as error:
             raise SystemExit(f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}") from None
         if not len(self.datasets[split]):  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import numpy
 import torch
 from numpy._core import multiarray
 
-from fairseq_erpo.files import reason_of
+from fairseq_erpo.files import check_archive, reason_of
 from fairseq_erpo.plugin import literals  # noqa: F401 - from now on fairseq evaluates nothing but literals
 
 # torch >= 2.6 unpickles plain data only, which stays so. fairseq-train's checkpoints hold a Namespace, and with --eval-bleu the
@@ -36,11 +36,7 @@ def _checked(path: str, changed: int, size: int) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a checkpoint: it was cut short, or torch.save did not write it")
     try:
-        # torch does not look at the checksums of its archive: a flipped bit would train on.
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} in it does not match its checksum")
+        check_archive(path)
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except Exception as error:  # a broken pickle raises anything
         raise ValueError(f"{path} is not a checkpoint that is complete and safe to load: {reason_of(error)}") from None
