@@ -108,7 +108,7 @@ def values_of(flag: str) -> st.SearchStrategy[Any]:
     return st.sampled_from(KNOWN.get(flag, ["x"])) | TEXTS
 
 
-@fuzzed(4000, quick=60)
+@fuzzed(2000, quick=60)
 @given(data=st.data())
 def test_flags_of_criterions(data: st.DataObject) -> None:
     row = FAMILY[data.draw(st.sampled_from(sorted(FAMILY)))]
@@ -123,7 +123,7 @@ NAMES = st.sampled_from(["model", "reward", "data", "task", "delta", " model", "
 SHARES = st.sampled_from([".5", "1", "0", "3/7", "4/7", ".25"]) | NUMBERS
 
 
-@fuzzed(4000, quick=60)
+@fuzzed(2000, quick=60)
 @given(st.lists(st.tuples(NAMES, SHARES).map("=".join), max_size=4).map(",".join) | TEXTS)
 def test_lambdas(text: str) -> None:
     settings = judged("--erpo-lambda", lambda: resolve({"erpo_lambda": text}), "--erpo-lambda")
@@ -131,7 +131,7 @@ def test_lambdas(text: str) -> None:
         check_settings(settings)
 
 
-@fuzzed(4000, quick=60)
+@fuzzed(2000, quick=60)
 @given(st.sampled_from(["erpo_anneal_every", "erpo_pretrain"]), st.tuples(NUMBERS, st.sampled_from("euE ")).map("".join) | TEXTS)
 def test_durations(flag: str, text: str) -> None:
     settings = judged("durations", lambda: resolve({flag: text}), dashed(flag))
@@ -161,7 +161,7 @@ TRAINING = {key: ENTRY[key] for key in ("epoch", "update", "num_updates", "loss"
 LINES = st.sampled_from([TRAINING, ENTRY, {"epoch": 2, **ENTRY}]).flatmap(mutated).map(json.dumps) | TEXTS
 
 
-@fuzzed(1500, quick=25)
+@fuzzed(150, quick=25)
 @given(st.lists(LINES, max_size=5), st.sampled_from(["", "2026 | INFO | ", '{"epoch": ' + DEEP + "\n", '{"epoch": 1e400}\n']))
 def test_training_logs(folder: Path, lines: list[str], before: str) -> None:
     from fairseq_erpo.tools import curves, training_log
@@ -190,7 +190,7 @@ def scores() -> dict[str, Any]:
     return found
 
 
-@fuzzed(800, quick=20)
+@fuzzed(200, quick=20)
 @given(data=st.data())
 def test_scores(folder: Path, scores: dict[str, Any], data: st.DataObject) -> None:
     from fairseq_erpo.tools import curves, report
@@ -204,7 +204,7 @@ def test_scores(folder: Path, scores: dict[str, Any], data: st.DataObject) -> No
             curves.svg(panel)
 
 
-@fuzzed(1500)
+@fuzzed(600)
 @given(st.lists(st.tuples(st.sampled_from("DTHSP"), st.integers(0, 3), TEXTS, TEXTS), max_size=6), st.binary(max_size=6))
 def test_outputs_of_generate(folder: Path, lines: list[tuple[str, int, str, str]], rest: bytes) -> None:
     from fairseq_erpo.tools.generate import read
@@ -216,7 +216,7 @@ def test_outputs_of_generate(folder: Path, lines: list[tuple[str, int, str, str]
         assert len(output.references) == len(output.hypotheses)
 
 
-@fuzzed(1500)
+@fuzzed(600)
 @given(st.lists(st.tuples(NUMBERS | st.sampled_from("0123"), NUMBERS, st.sampled_from(["a", "b c"]) | TEXTS), max_size=5),
        st.binary(max_size=4))  # fmt: skip
 def test_samples_files(folder: Path, lines: list[tuple[str, str, str]], rest: bytes) -> None:
@@ -237,7 +237,7 @@ def test_samples_files(folder: Path, lines: list[tuple[str, str, str]], rest: by
 CORPUS = {"digest": "0", "sizes": {"train": 3}, "languages": ["de", "en"], "selection": {"pieces": 100}, "moses": False}
 
 
-@fuzzed(1000)
+@fuzzed(600)
 @given(contents(CORPUS))
 def test_corpus_manifests(folder: Path, content: bytes) -> None:
     import table as examples_table
@@ -247,7 +247,7 @@ def test_corpus_manifests(folder: Path, content: bytes) -> None:
     judged("corpus.json", lambda: plan.stages() and plan.table(), "corpus.json")
 
 
-@fuzzed(1000)
+@fuzzed(600)
 @given(contents({"digest": "0", "seconds": 3.5, "core_seconds": 2.5}))
 def test_done_stages(folder: Path, content: bytes) -> None:
     import table as examples_table
@@ -262,7 +262,7 @@ def test_done_stages(folder: Path, content: bytes) -> None:
 # ---- gail ----
 
 
-@fuzzed(4000, quick=60)
+@fuzzed(2000, quick=60)
 @given(st.sampled_from(["--ppo", "--discriminator"]), st.data())
 def test_records(flag: str, data: st.DataObject) -> None:
     flags = pytest.importorskip("gail.flags")
@@ -310,7 +310,7 @@ DESCRS = st.sampled_from(
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 14, 10**13, 2**63, -1]), max_size=3).map(tuple)
 
 
-@fuzzed(800, quick=20)
+@fuzzed(200, quick=20)
 @given(data=st.data())
 def test_headers_of_demonstrations(folder: Path, demonstrations: Path, data: st.DataObject) -> None:
     from gail import archive, trajectories
@@ -337,7 +337,7 @@ def test_headers_of_demonstrations(folder: Path, demonstrations: Path, data: st.
     judged("headers of experts", lambda: plain_expert(file, box)(np.zeros((2, 4)), None), str(file))
 
 
-@fuzzed(1000)
+@fuzzed(600)
 @given(data=st.data())
 def test_manifests_of_demonstrations(folder: Path, demonstrations: Path, data: st.DataObject) -> None:
     from gail import archive
