@@ -415,9 +415,12 @@ def product_taught(
 
 
 def policy_taught(
-    w: World, c: float, c_model: float, shares: Mapping[str, float], samples: int = 1, reward: str = "edit"
+    w: World, c: float, c_model: float, shares: Mapping[str, float], samples: int = 1, reward: str = "edit", pays: str = ""
 ) -> Expected:
-    """Algorithm 1's draws; a token weighs the sentence's reward where the model drew it, and 1 where reward or data did."""
+    """Algorithm 1's draws; a token weighs the sentence's reward where the model drew it, and 1 where reward or data did.
+
+    `reward` says what comes next, and `pays` the sentence, if it is another one.
+    """
     drawn, _ = algorithm_1(w, shares, c=c, c_model=c_model, samples=samples, reward=reward)
     objective = w.table.logits.new_zeros(())
     for y, probability in drawn[0].items():
@@ -426,9 +429,43 @@ def policy_taught(
             own = shares["model"] * w.table.drawable(prefix, power=c_model)[v]
             rest = shares["reward"] * reward_conditional(prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward))[v]
             rest += shares["data"] * (v == gold_at(w, t))
-            weight = (own * reward_of(w, y, reward) + rest) / (own + rest)
+            weight = (own * reward_of(w, y, pays or reward) + rest) / (own + rest)
             objective = objective + probability * weight * w.table.log_p[w.table.number[prefix]][v]
     return Expected(drawn, samples * objective)
+
+
+def beside(w: World, samples: int, expected: Callable[..., Expected], data: float) -> Expected:
+    """λ over whole sequences: `samples` of what the rest of λ draws, and y* itself, which is not drawn."""
+    drawn = expected(w, samples=samples, shares={"model": 3 / 7, "reward": 4 / 7, "data": 0.0})
+    gold = w.table.likelihood(w.closed, w.closed)
+    return Expected([*drawn.q, {w.closed: 1.0}], (1 - data) * drawn.objective + data * samples * gold)
+
+
+def risk(w: World, q: Mapping[tuple[int, ...], float], sharpness: float, reward: str = "bleu") -> Expected:
+    """Two candidates from q, whose expected reward Σ_k q_k R_k, q ∝ exp{a mean log p}, is raised; equal ones count once.
+
+    A source weighs as many tokens as its candidates have. Their gradient is found by differentiating q itself.
+    """
+    ys = list(q)
+    length = torch.tensor([float(len(y)) for y in ys], dtype=torch.float64)
+    score = sharpness * torch.stack([w.table.likelihood(y, y) for y in ys]) / length
+    value = torch.tensor([w.reward(reward, y) for y in ys], dtype=torch.float64)
+    first = torch.sigmoid(score[:, None] - score[None])  # q of the first of two different candidates
+    mean = first * value[:, None] + (1 - first) * value[None]
+    tokens = length[:, None] + length[None]
+    p = torch.tensor([q[y] for y in ys], dtype=torch.float64)
+    weight = p[:, None] * p[None] * (1 - torch.eye(len(ys), dtype=torch.float64))  # one candidate alone teaches nothing
+    return Expected([dict(q)] * 2, (weight * tokens * mean).sum())
+
+
+def mrt(w: World, sharpness: float, reward: str = "bleu") -> Expected:
+    """Candidates are two samples of the model."""
+    return risk(w, plain(w).q[0], sharpness, reward)
+
+
+def interpolated_risk(w: World, sharpness: float) -> Expected:
+    """Candidates are two draws of Algorithm 1."""
+    return risk(w, algorithm_1(w, INTERIOR, c=2.5, c_model=2).q[0], sharpness, "edit")
 
 
 def scheduled_sampling(w: World, k: float, i: int) -> Expected:
@@ -519,6 +556,22 @@ ORACLES: dict[str, list[Variant]] = {
             },
         ),
         Variant(partial(paid, c_model=2), {**FIXED, "erpo_model_targets": "policy"}),
+        Variant(
+            partial(paid, c_model=2, pays="bleu"),
+            {**FIXED, "erpo_model_targets": "policy", "erpo_reward": "bleu", "erpo_teacher": "edit"},
+        ),
+        Variant(
+            partial(beside, samples=2, expected=partial(algorithm_1, c=2.5, c_model=2), data=0.3),
+            {**FIXED, "erpo_samples": 2, "erpo_layout": "sentence"},
+        ),
+        Variant(
+            partial(beside, samples=1, expected=partial(policy_taught, c=2.5, c_model=2), data=0.3),
+            {**FIXED, "erpo_model_targets": "policy", "erpo_reward_targets": "soft", "erpo_layout": "sentence"},
+        ),
+        Variant(
+            partial(interpolated_risk, sharpness=3.0),
+            {**FIXED, "erpo_samples": 2, "erpo_model_targets": "risk", "erpo_sharpness": 3.0},
+        ),
         # A baseline that does not see the token changes nothing where the model is asked with c = 1.
         Variant(
             partial(paid, c_model=1, samples=2, reward="bleu"),
@@ -531,6 +584,10 @@ ORACLES: dict[str, list[Variant]] = {
                 "erpo_baseline": "leave_one_out",
             },
         ),
+    ],
+    "mrt": [
+        Variant(partial(mrt, sharpness=1.0), {"erpo_samples": 2}),
+        Variant(partial(mrt, sharpness=6.0, reward="edit"), {"erpo_samples": 2, "erpo_sharpness": 6.0, "erpo_reward": "edit"}),
     ],
     "scheduled_sampling": [
         Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": "3u", "erpo_sampler": sampler}, update=4)

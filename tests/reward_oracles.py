@@ -7,12 +7,13 @@ import functools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
+from fairseq_erpo.rewards.corpus_bleu import UNHEARD
 from fairseq_erpo.vocabulary import Vocabulary
 
 Words = tuple[int, ...]
@@ -80,6 +81,18 @@ def distances(y: Words, y_star: Words) -> list[int]:
     return table[-1]
 
 
+def corpus_share(matches: Sequence[float], ngrams: Sequence[float]) -> float:
+    """The first-order change of corpus BLEU at `UNHEARD`, which has no brevity penalty."""
+    s = UNHEARD
+    terms = zip(matches, s.matches, ngrams, s.ngrams, strict=True)
+    return s.bleu * s.sentences * sum(m / of_m - t / of_t for m, of_m, t, of_t in terms) / 4
+
+
+def corpus_bleu(y: Words, y_star: Words) -> float:
+    orders = range(1, 5)
+    return corpus_share([clipped(y, y_star, n) for n in orders], [max(len(y) - n + 1, 0) for n in orders])
+
+
 class Oracle(NamedTuple):
     phi: Callable[[Words, Words], float]  # of a prefix
     metric: Callable[[Words, Words], float]  # of a closed sentence
@@ -92,6 +105,7 @@ class Oracle(NamedTuple):
 
 ORACLES = {
     "bleu": Oracle(bleu_prefix, bleu),
+    "corpus_bleu": Oracle(corpus_bleu, corpus_bleu),
     "bleu, prefix penalty": Oracle(bleu, bleu),
     "rouge1": Oracle(functools.partial(rouge_n, n=1), functools.partial(rouge_n, n=1)),
     "rouge2": Oracle(functools.partial(rouge_n, n=2), functools.partial(rouge_n, n=2)),
@@ -103,6 +117,12 @@ ORACLES = {
 
 def text(words: Words) -> str:
     return " ".join(f"w{w}" for w in words)
+
+
+def sacrebleu_share(y: Words, y_star: Words) -> float:
+    """The same from the clipped counts and totals of sacrebleu."""
+    stats = BLEU(smooth_method="none", tokenize="none").sentence_score(text(y), [text(y_star)])
+    return corpus_share(stats.counts, stats.totals)
 
 
 def sacrebleu_counts(y: Words, y_star: Words) -> float:

@@ -65,6 +65,12 @@ class Stub:
     def words(self) -> Tensor:
         return torch.tensor(self.world.words)
 
+    def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
+        raise NotImplementedError
+
+    def beam(self, samples: int) -> Tensor:
+        raise NotImplementedError
+
     def baseline(self, features: Tensor) -> Tensor:
         """Any function of the prefix leaves the expected gradient alone."""
         return 0.2 * torch.arange(features.size(1)) + 0.3 * features[:, :, 4]
@@ -219,7 +225,7 @@ def test_policy_targets_without_data_or_reward_expert_are_policy_gradient(name: 
     )
 
 
-@pytest.mark.parametrize("baseline", ["none", "greedy", "leave_one_out"])
+@pytest.mark.parametrize("baseline", ["none", "greedy", "leave_one_out", "group"])
 def test_weights_are_reward_minus_baseline(baseline: str) -> None:
     """Any baseline leaves the expected gradient alone, so that its value has to be looked at by itself."""
     world = WORLDS["V=2, T=4"]
@@ -234,9 +240,47 @@ def test_weights_are_reward_minus_baseline(baseline: str) -> None:
     for i, weights in enumerate(drawn.weights.tolist()):
         others = [rewards[j] for j in range(i // 3 * 3, i // 3 * 3 + 3) if j != i]
         values = {"none": 0.0, "greedy": reward_of(world, greedy), "leave_one_out": sum(others) / 2}
+        values["group"] = (sum(others) + rewards[i]) / 3
         length = len(lines(drawn.sample.tokens)[i])
         expected = [rewards[i] - values[baseline]] * length + [0.0] * (len(weights) - length)
         assert weights == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "clip"), [("group", math.inf), ("batch", math.inf), ("plain", 0.1), ("group", 1.2)])
+def test_advantages_are_scaled_and_clipped(scale: str, clip: float) -> None:
+    world = WORLDS["V=2, T=4"]
+    flags = {"erpo_samples": 3, "erpo_baseline": "group", "erpo_advantage": scale, "erpo_clip": clip}
+    batch = batch_in(world, FAMILY["pg"], Variant(plain, flags), 100)
+    drawn = drawn_in(FAMILY["pg"], batch)
+    rewards = torch.tensor([reward_of(world, y) for y in lines(drawn.sample.tokens)], dtype=torch.float64).view(-1, 3)
+    gain = rewards - rewards.mean(1, keepdim=True)
+    spread = {"plain": torch.ones(1), "group": rewards.std(1, correction=0, keepdim=True) + 1e-4}
+    spread["batch"] = gain.std(correction=0) + 1e-4
+    expected = (gain / spread[scale]).clamp(-clip, clip).flatten()
+    assert drawn.weights is not None and expected.unique().numel() > 10
+    torch.testing.assert_close(drawn.weights[:, 0].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_sentence_layout_ends_in_mle_and_in_self_critic() -> None:
+    """λ_data = 1 takes the batch as it is; λ_data = 0 is the row without y*, to the last bit."""
+    world, flags = WORLDS["V=2, T=4"], {"erpo_samples": 3, "erpo_baseline": "leave_one_out"}
+    corner = {**flags, "erpo_schedule": "constant", "erpo_c_model": 1.0, "erpo_reward": "bleu", "erpo_model_targets": "policy"}
+    corner |= {"erpo_layout": "sentence"}
+    gold = batch_in(world, FAMILY["interp"], Variant(plain, {**corner, "erpo_lambda": "data=1"}), 10)
+    assert FAMILY["interp"].draw(gold) is None
+    one = drawn_in(FAMILY["interp"], batch_in(world, FAMILY["interp"], Variant(plain, {**corner, "erpo_lambda": "model=1"}), 50))
+    other = drawn_in(FAMILY["self_critic"], batch_in(world, FAMILY["self_critic"], Variant(plain, flags), 50))
+    assert one.weights is not None and other.weights is not None
+    assert torch.equal(one.sample.tokens, other.sample.tokens) and torch.equal(one.weights, other.weights)
+    assert one.size == other.size
+
+
+def test_the_training_log_leaves_out_the_copies_of_the_data() -> None:
+    flags = {**FIXED, "erpo_samples": 2, "erpo_layout": "sentence"}
+    drawn = drawn_in(FAMILY["interp"], batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, flags), 20))
+    plain_flags = {**FIXED, "erpo_samples": 2, "erpo_lambda": "model=3/7,reward=4/7"}
+    alone = drawn_in(FAMILY["interp"], batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, plain_flags), 20))
+    assert len(drawn.sample.tokens) == 60 and torch.equal(drawn.explored.reward, alone.sample.reward)
 
 
 # Identities over all sequences
@@ -339,7 +383,8 @@ def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
 def behaviour(settings: Settings) -> dict[str, Any]:
     """All that a flag may change. λ and MIXER's stage stand for the schedule's flags."""
     found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "schedule"}
-    found["reward"] = type(settings.reward), vars(settings.reward)
+    for name in ("teacher", "reward"):
+        found[name] = type(found[name]), vars(found[name])
     times = [(epoch, update, falls) for epoch in (1, 3, 5, 12) for update in (0, 7, 5000) for falls in (0, 2)]
     schedule = settings.schedule
     return found | {"clock": [(schedule.mixture(*time), schedule.stage(*time)) for time in times]}
@@ -351,6 +396,12 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "label_smoothing": ({}, {"label_smoothing": 0.1}),
     "erpo_preset": ({"erpo_preset": "robust"}, {"erpo_preset": "paper"}),
     "erpo_reward": ({}, {"erpo_reward": "rouge"}),
+    "erpo_teacher": ({}, {"erpo_teacher": "rouge"}),
+    "erpo_layout": ({"erpo_layout": "token"}, {"erpo_layout": "sentence"}),
+    "erpo_advantage": (ON_POLICY, {**ON_POLICY, "erpo_advantage": "batch"}),
+    "erpo_clip": (ON_POLICY, {**ON_POLICY, "erpo_clip": 0.2}),
+    "erpo_candidates": ({}, {"erpo_candidates": "beam"}),
+    "erpo_sharpness": ({}, {"erpo_sharpness": 3.0}),
     "erpo_c": ({}, {"erpo_c": "7"}),
     "erpo_c_model": ({}, {"erpo_c_model": 1.7}),
     "erpo_schedule": ({}, {"erpo_schedule": "linear"}),
@@ -396,6 +447,7 @@ def test_points_of_the_papers_table() -> None:
         "pg": reinforce,
         "self_critic": reinforce,
         "sequence_tutor": Point("reward", "α", "0"),
+        "mrt": Point("log R_PG on a set", "1", "0"),
         "mixer": Point("R_δ, then log R_PG", "0, then 1", "1, then 0"),
         "mixer_alike": annealed,
         "interp": annealed,

@@ -29,12 +29,16 @@ from reward_oracles import (
     rouge_score,
     sacrebleu_counts,
     sacrebleu_score,
+    sacrebleu_share,
+    text,
 )
+from sacrebleu.metrics import BLEU
 from torch import Tensor
 
 import fairseq_erpo.rewards
 from fairseq_erpo.rewards import REWARDS, Gains, Reference, Reward, make_reward, register_reward, replay
 from fairseq_erpo.rewards.bleu import Bleu
+from fairseq_erpo.rewards.corpus_bleu import CorpusBleu, CorpusStatistics
 
 MAKERS: dict[str, Callable[[], Reward[Any]]] = {**REWARDS}
 # ΔR is a difference of two float32 of at most 3, each a few roundings (2^-24 of its size) from the float64 twin: below 6e-7.
@@ -127,6 +131,8 @@ def test_every_token_of_every_prefix_against_brute_force(name: str) -> None:
 def sentence_metric(name: str, y: Words, y_star: Words) -> float:
     if name.startswith("bleu"):
         return sacrebleu_counts(y, y_star)
+    if name == "corpus_bleu":
+        return sacrebleu_share(y, y_star)
     if name == "edit":
         return -distances(y, y_star)[-1]
     scores = rouge_score(y, y_star)
@@ -335,7 +341,7 @@ def test_reference_marks_what_can_match() -> None:
 
 
 def test_an_unknown_reward_names_the_flag_and_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"--erpo-reward 'blue' .* bleu, edit, rouge, rouge1, rouge2, rougeL"):
+    with pytest.raises(ValueError, match=r"--erpo-reward 'blue' .* bleu, corpus_bleu, edit, rouge, rouge1, rouge2, rougeL"):
         make_reward("blue")
 
 
@@ -359,6 +365,51 @@ def test_register_reward_refuses_other_classes_and_taken_names() -> None:
     assert register_reward("mine")(Mine) is Mine
     assert register_reward("mine")(Mine) is Mine
     assert isinstance(make_reward("mine"), Mine)
+
+
+def corpus(seed: int, size: int = 300) -> tuple[CorpusStatistics, Tensor, float]:
+    """The statistics of many outputs, the reward of each at them, and sacreBLEU of the whole, all in tokens."""
+    batch = pairs(seed, size)
+    counts = CorpusBleu().counts(batch.reference, batch.drawn, VOCABULARY)
+    statistics = CorpusStatistics.from_counts(counts)
+    total = replay(CorpusBleu(statistics), batch.reference, batch.drawn, VOCABULARY).total
+    sides = [[text(side) for side in both] for both in zip(*((y, y_star) for y_star, y in batch.words), strict=True)]
+    score = BLEU(tokenize="none", force=True, smooth_method="none").corpus_score(sides[0], [sides[1]])
+    return statistics, total, score.score / 100
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_corpus_statistics_are_sacrebleus(seed: int) -> None:
+    statistics, _, score = corpus(seed)
+    assert statistics.bleu == pytest.approx(score, rel=1e-6)
+
+
+@pytest.mark.parametrize("cut", [0, 2])
+def test_the_corpus_reward_is_the_slope_of_corpus_bleu(cut: int) -> None:
+    """Exchange one output of 2,000 for its reference: N times the change of the corpus score is the change of the reward.
+
+    To one percent, since the second order is one in N.
+    """
+    rng = random.Random(7)
+    wanted = [tuple(rng.choices(WORDS, k=rng.randint(4, 9))) for _ in range(2000)]
+    drawn = [tuple(w if rng.random() < 0.7 else rng.choice(WORDS) for w in y)[: len(y) - cut] for y in wanted]
+    reference = Reference.from_target(padded([(*y, EOS) for y in wanted]), VOCABULARY)
+
+    def counts(outputs: list[Words]) -> Tensor:
+        return CorpusBleu().counts(reference, padded(outputs, width=9), VOCABULARY)
+
+    now = CorpusStatistics.from_counts(counts(drawn))
+    assert (now.length < now.wanted) == (cut > 0)
+    reward = CorpusBleu(now)
+    better = [wanted[0], *drawn[1:]]
+    before, after = (float(replay(reward, reference, padded(ys, width=9), VOCABULARY).total[0]) for ys in (drawn, better))
+    change = (CorpusStatistics.from_counts(counts(better)).bleu - now.bleu) * now.sentences
+    assert change == pytest.approx(after - before, rel=0.01) and change > 0.1
+
+
+def test_statistics_without_an_output_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be linearised"):
+        CorpusStatistics((1, 1, 1, 0), (1, 1, 1, 1), 4, 4, 1)
 
 
 def shared(y: Words, y_star: Words) -> int:

@@ -46,6 +46,12 @@ class RowInputs(Protocol):
     def predrawn(self) -> PredrawnSamples | None:
         """RAML's samples from a file."""
 
+    def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
+        """The reward of text that --erpo-reward names.  [B·S, T] -> [B·S] float32"""
+
+    def beam(self, samples: int) -> Tensor:
+        """The S best outputs of the model's beam search, padded on the right.  -> [B·S, T] int64"""
+
     def baseline(self, features: Tensor) -> Tensor:
         """MIXER's learned baseline.  [N, T, D] -> [N, T]"""
 
@@ -99,11 +105,23 @@ class Drawn(NamedTuple):
     sequences: int | None = None  # what --sentence-avg divides by; None stands for N
     greedy: Tensor | None = None  # [B] float32: reward of the greedy output
     by_advantage: bool = False  # the weights of the model's tokens are advantages, which may be negative
+    with_data: bool = False  # the last of each sentence's samples is y* itself
 
     @property
     def learnt(self) -> Tensor:
         """The targets.  -> [N, T] int64"""
         return self.sample.tokens if self.targets is None else self.targets
+
+    @property
+    def explored(self) -> Sample:
+        """The sample without the copies of y* that are learnt beside it."""
+        return without_last(self.sample, self.samples) if self.with_data else self.sample
+
+
+def without_last(sample: Sample, samples: int) -> Sample:
+    """All but the last of each sentence's samples.  [B·S, ...] -> [B·(S - 1), ...]"""
+    parts = (None if part is None else part.unflatten(0, (-1, samples))[:, :-1].flatten(0, 1) for part in sample)
+    return Sample(*parts)  # type: ignore[arg-type]
 
 
 def previous_tokens(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:

@@ -4,18 +4,20 @@ B sentences, S samples of each, N = B·S drawn sequences (row b·S + s), T steps
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from fairseq_erpo.algorithm.baselines import BASELINES
-from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample
-from fairseq_erpo.algorithm.layouts import PER_TOKEN, Layout, Point
+from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, without_last
+from fairseq_erpo.algorithm.layouts import LAYOUTS, Layout, Point
 from fairseq_erpo.algorithm.neighbours import PAYOFFS
+from fairseq_erpo.algorithm.pay import paid
 from fairseq_erpo.algorithm.sampler import Sampler, length_caps
+from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.algorithm.uniforms import Channel, Draws
 from fairseq_erpo.rewards.base import Reference, replay
 
@@ -35,7 +37,7 @@ class WholeSequences:
 
 def _noised(batch: Batch) -> Drawn:
     """Eq. 7: q = 1 at g(y*)."""
-    return Drawn(score(batch, batch.inputs.noising(batch.target, batch.draws), Expert.DATA))
+    return Drawn(paid(batch, score(batch, batch.inputs.noising(batch.target, batch.draws), Expert.DATA)))
 
 
 def _neighbours(batch: Batch) -> Drawn:
@@ -48,13 +50,19 @@ def _neighbours(batch: Batch) -> Drawn:
         return Drawn(score(batch, tokens, Expert.REWARD, samples)._replace(reward=reward), samples)
     draw = PAYOFFS[settings.payoff].draw
     tokens = draw(batch.target, inputs.words, settings.samples, settings.tau, batch.draws, batch.vocabulary)
-    return Drawn(score(batch, tokens, Expert.REWARD, settings.samples), settings.samples)
+    return Drawn(paid(batch, score(batch, tokens, Expert.REWARD, settings.samples), settings.samples), settings.samples)
+
+
+def _candidates(batch: Batch) -> Drawn:
+    """The model's best outputs, by beam search: a set to choose from."""
+    samples = batch.settings.samples
+    return Drawn(paid(batch, score(batch, batch.inputs.beam(samples), Expert.MODEL, samples), samples), samples)
 
 
 def score(batch: Batch, tokens: Tensor, origin: Expert, samples: int = 1) -> Sample:
-    """Whole sequences of one expert, with their ΔR.  [B·S, T] -> Sample"""
+    """Whole sequences of one expert, with the teacher's ΔR and its sum as their reward.  [B·S, T] -> Sample"""
     target, _ = batch.copies(samples)
-    scores = replay(batch.settings.reward, Reference.from_target(target, batch.vocabulary), tokens, batch.vocabulary)
+    scores = replay(batch.settings.teacher, Reference.from_target(target, batch.vocabulary), tokens, batch.vocabulary)
     padding = tokens.eq(batch.vocabulary.pad)
     return Sample(
         tokens=tokens,
@@ -90,25 +98,34 @@ class Plan(NamedTuple):
 class FromExperts:
     """Algorithm 1 and its special cases: each token comes from the expert that the layout names."""
 
-    layout: Layout = PER_TOKEN
+    layout: Layout | None = None  # None: as --erpo-layout says
     as_inputs: bool = False  # the drawn tokens are read, y* is learnt (scheduled sampling)
+
+    def resolved(self, settings: Settings) -> Self:
+        """The same with its layout."""
+        return replace(self, layout=self.layout or LAYOUTS[settings.layout])
 
     @property
     def text(self) -> str:
+        assert self.layout is not None
         return self.layout.text
 
     @property
     def source(self) -> str:
+        assert self.layout is not None
         return "(ε, 0, 1 - ε), gold targets" if self.as_inputs else self.layout.source
 
     @property
     def point(self) -> Point:
+        assert self.layout is not None
         return Point("-", "-", "-") if self.as_inputs else self.layout.point  # scheduled sampling lies outside the space
 
     def __call__(self, batch: Batch) -> Drawn | None:
         """None where λ_data = 1: the batch as fairseq made it."""
         if batch.mixture.data == 1:
             return None
+        if batch.settings.candidates == "beam":
+            return _candidates(batch)
         plan = self.plan(batch)
         return self.finish(batch, plan.run(batch), plan.rows)
 
@@ -125,18 +142,19 @@ class FromExperts:
         else:
             caps = length_caps(reference, batch.max_positions)
             steps = min(batch.max_positions, target.size(1) * 3 // 2 + 5)
-        origin = self.layout.place(batch, reference, draws(Channel.ORIGIN, steps))
+        layout = self.layout or LAYOUTS[settings.layout]
+        origin = layout.place(batch, reference, draws(Channel.ORIGIN, steps))
         if baseline.greedy:
             last = torch.arange(len(target), device=target.device).remainder(rows).eq(rows - 1)
             origin = origin.masked_fill(last[:, None], int(Expert.GREEDY))
         sampler = Sampler(
-            reward=settings.reward,
+            reward=settings.teacher,
             experts=settings.experts,
             vocabulary=vocabulary,
             through_eos=self.as_inputs,
             keep_features=baseline.learned,
-            keep_reward_q=settings.reward_targets == "soft",
-            keep_tilt=settings.reward_targets == "product",
+            keep_reward_q=settings.reward_targets == "soft" and settings.model_targets != "risk",
+            keep_tilt=settings.reward_targets == "product" and settings.model_targets != "risk",
             alpha=settings.alpha,
             parallel=settings.sampler == "parallel",
         )
@@ -146,16 +164,8 @@ class FromExperts:
         """The targets of a sample with so many sequences of each source."""
         if self.as_inputs:
             return Drawn(sample, rows, targets=batch.copies(rows)[0][:, : sample.tokens.size(1)])
+        sample = paid(batch, sample, rows)
         if BASELINES[batch.settings.baseline].greedy:
-            return _without_greedy(sample, rows)
+            greedy = sample.reward.unflatten(0, (-1, rows))[:, -1]
+            return Drawn(without_last(sample, rows), rows - 1, greedy=greedy)
         return Drawn(sample, rows)
-
-
-def _without_greedy(sample: Sample, rows: int) -> Drawn:
-    """Take the greedy outputs, each sentence's last row, out of the targets; keep their rewards."""
-
-    def kept(part: Tensor | None) -> Tensor | None:
-        return None if part is None else part.unflatten(0, (-1, rows))[:, :-1].flatten(0, 1)
-
-    others = Sample(*(kept(part) for part in sample))  # type: ignore[arg-type]
-    return Drawn(others, rows - 1, greedy=sample.reward.unflatten(0, (-1, rows))[:, -1])

@@ -3,7 +3,7 @@
 N sequences, T steps.  Each layout also says which point (R, α, β) of Eq. 2 a row has that draws so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,11 +50,20 @@ def _model_only(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
     return torch.full_like(u, int(Expert.MODEL), dtype=torch.int64)
 
 
+def _without_data(mixture: Mixture) -> Mixture:
+    """Model and reward in λ's proportion."""
+    return Mixture(mixture.model / (1 - mixture.data), mixture.reward / (1 - mixture.data), 0)
+
+
 def _prefix(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
     """Section 5.1, MIXER-alike: data for t < round(λ_data r), then model and reward in λ's proportion."""
-    rest = Mixture(batch.mixture.model / (1 - batch.mixture.data), batch.mixture.reward / (1 - batch.mixture.data), 0)
     m = (batch.mixture.data * reference.length).round()
-    return _data_before(m, draw_experts(rest, u))
+    return _data_before(m, draw_experts(_without_data(batch.mixture), u))
+
+
+def _by_sentence(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
+    """Model and reward in λ's proportion; y* is learnt beside the samples (`weigh.beside_data`)."""
+    return draw_experts(_without_data(batch.mixture), u)
 
 
 def _falling_prefix(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
@@ -76,6 +85,7 @@ def _product(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
 ANNEALED = Point("R_δ → reward", "annealed", "annealed")
 PER_TOKEN = Layout(_per_token, "per token", "(λ_model, λ_reward, λ_data)", ANNEALED)
 PREFIX = Layout(_prefix, "prefix, m = round(λ_data r)", "(0, 0, 1), then (λ_model, λ_reward, 0)", ANNEALED)
+SENTENCE = Layout(_by_sentence, "y* of weight λ_data, samples of 1 - λ_data", "(λ_model, λ_reward, 0), and y*", ANNEALED)
 MODEL_ONLY = Layout(_model_only, "every token", "(1, 0, 0) as proposal", Point("log R_PG", "1", "0"))
 FALLING_PREFIX = Layout(
     _falling_prefix,
@@ -84,3 +94,6 @@ FALLING_PREFIX = Layout(
     Point("R_δ, then log R_PG", "0, then 1", "1, then 0"),
 )
 PRODUCT = Layout(_product, "every token", "p · exp{ΔR/α}", Point("reward", "α", "0"))
+
+# --erpo-layout: where in the sentence, or beside it, the data come.
+LAYOUTS: Mapping[str, Layout] = {"token": PER_TOKEN, "prefix": PREFIX, "sentence": SENTENCE}

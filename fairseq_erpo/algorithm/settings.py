@@ -8,6 +8,8 @@ from fairseq_erpo.algorithm.schedule import Schedule
 from fairseq_erpo.rewards.base import Reward
 
 REWARD_TARGETS = ("hard", "soft", "product")
+ADVANTAGES = ("plain", "group", "batch")
+CANDIDATES = ("samples", "beam")
 SAMPLERS = ("cached", "parallel")
 
 
@@ -15,15 +17,21 @@ SAMPLERS = ("cached", "parallel")
 class Settings:
     """How a row draws and weighs.  Raises ValueError, naming the flags, for values that contradict each other."""
 
-    reward: Reward[Any]
+    teacher: Reward[Any]  # ΔR of the next token
+    reward: Reward[Any] | str  # pays whole sequences; a string names a reward of text
     experts: ExpertSettings
     schedule: Schedule
     label_smoothing: float
     sampler: str  # cached: step by step; parallel: whole passes to a fixed point, the same tokens
     samples: int
+    layout: str  # a key of layouts.LAYOUTS: of the rows that have --erpo-layout
     model_targets: str  # a key of weigh.MODEL_TARGETS
     reward_targets: str  # one of REWARD_TARGETS
     baseline: str  # a key of baselines.BASELINES
+    advantage: str  # one of ADVANTAGES
+    clip: float  # the largest |advantage|
+    sharpness: float  # of expected risk's q
+    candidates: str  # one of CANDIDATES
     alpha: float | None
     bang_bang: float | None
     prior: str | None
@@ -34,10 +42,14 @@ class Settings:
     gamma: float
 
     def __post_init__(self) -> None:
-        if self.baseline == "leave_one_out" and self.samples < 2:
-            raise ValueError("--erpo-baseline leave_one_out needs --erpo-samples 2 or more, or --erpo-baseline none")
+        if self.baseline in ("leave_one_out", "group") and self.samples < 2:
+            raise ValueError(f"--erpo-baseline {self.baseline} needs --erpo-samples 2 or more, or --erpo-baseline none")
         if self.baseline != "none" and self.model_targets != "policy":
             raise ValueError(f"--erpo-baseline {self.baseline} needs --erpo-model-targets policy; or use --erpo-baseline none")
+        if self.advantage == "group" and self.samples < 2:
+            raise ValueError("--erpo-advantage group needs --erpo-samples 2 or more, or use --erpo-advantage batch")
+        if self.model_targets == "risk" and self.samples < 2:
+            raise ValueError("expected risk compares the candidates of one source: give --erpo-samples 2 or more")
         if self.model_targets == "reward" and self.reward_targets == "hard":
             raise ValueError("--erpo-model-targets reward needs --erpo-reward-targets soft or product")
         if self.reward_targets == "product" and self.alpha is None:

@@ -4,14 +4,14 @@ N drawn sequences, T steps.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 
-from fairseq_erpo.algorithm.baselines import BASELINES
+from fairseq_erpo.algorithm.advantage import Advantage
 from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert
-from fairseq_erpo.algorithm.layouts import Point
+from fairseq_erpo.algorithm.beside_data import beside_data
 from fairseq_erpo.algorithm.neighbours import PAYOFFS, raml_weights
+from fairseq_erpo.algorithm.risk import Risk
 
 MIXER_DATA_WEIGHT = 0.5  # Ranzato et al. 2016: the weight of the cross-entropy part
 
@@ -35,44 +35,20 @@ def _taught_by_reward(batch: Batch, drawn: Drawn) -> Drawn:
     return drawn._replace(soft=drawn.sample.origin.eq(Expert.MODEL) | drawn.sample.origin.eq(Expert.REWARD))
 
 
-@dataclass(frozen=True)
-class Advantage:
-    """Eq. 10: w = R - baseline for tokens that the model drew, `data_weight` for all others."""
-
-    data_weight: float = 1.0
-    kl_to_prior: bool = False  # Eq. 1 with a frozen prior: R - α Σ (log p_θ - log p_prior)
-
-    @property
-    def point(self) -> Point | None:
-        """The KL term to a prior moves the row to another point than its layout's."""
-        return Point("reward", "α", "0") if self.kl_to_prior else None
-
-    def __call__(self, batch: Batch, drawn: Drawn) -> Drawn:
-        sample, inputs = drawn.sample, batch.inputs
-        baseline = BASELINES[batch.settings.baseline].value(batch, drawn)
-        baseline = baseline if baseline.dim() == 2 else baseline[:, None]
-        gain = sample.reward[:, None] - baseline
-        if self.kl_to_prior:
-            ours, prior = (inputs.log_p(sample.tokens, drawn.samples, prior=prior) for prior in (False, True))
-            # A token answers for the ratio at and behind it, not before.
-            gain = gain - (batch.settings.alpha or 0) * (ours - prior).flip(1).cumsum(1).flip(1)
-        weights = torch.where(sample.origin.eq(Expert.MODEL), gain, self.data_weight)
-        real = sample.origin.ne(Expert.NONE)
-        return drawn._replace(weights=weights * real, size=real.sum(), by_advantage=True)
-
-
 # --erpo-model-targets: what is learnt where the model drew.
 MODEL_TARGETS: Mapping[str, Weigh] = {
     "keep": as_drawn,
     "drop": _without_model,
     "reward": _taught_by_reward,
     "policy": Advantage(),
+    "risk": Risk(),
 }
 
 
 def by_model_targets(batch: Batch, drawn: Drawn) -> Drawn:
-    """As --erpo-model-targets says."""
-    return MODEL_TARGETS[batch.settings.model_targets](batch, drawn)
+    """As --erpo-model-targets says, and y* beside it where --erpo-layout says so."""
+    drawn = MODEL_TARGETS[batch.settings.model_targets](batch, drawn)
+    return beside_data(batch, drawn) if batch.settings.layout == "sentence" and batch.mixture.data > 0 else drawn
 
 
 def by_payoff(batch: Batch, drawn: Drawn) -> Drawn:

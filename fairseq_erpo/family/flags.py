@@ -1,5 +1,6 @@
 """Flags and presets as data, and the spellings of older versions."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from fairseq_erpo.algorithm.neighbours import PAYOFFS
 from fairseq_erpo.algorithm.noising import GAMMA, SCHEMES
 from fairseq_erpo.annealers import SCHEDULES
 from fairseq_erpo.rewards import REWARDS
+from fairseq_erpo.text_rewards import TEXT_REWARDS
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,19 @@ class Flag:
 FLAGS: Mapping[str, Flag] = {
     "erpo_preset": Flag(str, "finish", "values for the flags left out: finish (at a small rate), robust or paper"),
     "erpo_pretrain": Flag(str, "0e", "MLE before annealing starts: 20e (epochs) or 5000u (updates)"),
-    "erpo_reward": Flag(str, "bleu", f"the task reward: {', '.join(REWARDS)}, or one of your own"),
+    "erpo_reward": Flag(
+        str,
+        "bleu",
+        f"the reward of a sequence: {', '.join(REWARDS)}; of its text: {', '.join(TEXT_REWARDS)}, or module:function, your own",
+    ),
+    "erpo_teacher": Flag(
+        str, "same", f"the reward whose ΔR the reward expert follows: {', '.join(REWARDS)}, or same, the one of --erpo-reward"
+    ),
+    "erpo_layout": Flag(
+        str,
+        "token",
+        "where λ's data come: at single tokens (token), as a prefix (prefix), or as y* beside the samples (sentence)",
+    ),
     "erpo_c": Flag(
         str, "auto:.1", "inverse temperature of the reward: a number, inf, or auto:EPS, which leaves EPS to all other words"
     ),
@@ -37,7 +51,7 @@ FLAGS: Mapping[str, Flag] = {
         str,
         "keep",
         "what is learnt where the model drew: its token (keep); nothing (drop); what the reward says there (reward); its token,"
-        " weighted by the sentence's reward minus --erpo-baseline (policy)",
+        " weighted by the sentence's reward minus --erpo-baseline (policy); the expected reward of the samples (risk)",
     ),
     "erpo_reward_targets": Flag(
         str,
@@ -45,6 +59,14 @@ FLAGS: Mapping[str, Flag] = {
         "what is learnt where the reward drew: its draw (hard); its whole distribution (soft); p exp{ΔR/α} / Z (product)",
     ),
     "erpo_baseline": Flag(str, "none", f"subtracted from the reward in policy gradient: {', '.join(BASELINES)}"),
+    "erpo_advantage": Flag(
+        str,
+        "plain",
+        "reward minus baseline as it is (plain), or divided by its deviation in the source's samples (group) or in the batch",
+    ),
+    "erpo_clip": Flag(float, math.inf, "the largest absolute advantage"),
+    "erpo_candidates": Flag(str, "samples", "the set that expected risk compares: the model's samples or its beam (beam)"),
+    "erpo_sharpness": Flag(float, 1.0, "how much expected risk prefers likely candidates: q ∝ exp{sharpness · mean log p}"),
     "erpo_alpha": Flag(float, None, "α of Eq. 1: the pull towards the model, or towards the prior"),
     "erpo_sampler": Flag(
         str, "cached", "how the model is asked: step by step (cached), or in whole passes (parallel); the same draws"
@@ -71,6 +93,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # `interp` of docs/results.md.
     "finish": {
         "erpo_reward": "edit",
+        "erpo_teacher": "edit",
         "erpo_c": "auto:.001",
         "erpo_lambda": "model=.8,reward=.2",
         "erpo_anneal_every": "20u",
@@ -83,6 +106,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # data; no noise from the reward's own draws, and none of the model's mistakes (an early EOS above all) as targets.
     "robust": {
         "erpo_reward": "edit",
+        "erpo_teacher": "edit",
         "erpo_c": "auto:.001",
         "erpo_c_model": 2.0,
         "erpo_lambda": "model=.12,reward=.16,data=.72",
@@ -110,6 +134,8 @@ OLD_VALUES = {"erpo_model_targets": {"task": "reward"}, "erpo_sampler": {"auto":
 def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     """The criterion's configuration of a checkpoint, also of versions before 0.2, with today's flags and values."""
     found = {name: value for name, value in config.items() if name in FLAGS and value is not None}
+    if config.get("erpo_preset") not in (None, "paper") and "erpo_teacher" not in config and "erpo_reward" in found:
+        found["erpo_teacher"] = "same"  # before 0.3 the reward that was typed taught, too
     if "erpo_task_targets" in config:
         found["erpo_reward_targets"] = config["erpo_task_targets"]
     for name, values in OLD_VALUES.items():

@@ -9,15 +9,17 @@ from typing import Any
 
 from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.estep import ExpertSettings, InverseTemperature
+from fairseq_erpo.algorithm.layouts import LAYOUTS
 from fairseq_erpo.algorithm.neighbours import PAYOFFS
 from fairseq_erpo.algorithm.noising import SCHEMES
 from fairseq_erpo.algorithm.schedule import Duration, Schedule
-from fairseq_erpo.algorithm.settings import REWARD_TARGETS, SAMPLERS, Settings
+from fairseq_erpo.algorithm.settings import ADVANTAGES, CANDIDATES, REWARD_TARGETS, SAMPLERS, Settings
 from fairseq_erpo.algorithm.weigh import MODEL_TARGETS
 from fairseq_erpo.annealers import make_annealer
 from fairseq_erpo.family.flags import FLAGS, OLD_FLAGS, OLD_VALUES, PRESETS
 from fairseq_erpo.mixture import Mixture
-from fairseq_erpo.rewards import make_reward
+from fairseq_erpo.rewards import Reward, make_reward
+from fairseq_erpo.text_rewards import TEXT_REWARDS
 from fairseq_erpo.verbs import dashed
 
 BANG_BANG_ALPHA = 1e-4  # Ding & Soricut 2017: a reward weight of 10,000
@@ -37,16 +39,23 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     with named("erpo_c_model"):
         experts = ExpertSettings(c_reward, value("erpo_c_model"))
     payoff = value.one_of("erpo_payoff", PAYOFFS)
+    teacher, reward = _rewards(value)
     return Settings(
-        reward=make_reward(value("erpo_reward")),
+        teacher=teacher,
+        reward=reward,
         experts=experts,
         schedule=_schedule(value),
         label_smoothing=value.within("label_smoothing", 0, math.nextafter(1, 0)),
         sampler=value.one_of("erpo_sampler", SAMPLERS),
         samples=int(value.within("erpo_samples", 1, 1000)),
+        layout=value.one_of("erpo_layout", LAYOUTS),
         model_targets=value.one_of("erpo_model_targets", MODEL_TARGETS),
         reward_targets=value.one_of("erpo_reward_targets", REWARD_TARGETS),
         baseline=value.one_of("erpo_baseline", BASELINES),
+        advantage=value.one_of("erpo_advantage", ADVANTAGES),
+        clip=value.within("erpo_clip", LEAST_CLIP, math.inf),
+        sharpness=value.within("erpo_sharpness", 1e-6, 1e6),
+        candidates=value.one_of("erpo_candidates", CANDIDATES),
         alpha=_alpha(value),
         bang_bang=None if value("erpo_bang_bang") is None else value.within("erpo_bang_bang", 0, 1),
         prior=value("erpo_prior"),
@@ -60,6 +69,21 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 
 MOST = 10**300  # of an integer, which Python's may exceed and its floats not
 LEAST_ALPHA = 1e-6  # R/α has to stay within float32
+LEAST_CLIP = 1e-6  # below it nothing would be learnt
+
+
+def _rewards(value: _Values) -> tuple[Reward[Any], Reward[Any] | str]:
+    """The reward that teaches token by token, and the one that pays the sequence: the same object unless they differ."""
+    paid, taught = value("erpo_reward"), value("erpo_teacher")
+    text = paid in TEXT_REWARDS or ":" in paid
+    if taught in ("same", paid):
+        if text and taught == "same":  # rows that ask no reward expert show its ΔR in their log only
+            taught = "edit"
+        elif text:
+            raise ValueError(f"--erpo-teacher {taught} scores whole texts and cannot teach: use --erpo-teacher edit")
+        else:
+            return (reward := make_reward(paid)), reward
+    return make_reward(taught, "--erpo-teacher"), paid if text else make_reward(paid)
 
 
 def _schedule(value: _Values) -> Schedule:

@@ -46,7 +46,7 @@ class Row:
     @property
     def point(self) -> Point:
         """(R, α, β) of Eq. 2."""
-        point = getattr(self.weigh, "point", None) or self.draw.point
+        point = getattr(self.weigh, "point", None) or self._draw.point
         if point.alpha == "annealed" and "erpo_lambda" not in self.flags:
             return Point(point.reward.replace("R_δ → ", "") if self._end.data == 0 else point.reward, "fixed", "fixed")
         return point
@@ -54,14 +54,18 @@ class Row:
     @property
     def layout(self) -> str:
         """Where in the sentence each expert draws."""
-        return self.draw.text
+        return self._draw.text
 
     @property
     def source(self) -> str:
         """(λ_model, λ_reward, λ_data) that tokens are drawn from."""
-        if "λ" in self.draw.source and "erpo_lambda" not in self.flags:
+        if "λ" in self._draw.source and "erpo_lambda" not in self.flags:
             return f"({self._end.model:g}, {self._end.reward:g}, {self._end.data:g})"
-        return self.draw.source
+        return self._draw.source
+
+    @property
+    def _draw(self) -> WholeSequences | FromExperts:
+        return self.draw.resolved(self.settings({})) if isinstance(self.draw, FromExperts) else self.draw
 
     @property
     def _end(self) -> Any:

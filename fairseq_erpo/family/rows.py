@@ -2,15 +2,28 @@
 
 from dataclasses import replace
 
+from fairseq_erpo.algorithm.advantage import Advantage
 from fairseq_erpo.algorithm.draw import GOLD, NEIGHBOURS, NOISED, FromExperts
-from fairseq_erpo.algorithm.layouts import FALLING_PREFIX, MODEL_ONLY, PREFIX, PRODUCT
-from fairseq_erpo.algorithm.weigh import MIXER_DATA_WEIGHT, Advantage, as_drawn, by_model_targets, by_payoff
+from fairseq_erpo.algorithm.layouts import FALLING_PREFIX, MODEL_ONLY, PRODUCT
+from fairseq_erpo.algorithm.risk import Risk
+from fairseq_erpo.algorithm.weigh import MIXER_DATA_WEIGHT, as_drawn, by_model_targets, by_payoff
 from fairseq_erpo.family.row import Row, add_row
 
 PRETRAINED = ("label_smoothing", "erpo_pretrain")
-INTERPOLATED = ("erpo_preset", "erpo_reward", "erpo_c", "erpo_c_model", "erpo_schedule", "erpo_lambda", "erpo_anneal_every")
-TARGETS = ("erpo_samples", "erpo_model_targets", "erpo_reward_targets", "erpo_baseline", "erpo_alpha", "erpo_sampler")
-POLICY = ("erpo_reward", "erpo_samples", "erpo_baseline", "erpo_sampler")
+INTERPOLATED = (
+    "erpo_preset",
+    "erpo_reward",
+    "erpo_teacher",
+    "erpo_layout",
+    "erpo_c",
+    "erpo_c_model",
+    "erpo_schedule",
+    "erpo_lambda",
+    "erpo_anneal_every",
+)
+ADVANTAGE = ("erpo_samples", "erpo_baseline", "erpo_advantage", "erpo_clip", "erpo_sampler")
+TARGETS = ("erpo_model_targets", "erpo_reward_targets", "erpo_alpha", "erpo_sharpness", *ADVANTAGE)
+POLICY = ("erpo_reward", *ADVANTAGE)
 MIXER_PERIOD = "5e"  # Ranzato et al. 2016: epochs per step
 
 MLE = Row(
@@ -98,6 +111,20 @@ SEQUENCE_TUTOR = replace(
     flags=(*SELF_CRITIC.flags, "erpo_alpha", "erpo_prior"),
     defaults={**SELF_CRITIC.defaults, "erpo_alpha": 0.05},
 )
+MRT = replace(
+    PG,
+    name="mrt",
+    page="""Minimum risk training (Shen et al. 2016; Edunov et al. 2018): the expected reward over a set of candidates is raised,
+    Σ_k q_k R_k with q ∝ exp{a · mean log p} among the set.
+
+    Policy gradient (Eq. 10) on the model renormalised over the set: at a small --erpo-sharpness a, a times its gradient with the
+    baseline group. Anneals nothing. --erpo-candidates beam compares the model's best outputs instead of its samples. The reward
+    expert's draws join the set in interp --erpo-model-targets risk. Watch `seq_reward`; expect nothing in the first epochs. Use
+    it to finish a model that is good already.""",
+    weigh=Risk(),
+    flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_candidates", "erpo_sharpness", "erpo_sampler"),
+    defaults={**PG.defaults, "erpo_model_targets": "risk", "erpo_samples": 5},
+)
 MIXER = replace(
     PG,
     name="mixer",
@@ -141,7 +168,7 @@ MIXER_ALIKE = replace(
 
     Targets, weights and λ are those of interp, preset by preset; with --erpo-preset paper every drawn token is a target of
     weight 1. Watch the same figures. Use it to see what drawing each token on its own adds.""",
-    draw=FromExperts(PREFIX),
+    defaults={"erpo_layout": "prefix"},
 )
 SCHEDULED_SAMPLING = Row(
     name="scheduled_sampling",
@@ -159,5 +186,5 @@ SCHEDULED_SAMPLING = Row(
 )
 
 # From restricted to broad exploration, as in Figure 1; the row outside the space comes last.
-for row in (MLE, NOISING, RAML, INTERP, MIXER_ALIKE, MIXER, SPG, SELF_CRITIC, PG, SEQUENCE_TUTOR, SCHEDULED_SAMPLING):
+for row in (MLE, NOISING, RAML, INTERP, MIXER_ALIKE, MIXER, SPG, MRT, SELF_CRITIC, PG, SEQUENCE_TUTOR, SCHEDULED_SAMPLING):
     add_row(row)

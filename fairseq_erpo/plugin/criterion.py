@@ -23,12 +23,14 @@ from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
 from fairseq_erpo.plugin.checkpoints import another
 from fairseq_erpo.plugin.clock import HISTORY
 from fairseq_erpo.plugin.clocked_task import clocked
+from fairseq_erpo.plugin.corpus_statistics import Follower, follows_model
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.forward import in_pieces, shared_encoder
 from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.rewards.base import Reference
+from fairseq_erpo.text_rewards import find
 
 NEWEST = "checkpoint_last.pt"  # what fairseq restores if nothing else is named
 WATCH_EVERY = 100  # batches between two checks for samples that cannot teach anything
@@ -72,6 +74,7 @@ class ErpoCriterion(FairseqCriterion):
         self.vocabulary = vocabulary_of(task.target_dictionary)
         self.baseline = StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
         self.cache = RunCache(task, settings, self.vocabulary, self.baseline)
+        self.follower = Follower(self.cache, Path(cfg.save_dir)) if follows_model(settings) else None
         self.batches = 0
 
     @classmethod
@@ -104,6 +107,8 @@ class ErpoCriterion(FairseqCriterion):
             criterion = cls(clocked(task), settings, cfg)
             with named("erpo_samples_file"):
                 _ = criterion.cache.predrawn  # read now, not in the middle of training
+            if isinstance(settings.reward, str):
+                find(settings.reward)
             return criterion
         except (ValueError, OSError) as error:
             raise SystemExit(f"erpo: {error}") from None
@@ -152,6 +157,8 @@ class ErpoCriterion(FairseqCriterion):
         """E-step: draw and weigh, without gradient or dropout; None for the data themselves."""
         if self.settings.schedule.elapsed(*self.now) is None:
             return None
+        if self.follower is not None:
+            self.settings = self.cache.settings = self.follower.update(model, self.task.clock, self.seed) or self.settings
         with sampling_mode(unwrapped(model)):
             batch = self.batch(model, sample)
             drawn = self.row.draw(batch)

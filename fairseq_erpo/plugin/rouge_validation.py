@@ -9,13 +9,9 @@ from typing import Any
 from fairseq.data import encoders
 from fairseq.logging import metrics
 from fairseq.tasks.translation import TranslationConfig
-from fairseq.utils import strip_pad
-from torch import Tensor
 
+from fairseq_erpo.plugin.texts import UNKNOWN_FOUND, UNKNOWN_WANTED, spelt
 from fairseq_erpo.scores import ROUGE, rouge_f1
-
-# As fairseq's BLEU has it: an unknown word never matches, and is one word to the scorer.
-UNKNOWN_FOUND, UNKNOWN_WANTED = "UNKNOWNTOKENINHYP", "UNKNOWNTOKENINREF"
 
 
 @dataclass
@@ -64,13 +60,8 @@ class RougeValidation:
         """Sums over the batch: plain numbers under the same keys on every rank, which fairseq adds up."""
         found = self.inference_step(self.sequence_generator, [model], sample, prefix_tokens=None)  # type: ignore[attr-defined]
         sums = {f"_{name}": 0.0 for name in ROUGE} | {"_rouge_sentences": float(len(found))}
-        pad = self.tgt_dict.pad()  # type: ignore[attr-defined]
         for best, target in zip(found, sample["target"], strict=True):
-            hypothesis = self._spelt(best[0]["tokens"], UNKNOWN_FOUND)
-            for name, score in rouge_f1(hypothesis, self._spelt(strip_pad(target, pad), UNKNOWN_WANTED)).items():
+            texts = spelt(self, best[0]["tokens"], UNKNOWN_FOUND), spelt(self, target, UNKNOWN_WANTED)
+            for name, score in rouge_f1(*texts).items():
                 sums[f"_{name}"] += score
         return sums
-
-    def _spelt(self, tokens: Tensor, unknown: str) -> str:
-        text: str = self.tgt_dict.string(tokens.int().cpu(), self.cfg.eval_bleu_remove_bpe, unk_string=unknown)  # type: ignore[attr-defined]
-        return self.tokenizer.decode(text) if self.tokenizer else text

@@ -3,12 +3,15 @@
 N drawn sequences, T steps, D features.
 """
 
+import os
+from argparse import Namespace
 from functools import cached_property
 from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from fairseq_erpo.algorithm.batch import previous_tokens
 from fairseq_erpo.algorithm.neighbours import real_words
@@ -18,8 +21,12 @@ from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.plugin.decoder import sampling_mode
 from fairseq_erpo.plugin.forward import shared_encoder
 from fairseq_erpo.plugin.safe_load import check_checkpoint
+from fairseq_erpo.plugin.texts import UNKNOWN_FOUND, UNKNOWN_WANTED, check_words, spelt
+from fairseq_erpo.text_rewards import Pool
 from fairseq_erpo.vocabulary import Vocabulary
 
+MOST_WORKERS = 4  # that score texts
+BEAM_LENPEN = 0.6  # as in evaluation
 MAX_STEPS = 256  # later time steps share the learned baseline of the last
 
 
@@ -67,6 +74,12 @@ class RunCache:
         return PredrawnSamples(self.settings.samples_file, encode, self.vocabulary)
 
     @cached_property
+    def text_pool(self) -> Pool:
+        """The workers of a reward of text."""
+        assert isinstance(self.settings.reward, str)
+        return Pool(self.settings.reward, max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // 2)))
+
+    @cached_property
     def prior(self) -> Any:
         """The frozen prior.  It does not belong to the criterion's state, and is not saved with it."""
         if self.settings.prior is None:
@@ -94,6 +107,25 @@ class BatchInputs:
     @property
     def predrawn(self) -> PredrawnSamples | None:
         return self.cache.predrawn
+
+    def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
+        task, sample = self.cache.task, self.sample
+        sources = [spelt(task, line, UNKNOWN_WANTED, task.source_dictionary) for line in sample["net_input"]["src_tokens"]]
+        references = [spelt(task, line, UNKNOWN_WANTED) for line in sample["target"]]
+        check_words(references[0], "--erpo-reward")
+        found = [spelt(task, line, UNKNOWN_FOUND) for line in tokens]
+        sources, references = ([text for text in side for _ in range(samples)] for side in (sources, references))
+        scores = self.cache.text_pool.score(sources, found, references)
+        return torch.tensor(scores, device=self.device)
+
+    def beam(self, samples: int) -> Tensor:
+        task, vocabulary = self.cache.task, self.cache.vocabulary
+        generator = task.build_generator([self.model], Namespace(beam=samples, max_len_a=1.5, max_len_b=5, lenpen=BEAM_LENPEN))
+        outputs = []
+        for found in task.inference_step(generator, [self.model], self.sample):
+            best = [one["tokens"] for one in found[:samples]]
+            outputs += best + best[:1] * (samples - len(best))  # a candidate that occurs twice counts once
+        return pad_sequence(outputs, batch_first=True, padding_value=vocabulary.pad)
 
     def baseline(self, features: Tensor) -> Tensor:
         assert self.cache.step_baseline is not None

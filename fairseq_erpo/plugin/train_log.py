@@ -26,7 +26,7 @@ def sums(drawn: Drawn | None, target: Tensor, mixture: Mixture, vocabulary: Voca
     log: dict[str, Any] = {f"lambda_{name}": getattr(mixture, name) * target.size(0) for name in NAMES}
     if drawn is None:
         return log | {f"{kind}_{name}": nothing for name in EXPERTS for kind in ("z", "dr")} | dict.fromkeys(SUMS, nothing)
-    sample = drawn.sample
+    sample = drawn.explored
     for name, expert in EXPERTS.items():
         z = sample.origin.eq(expert)
         log |= {f"z_{name}": z.sum(), f"dr_{name}": sample.delta_r.masked_fill(~z, 0).sum()}
@@ -83,7 +83,7 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
 
 def warn_if_useless(drawn: Drawn) -> None:
     """Warn of samples that cannot teach anything."""
-    sample = drawn.sample
+    sample = drawn.explored
     if bool(sample.clipped.all()):
         logger.warning("every sample of this batch reached the length cap without EOS: the model may not have learnt to stop yet")
     if len(sample.reward) > 1 and bool(sample.reward.eq(sample.reward[0]).all()):

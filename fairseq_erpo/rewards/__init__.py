@@ -43,6 +43,7 @@ from typing import Any, TypeVar
 
 from fairseq_erpo.rewards.base import Gains, Reference, Replay, Reward, any_equal, replay
 from fairseq_erpo.rewards.bleu import Bleu
+from fairseq_erpo.rewards.corpus_bleu import CorpusBleu
 from fairseq_erpo.rewards.edit import Edit
 from fairseq_erpo.rewards.rouge import Rouge
 
@@ -50,6 +51,7 @@ __all__ = ["REWARDS", "Gains", "Reference", "Replay", "Reward", "any_equal", "ma
 
 REWARDS: dict[str, Callable[[], Reward[Any]]] = {
     "bleu": Bleu,
+    "corpus_bleu": CorpusBleu,
     "rouge1": partial(Rouge, ngrams=(1,)),
     "rouge2": partial(Rouge, ngrams=(2,)),
     "rougeL": partial(Rouge, subsequence=True),
@@ -78,10 +80,10 @@ def register_reward(name: str) -> Callable[[RewardClass], RewardClass]:
     return register
 
 
-def make_reward(name: str) -> Reward[Any]:
-    """The reward that `--erpo-reward` names.  Raises ValueError if there is none."""
+def make_reward(name: str, flag: str = "--erpo-reward") -> Reward[Any]:
+    """The reward that `flag` names.  Raises ValueError if there is none."""
     if name not in REWARDS:
-        raise ValueError(f"--erpo-reward {name!r} is unknown; there are {', '.join(sorted(REWARDS))}")
+        raise ValueError(f"{flag} {name!r} is unknown; there are {', '.join(sorted(REWARDS))}")
     return REWARDS[name]()
 
 

@@ -102,17 +102,17 @@ class Replay(NamedTuple):
 def replay(reward: Reward[Any], reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> Replay:
     """Eq. 3 for sequences that are drawn already, closed by EOS or not, padded on the right.  [B, T] int64 -> Replay"""
     state = reward.start(reference)
-    start = reward.value(state)
-    live = torch.ones_like(start, dtype=torch.bool)
+    total = reward.value(state)
+    live = torch.ones_like(total, dtype=torch.bool)
     drawn = []
     for token in tokens.unbind(1):
         gains = reward.gains(state)
         live = live & token.ne(vocabulary.pad)
         drawn.append(gains.at(token, reference, vocabulary).masked_fill(~live, 0))
+        total = total + drawn[-1]  # in order of time, so that rounding does not depend on the batch's length
         live = live & token.ne(vocabulary.eos)
         state = reward.advance(state, token, live)
-    delta_r = torch.stack(drawn, 1)
-    return Replay(delta_r, start + delta_r.sum(1))
+    return Replay(torch.stack(drawn, 1), total)
 
 
 def any_equal(bits: Tensor, first: Tensor) -> Tensor:

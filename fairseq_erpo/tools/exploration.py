@@ -181,6 +181,12 @@ class ToyInputs:
     words: Tensor
     predrawn: PredrawnSamples | None = None
 
+    def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
+        return torch.zeros(len(tokens))
+
+    def beam(self, samples: int) -> Tensor:
+        return torch.tensor(Y_STAR).repeat(samples, 1)
+
     def baseline(self, features: Tensor) -> Tensor:
         return torch.zeros(features.shape[:2])
 

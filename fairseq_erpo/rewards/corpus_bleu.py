@@ -1,0 +1,91 @@
+"""Eq. 3 for a sentence's share of corpus BLEU: the corpus score, linearised at the model's own statistics."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from fairseq_erpo.rewards.base import Reference
+from fairseq_erpo.rewards.overlap import Overlap, OverlapReward
+from fairseq_erpo.vocabulary import Vocabulary
+
+ORDERS = 4
+
+
+@dataclass(frozen=True)
+class CorpusStatistics:
+    """What corpus BLEU is a function of, summed over the outputs for N sentences.
+
+    Raises ValueError where the linearisation would divide by 0.
+    """
+
+    matches: tuple[float, ...]  # m_n, n = 1..4, clipped sentence by sentence
+    ngrams: tuple[float, ...]  # t_n
+    length: float  # H, of the outputs, in tokens without EOS
+    wanted: float  # L, of the references
+    sentences: float  # N
+
+    def __post_init__(self) -> None:
+        numbers = [*self.matches, *self.ngrams, self.length, self.wanted, self.sentences]
+        if not all(math.isfinite(number) and number > 0 for number in numbers):
+            raise ValueError(f"corpus BLEU cannot be linearised at {self}")
+
+    @property
+    def bleu(self) -> float:
+        """B, 0..1."""
+        precisions = (math.log(m / t) for m, t in zip(self.matches, self.ngrams, strict=True))
+        return math.exp(sum(precisions) / ORDERS + min(0.0, 1 - self.wanted / self.length))
+
+    @classmethod
+    def from_counts(cls, counts: Tensor) -> Self:
+        """From `CorpusBleu.counts` of many sentences; an order without a match counts as half a match.  [N, 10] -> statistics"""
+        sums = counts.double().sum(0).clamp(min=0.5).tolist()
+        return cls(tuple(sums[:ORDERS]), tuple(sums[ORDERS : 2 * ORDERS]), sums[-2], sums[-1], float(len(counts)))
+
+
+# Where no model has been heard yet: a system of BLEU .27 whose outputs are as long as the references, 12 tokens a sentence.
+UNHEARD = CorpusStatistics((7.2, 3.9, 2.2, 1.3), (12.0, 11.0, 10.0, 9.0), 12.0, 12.0, 1.0)
+
+
+class CorpusBleu(OverlapReward):
+    """The first-order change of corpus BLEU when one of its N outputs is y:
+
+        R(y) = B N (Σ_n ¼ (m_n(y)/m_n - t_n(y)/t_n) + [L > H] (L/H) |y|/H)
+
+    with B the corpus's BLEU, m_n and t_n its matches and n-grams, H and L the lengths of outputs and references. It is a sum over
+    tokens, so that ΔR is exact and telescopes; Φ(∅) = 0 and EOS costs nothing. Where outputs are too short, each token earns its
+    part of the brevity penalty, which a sentence's BLEU does not see.
+
+    The statistics have to follow the model: in training they are counted anew at the start of each epoch from greedy outputs.
+
+    Departs from the paper, whose rewards are of one sentence.
+    """
+
+    def __init__(self, statistics: CorpusStatistics = UNHEARD) -> None:
+        scale = statistics.bleu * statistics.sentences
+        super().__init__(ORDERS, subsequence=False, worth=tuple(scale / (ORDERS * m) for m in statistics.matches))
+        self.statistics = statistics
+        self.costs = [scale / (ORDERS * t) for t in statistics.ngrams]
+        if statistics.wanted > statistics.length:
+            self.costs[0] -= scale * statistics.wanted / statistics.length**2
+
+    def sizes(self, length: Tensor) -> Tensor:
+        # t - n + 1 n-grams of a prefix of t tokens, negative where there is none.
+        return torch.arange(0, -ORDERS, -1, device=length.device, dtype=length.dtype).expand(len(length), -1)
+
+    def combine(self, shares: Tensor, state: Overlap) -> Tensor:
+        ngrams = state.sizes.clamp(min=0).unbind(2)
+        return state.counts.sum(2) - sum(n * cost for n, cost in zip(ngrams, self.costs, strict=True))
+
+    def counts(self, reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """m_1..4, t_1..4, |y| and |y*| of outputs, closed by EOS or not, padded on the right.  [B, T] int64 -> [B, 10] float32"""
+        state = self.start(reference)
+        live = torch.ones_like(reference.length, dtype=torch.bool)
+        for token in tokens.unbind(1):
+            live = live & token.ne(vocabulary.pad) & token.ne(vocabulary.eos)
+            state = self.advance(state, token, live)
+        sizes = state.sizes[:, -1].clamp(min=0)
+        matches = (state.counts[:, -1] / torch.tensor(self.worth, device=sizes.device)).round()
+        return torch.cat([matches, sizes, sizes[:, :1], state.length[:, None]], 1)

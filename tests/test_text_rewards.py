@@ -1,0 +1,160 @@
+"""Rewards of text: by name against the public scorers, as a function of one's own, and inside a run."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import CHRF
+
+from fairseq_erpo.text_rewards import TEXT_REWARDS, Pool, checked, find
+
+SOURCES = ["a b", "c", "d e f"]
+WANTED = ["the cats sat here", "not me", "we were running home"]
+FOUND = ["the cat sat here", "", "we ran"]
+# Ten lines that a user might write.
+OWN = '''
+def shared(sources, hypotheses, references):
+    """The share of the reference's words that the hypothesis has."""
+    return [len(set(h.split()) & set(r.split())) / len(r.split()) for h, r in zip(hypotheses, references)]
+
+
+def broken(sources, hypotheses, references):
+    return [1 / len(h) for h in hypotheses]
+
+
+def short(sources, hypotheses, references):
+    return [1.0]
+
+
+def endless(sources, hypotheses, references):
+    return [float("nan") for _ in hypotheses]
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of metrics in the current folder, with a name of its own for each test."""
+    name = f"metrics_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    pool = Pool("chrf", 2)
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize("name", TEXT_REWARDS)
+def test_equal_texts_earn_most_and_others_less(name: str) -> None:
+    equal, different = checked(name, SOURCES, WANTED, WANTED), checked(name, SOURCES, FOUND, WANTED)
+    assert equal == pytest.approx([1, 1, 1])
+    assert all(-1 <= score <= 1 for score in different) and sum(different) < 2.9
+
+
+def test_scores_are_those_of_the_packages() -> None:
+    expected = [CHRF().sentence_score(found, [wanted]).score / 100 for found, wanted in zip(FOUND, WANTED, strict=True)]
+    assert checked("chrf", SOURCES, FOUND, WANTED) == expected
+    stems = RougeScorer(["rouge1"], use_stemmer=True).score(WANTED[0], FOUND[0])["rouge1"].fmeasure
+    assert stems == 1 and checked("rouge_score", SOURCES, FOUND, WANTED)[0] == pytest.approx(1)
+
+
+def test_workers_answer_in_the_order_of_the_texts(pool: Pool) -> None:
+    for _ in range(2):
+        assert pool.score(SOURCES, FOUND, WANTED) == checked("chrf", SOURCES, FOUND, WANTED)
+    assert pool.score(SOURCES[:1], FOUND[:1], WANTED[:1]) == checked("chrf", SOURCES[:1], FOUND[:1], WANTED[:1])
+
+
+def test_a_function_of_ones_own(own: str) -> None:
+    pool = Pool(f"{own}:shared", 1)
+    assert pool.score(SOURCES, FOUND, WANTED) == [3 / 4, 0, 1 / 4]
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("broken", r"ZeroDivisionError: division by zero; source 'c', hypothesis '', reference 'not me'"),
+        ("short", r"1 numbers for 3 texts"),
+        ("endless", r"source 'a b', hypothesis 'the cat sat here'"),
+    ],
+)
+def test_a_failure_shows_the_sentence(own: str, function: str, words: str) -> None:
+    pool = Pool(f"{own}:{function}", 1)
+    with pytest.raises(ValueError, match=f"--erpo-reward {own}:{function} failed: .*{words}"):
+        pool.score(SOURCES, FOUND, WANTED)
+    if function == "broken":  # it goes on with the next batch
+        assert pool.score(["x"], ["y"], ["z"]) == [1.0]
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("nosuch:f", "No module named 'nosuch'"), ("math:nosuch", "has no attribute 'nosuch'")]
+)
+def test_a_reward_that_is_not_there_is_refused_at_once(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"--erpo-reward {name}: .*{words}"):
+        find(name)
+
+
+FLAGS = "--criterion erpo_self_critic --erpo-samples 2 --erpo-baseline leave_one_out --task erpo_translation"
+
+
+def test_a_run_is_paid_by_text(tiny_data: Path, own: str) -> None:
+    """The reward of each sample is the function of its text, and of the text of its source's reference."""
+    built = build(tiny_data, f"{FLAGS} --erpo-reward {own}:shared")
+    drawn = built.criterion.draw(built.model, built.batch([3, 14]))
+    dictionary = built.task.target_dictionary
+    references = [dictionary.string(built.task.dataset("train")[i]["target"]) for i in (3, 14)]
+    batch = built.batch([3, 14])
+    order = [(3, 14).index(int(i)) for i in batch["id"] for _ in range(2)]
+    for tokens, which, reward in zip(drawn.sample.tokens, order, drawn.sample.reward.tolist(), strict=True):
+        words = {dictionary[i] for i in tokens.tolist() if i > dictionary.unk()}
+        wanted = references[which].split()
+        assert reward == pytest.approx(len(words & set(wanted)) / len(wanted))
+    assert drawn.weights is not None
+
+
+def test_beam_candidates_are_the_generators(tiny_data: Path) -> None:
+    built = build(tiny_data, "--criterion erpo_mrt --erpo-samples 3 --erpo-candidates beam --task erpo_translation")
+    built.model.train()
+    batch = built.batch([3, 14, 15])
+    drawn = built.criterion.draw(built.model, batch)
+    assert built.model.training
+    assert drawn.sample.tokens.shape[0] == 9 and drawn.weights is not None and bool(drawn.weights.isfinite().all())
+    built.model.eval()
+    from argparse import Namespace
+
+    generator = built.task.build_generator([built.model], Namespace(beam=3, max_len_a=1.5, max_len_b=5, lenpen=0.6))
+    for number, found in enumerate(built.task.inference_step(generator, [built.model], batch)):
+        best = found[0]["tokens"]
+        assert torch.equal(drawn.sample.tokens[3 * number][: len(best)], best)
+
+
+def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
+    """Counted at an epoch's first batch, kept for a run that goes on within it, counted anew by the next epoch."""
+    flags = f"{FLAGS} --erpo-reward corpus_bleu --save-dir {tmp_path}"
+    built = build(tiny_data, flags)
+    built.criterion.draw(built.model, built.batch([3]))
+    first = built.criterion.settings.reward.statistics
+    assert first == built.criterion.cache.settings.teacher.statistics and math.isfinite(first.bleu)
+    with torch.no_grad():
+        next(iter(built.model.parameters())).mul_(3)
+    built.task.clock.update = 5
+    built.criterion.draw(built.model, built.batch([3]))
+    assert built.criterion.settings.reward.statistics == first
+
+    resumed = build(tiny_data, flags)
+    resumed.task.clock.update = 5
+    resumed.criterion.draw(resumed.model, resumed.batch([3]))
+    assert resumed.criterion.settings.reward.statistics == first
+    resumed.task.clock.epoch = 2
+    with torch.no_grad():
+        next(iter(resumed.model.parameters())).mul_(-1)
+    resumed.criterion.draw(resumed.model, resumed.batch([3]))
+    assert resumed.criterion.settings.reward.statistics != first
