@@ -35,8 +35,11 @@ test-slow: .venv/ready  ## the tests that train models
 	@$(BIN)/python -m pytest -q -m slow $(TOGETHER)
 
 fuzz: .venv/ready  ## random flags, files and damage, then ten random kills of a training run and of gail; ends with a table
-	@FUZZ_LONG=1 $(BIN)/python -m pytest -q tests/test_fuzz.py
-	KILLS=10 $(BIN)/python -m pytest -q tests/test_crash.py tests/test_gail_run.py -k "kills_change_nothing or killed_and_resumed"
+	@table=$$(mktemp) ended=0
+	trap 'cat "$$table"; rm -f "$$table"' EXIT
+	FUZZ_TABLE=$$table $(BIN)/python -m pytest -q tests/test_fuzz.py || ended=1
+	KILLS=10 $(BIN)/python -m pytest -q tests/test_crash.py tests/test_gail_run.py -k "kills_change_nothing or killed_and_resumed" || ended=1
+	exit $$ended
 
 check: .venv/ready  ## ruff and mypy
 	@$(BIN)/ruff check

@@ -43,6 +43,8 @@ ROWS = {"erpo_mle": "erpo_mle"} | {
     for name, row in FAMILY.items()
     if name not in {"mle", "interp", "sequence_tutor", "noising"}
 }
+# The same rewards and targets in each place that λ's data may come from; `prefix` is mixer_alike.
+ROWS |= {f"erpo_interp, {layout}": f"erpo_interp --erpo-preset robust --erpo-layout {layout}" for layout in ("token", "sentence")}
 
 PACKAGES = ("torch", "fairseq-fixed", "sacrebleu", "rouge-score")
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,10 +30,12 @@ from typing import Any
 import sentencepiece
 from recipes import TASKS, Selection, profile_of
 
-from fairseq_erpo.files import read_json, write_json
+from fairseq_erpo.files import read_json, reason_of, write_json
 
-ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = Path(__file__).resolve().parent
+ROOT = EXAMPLES.parent
 PARTS = ("train", "valid", "test")
+LEAST_PIECES, MOST_PIECES = 10, 1_000_000  # sentencepiece has three for its own marks
 VALID_SHARE, TEST_SHARE = 0.04, 0.05
 
 Pair = tuple[str, str]
@@ -44,7 +47,10 @@ Parts = dict[str, list[Pair]]
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file, gzipped or not; blanks evened out."""
     raw = path.read_bytes()
-    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    try:
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise SystemExit(f"corpus: {path} is no text in UTF-8, or a damaged .gz: {error}") from None
     # Not splitlines(), which also splits at rare characters inside a sentence.
     return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
 
@@ -72,8 +78,11 @@ def beside(path: Path) -> Path:
 
 def read_tatoeba(archive: Path) -> list[Pair]:
     """ManyThings' deu-eng.zip: a line of deu.txt is English, tab, German, tab, attribution."""
-    with zipfile.ZipFile(archive) as opened:
-        rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8").splitlines()]
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8").splitlines()]
+    except (zipfile.BadZipFile, KeyError, ValueError, zlib.error) as error:
+        raise SystemExit(f"corpus: {archive} is not ManyThings' deu-eng.zip: {reason_of(error)}") from None
     return [(row[1].strip(), row[0].strip()) for row in rows if len(row) >= 2]
 
 
@@ -123,7 +132,10 @@ def read(sources: Sequence[Path], languages: Sequence[str]) -> Parts:
     if source.suffix == ".zip":
         return split(read_tatoeba(source))
     if source.name.endswith((".tgz", ".tar.gz")):
-        return read_iwslt14(source, languages)
+        try:
+            return read_iwslt14(source, languages)
+        except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+            raise SystemExit(f"corpus: {source} is not IWSLT14's de-en.tgz: {reason_of(error)}") from None
     raise SystemExit(f"corpus: {source} is no folder, .zip or .tgz; a text file needs its other side.")
 
 
@@ -196,9 +208,9 @@ def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
 # ---- writing ----
 
 
-def write(parts: Parts, languages: Sequence[str], folder: Path, pieces: int) -> dict[str, int]:
-    """Write {train,valid,test}.LANGUAGE (text) and, if `pieces` is not 0, a joint subword model of so many pieces and the same
-    files in pieces under pieces/; return the sizes.
+def write(parts: Parts, languages: Sequence[str], folder: Path, selection: Selection) -> dict[str, int]:
+    """Write {train,valid,test}.LANGUAGE (text) and, if the vocabulary is of pieces, a joint subword model and the same files in
+    pieces under pieces/; return the sizes.
     """
     empty = [name for name, part in parts.items() if not part]
     if empty:
@@ -207,13 +219,21 @@ def write(parts: Parts, languages: Sequence[str], folder: Path, pieces: int) -> 
     for name, part in parts.items():
         for language, side in zip(languages, zip(*part, strict=True), strict=True):
             (folder / f"{name}.{language}").write_text("\n".join(side) + "\n", "utf-8")
-    if pieces:
-        model = train_pieces((text for both in parts["train"] for text in both), folder / "pieces" / "model", pieces)
+    if selection.pieces:
+        model = pieces_of(parts, folder / "pieces" / "model", selection)
         for name, part in parts.items():
             for language, side in zip(languages, zip(*part, strict=True), strict=True):
                 spelt = "".join(" ".join(model.encode(line, out_type=str)) + "\n" for line in side)
                 (folder / "pieces" / f"{name}.{language}").write_text(spelt, "utf-8")
     return {name: len(part) for name, part in parts.items()}
+
+
+def pieces_of(parts: Parts, prefix: Path, selection: Selection) -> sentencepiece.SentencePieceProcessor:
+    """The subword model that the selection gives, or one that is learnt from the training part."""
+    if not selection.given:
+        return train_pieces((text for both in parts["train"] for text in both), prefix, selection.pieces)
+    shutil.copyfile(EXAMPLES / selection.given / "pieces.model", f"{prefix}.model")
+    return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
 
 
 def train_pieces(texts: Iterator[str], prefix: Path, size: int) -> sentencepiece.SentencePieceProcessor:
@@ -239,6 +259,7 @@ def preprocess_command(folder: Path, languages: Sequence[str], selection: Select
         # fairseq would fill the dictionary up to a multiple of 8 with words that are none.
         command += ["--nwordssrc", str(selection.words), "--nwordstgt", str(selection.words), "--padding-factor", "1"]
     command += ["--joined-dictionary"] if selection.joined else []
+    command += ["--srcdict", str(EXAMPLES / selection.given / "dict.txt")] if selection.given else []
     return [*command, "--destdir", str(folder / "bin"), "--workers", "1"]
 
 
@@ -253,8 +274,8 @@ def digest_of(sources: Sequence[Path], settings: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps([contents, settings], sort_keys=True).encode()).hexdigest()
 
 
-def manifest(file: Path) -> dict[str, Any]:
-    """corpus.json.  Ends the program with one line if it is something else."""
+def corpus_of(file: Path) -> dict[str, Any]:
+    """What corpus.json says.  Ends the program with one line if it is damaged."""
     try:
         found: dict[str, Any] = read_json(file)
         languages, pieces = found["languages"], found["selection"]["pieces"]
@@ -262,9 +283,17 @@ def manifest(file: Path) -> dict[str, Any]:
             raise TypeError
         if not isinstance(pieces, int) or not isinstance(found["moses"], bool):
             raise TypeError
-    except (ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"corpus: {file} is damaged ({error!r:.100}); remove its folder, and prepare the text again") from None
+    except (ValueError, KeyError, TypeError):
+        raise SystemExit(f"corpus: {file} is damaged; choose another folder, or move it away") from None
     return found
+
+
+def check_own(folder: Path, languages: Sequence[str]) -> None:
+    """Ends the program with one line if the folder, which is to be replaced, holds more than a corpus."""
+    own = {"bin", "pieces", "corpus.json", *(f"{part}.{language}" for part in PARTS for language in languages)}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    if foreign:
+        raise SystemExit(f"corpus: {folder} also holds {', '.join(foreign)}; move that away, or choose another --out")
 
 
 def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Selection, moses: bool, folder: Path) -> None:
@@ -272,17 +301,19 @@ def prepare(sources: Sequence[Path], languages: Sequence[str], selection: Select
     settings = {"languages": list(languages), "selection": asdict(selection), "moses": moses}
     done = folder / "corpus.json"
     digest = digest_of([path for path in sources if path.exists()], settings)
-    if done.is_file() and manifest(done)["digest"] == digest:
+    if done.is_file() and corpus_of(done)["digest"] == digest:
         print(f"corpus: {folder} is there already")
         return
     if folder.exists() and not done.is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise SystemExit(f"corpus: {folder} is there and holds no corpus; choose another --out, or move it away")
+    if done.is_file():
+        check_own(folder, corpus_of(done)["languages"])
     parts = read(sources, languages)
     parts = choose(tokenised(parts, languages) if moses else parts, selection)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as temporary:
         unfinished = Path(temporary) / folder.name
-        sizes = write(parts, languages, unfinished, selection.pieces)
+        sizes = write(parts, languages, unfinished, selection)
         command = preprocess_command(unfinished, languages, selection)
         ran = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], capture_output=True, text=True)
         if ran.returncode:
@@ -319,13 +350,15 @@ def languages_of(args: argparse.Namespace) -> list[str]:
         found = [Path(path.name.removesuffix(".gz")).suffix[1:] for path in args.sources]
     else:
         found = list(TASKS[args.task].languages)
-    if len(found) != 2 or not all(found) or found[0] == found[1]:
+    if len(found) != 2 or not all(re.fullmatch(r"[\w-]+", name) for name in found) or found[0] == found[1]:
         raise SystemExit("corpus: two different suffixes are needed, which name the sides: text.de text.en, or --languages de,en")
     return found
 
 
 def main() -> None:
     args = arguments()
+    if args.pieces and not LEAST_PIECES <= args.pieces <= MOST_PIECES:
+        raise SystemExit(f"corpus: --pieces must be 0 (words) or lie between {LEAST_PIECES} and {MOST_PIECES}")
     profile = profile_of(args.task, args.profile)
     selection = profile.selection
     if args.pieces is not None:
@@ -335,4 +368,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SystemExit(f"corpus: {reason_of(error)}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\ncorpus: interrupted") from None

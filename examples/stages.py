@@ -1,6 +1,5 @@
 """Commands that build on one another: each is run once, resumed where it was interrupted, several at a time, here or on Slurm."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from fairseq_erpo.files import read_json, write_json, write_text
+from fairseq_erpo.files import alone, read_json, write_json, write_text
 from fairseq_erpo.processes import die_with_parent, slurm_executor
 from fairseq_erpo.tools.training_log import from_json
 
@@ -222,18 +221,6 @@ class Runner:
         output = self.folder / stage.name / "output.txt"
         lines = [line for line in output.read_text("utf-8").splitlines() if line.strip()] if output.exists() else []
         return f"{stage.name} failed: {lines[-1] if lines else 'no output'} (all of it: {output})"
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Two of these programs in one folder would spoil it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SystemExit(f"another process is working in {folder}; wait for it, or end it") from None
-        yield
 
 
 class Progress:

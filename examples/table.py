@@ -19,7 +19,9 @@ from typing import Any
 
 import corpus
 from recipes import ROWS, TASKS, Profile, Task, flags_of, profile_of
-from stages import LOG, ROOT, Local, Runner, Stage, alone, slurm_worker
+from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
+
+from fairseq_erpo.files import alone, reason_of
 
 PRETRAIN = "pretrain"
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
@@ -46,7 +48,7 @@ class Plan:
         """corpus.json; before there is one, what the profile would make of its task's text."""
         file = ROOT / self.data / "corpus.json"
         if file.is_file():
-            return corpus.manifest(file)
+            return corpus.corpus_of(file)
         pieces = self.profile.selection.pieces
         return {"digest": "", "languages": self.task.languages, "selection": {"pieces": pieces}, "moses": False}
 
@@ -64,6 +66,13 @@ class Plan:
         command = ("fairseq-train", str(self.data / "bin"), *shlex.split(options), *files, *start)
         return Stage(name, command, (after,) if after else (), self.corpus["digest"], epochs)
 
+    def start(self, name: str, seed: int) -> Stage:
+        """MLE, or the model that the profile brings along."""
+        if not self.profile.start:
+            return self.training(name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
+        command = ("python", f"examples/{self.profile.start}", "unpack", str(self.folder / name), str(self.data))
+        return Stage(name, command, (), self.corpus["digest"])
+
     def evaluation(self, systems: Sequence[str]) -> list[str]:
         """`python -m fairseq_erpo evaluate` on the test set."""
         reference = self.data / f"test.{self.corpus['languages'][1]}"
@@ -73,10 +82,7 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """In an order in which all can be run."""
-        first = {
-            seed: self.training(f"{PRETRAIN}-{seed}", "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
-            for seed in self.seeds
-        }
+        first = {seed: self.start(f"{PRETRAIN}-{seed}", seed) for seed in self.seeds}
         further = [
             self.training(f"{name}-{seed}", row, seed, self.profile.more, self.profile.more_epochs, flags, first[seed])
             for seed in self.seeds
@@ -105,6 +111,8 @@ def numbers(text: str) -> list[int]:
         found = []
     if not found or min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds (3) nor a list of seeds (4,7 or 5,)")
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return found if "," in text else list(range(1, found[0] + 1))
 
 
@@ -152,6 +160,10 @@ def rows_of(args: argparse.Namespace, profile: Profile) -> dict[str, tuple[str, 
     for text in args.row:
         name, _, flags = text.partition("=")
         row, _, more = flags.partition(" ")
+        try:
+            shlex.split(more)
+        except ValueError as error:
+            raise SystemExit(f"--row {text!r}: {error}") from None
         if not name.isidentifier() or name in {*rows, PRETRAIN} or row not in ROWS:
             raise SystemExit(f"--row {text!r} is not NAME='ROW --flags' with a new NAME and a ROW of {', '.join(ROWS)}")
         rows[name] = (row, f"{flags_of(row, profile.values)} {more}")
@@ -167,7 +179,12 @@ def sized(profile: Profile, args: argparse.Namespace) -> Profile:
             first, more = map(int, args.epochs.split(","))
         except ValueError:
             raise SystemExit(f"--epochs {args.epochs!r} is not two numbers, such as 8,4") from None
+        if min(first, more) < 1:
+            raise SystemExit(f"--epochs {args.epochs} must both be at least 1")
         profile = replace(profile, pretrain_epochs=first, more_epochs=more)
+    for flag, value in (("--pairs", args.pairs), ("--jobs", args.jobs)):
+        if value is not None and value < 1:
+            raise SystemExit(f"{flag} must be at least 1, and is {value}")
     if args.pairs:
         part = max(args.pairs // 10, 1)
         profile = replace(profile, selection=replace(profile.selection, train=args.pairs, valid=part, test=part))
@@ -237,5 +254,7 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except KeyboardInterrupt:
         raise SystemExit("\ntable: interrupted; run it again to go on from here.") from None
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"table: {reason_of(error)}") from None
     except subprocess.CalledProcessError as error:
         raise SystemExit(f"table: this command failed: {shlex.join(map(str, error.cmd))}") from None

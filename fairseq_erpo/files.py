@@ -1,13 +1,15 @@
 """Atomic file writes, and JSON files with errors that name the file.  Shared by the plugin, `gail` and the examples."""
 
+import fcntl
 import json
 import os
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import IO, Any
 
 
 class WriteError(OSError):
@@ -19,19 +21,50 @@ def reason_of(error: BaseException) -> str:
     asked = re.search(r"GLOBAL (\S+)", str(error))
     if asked:
         return f"it asks for {asked[1]}, which could run code"
-    lines = (line.strip() for line in str(error).splitlines())
-    return next(filter(None, lines), type(error).__name__)[:200]
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    lines = list(filter(None, (line.strip() for line in str(error).splitlines())))
+    # A line that ends with a colon is a title: what is wrong follows.
+    return next((line for line in lines if not line.endswith(":")), lines[0] if lines else type(error).__name__)[:200]
 
 
 def check_archive(path: str | Path) -> None:
-    """Look at the checksums of a zip archive, as torch's checkpoints are; torch does not, and a flipped bit would train on.
-
-    Raises ValueError, BadZipFile, or anything else that a damaged archive makes Python raise.
-    """
+    """Raises ValueError unless `path` is a whole zip archive, as torch.save writes; torch does not look at its checksums."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it was cut short, or torch.save did not write it")
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"{damaged} in it does not match its checksum")
+
+
+def lock(folder: str | Path, flag: str = "") -> IO[str]:
+    """Lock a folder against other processes until the file that is returned is closed, at the latest when this process ends.
+
+    Child processes do not inherit the lock.  Raises ValueError if another process has it or the folder cannot be written.
+    """
+    folder = Path(folder)
+    name = f"{flag} {folder}".strip()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise ValueError(f"{name} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise ValueError(f"another process is working in {name}; wait for it, or end it") from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+@contextmanager
+def alone(folder: str | Path, flag: str = "") -> Iterator[None]:
+    """Work in a folder that no other process works in.  Raises ValueError as `lock` does."""
+    with lock(folder, flag):
+        yield
 
 
 @contextmanager
@@ -42,7 +75,8 @@ def atomic_write(file: str | Path, flag: str = "") -> Iterator[Path]:
     for the file, if the disk is full or the folder is not writable.
     """
     file = Path(file)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    # Two writers of one file, perhaps on two machines, must not write to one part.
+    part = file.with_name(f"{file.name}.{os.getpid()}-{token_hex(4)}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -53,7 +87,8 @@ def atomic_write(file: str | Path, flag: str = "") -> Iterator[Path]:
         name = f"{flag} {file}".strip()
         raise WriteError(f"{name} cannot be written: {error.strerror or error}; it is left as it was") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file
+            part.unlink()
 
 
 def write_text(file: str | Path, text: str, flag: str = "") -> None:
@@ -71,5 +106,5 @@ def read_json(file: str | Path) -> Any:
     """Read JSON.  Raises ValueError, with the file's name, if the file holds anything else."""
     try:
         return json.loads(Path(file).read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a deep nesting
         raise ValueError(f"{file} is not JSON: {error}") from None

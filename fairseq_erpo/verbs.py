@@ -52,7 +52,7 @@ def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Se
     try:
         verbs[argv[0]].load()(parsers[argv[0]], argv[1:])
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{prefix}: {error}") from None
+        raise SystemExit(f"{prefix}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
     except ModuleNotFoundError as error:
         raise SystemExit(f"{prefix}: {error}; install this package with its extra: pip install '.[{program}]'") from None
     except KeyboardInterrupt:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fairseq_erpo.files import atomic_write, read_json, write_json
+from gail.arrays import read_arrays
 from gail.demos import FIELDS, Demonstrations
-from gail.npz import read_npz
 
 FORMAT, VERSION = "gail-demonstrations", 1
 LIBRARIES = ("gymnasium", "mujoco", "numpy")
@@ -59,7 +59,7 @@ def load(path: Path, env_id: str | None = None) -> Demonstrations:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{path}: sha256 is not what its manifest says; the two files are not of one recording")
-    arrays = read_npz(path, FIELDS, "; record with `python -m gail record`")
+    arrays = read_arrays(path, FIELDS, "; record with `python -m gail record`")
     try:
         return Demonstrations(env_id=manifest["env_id"], **arrays)
     except ValueError as error:
@@ -80,4 +80,8 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     for key in ("env_id", "sha256"):
         if not isinstance(manifest.get(key), str):
             raise ValueError(f"{beside}: {key} is missing or not a text")
+    for key in ("returns", "lengths"):
+        numbers = manifest.get(key)
+        if not isinstance(numbers, list) or not numbers or not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"{beside}: {key} is missing or not a list of numbers")
     return manifest

@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PAIRS = 50  # section 5.3: random pairs that are kept of each trajectory
+LARGEST = 1e9  # of any number in a demonstration; a simulator that has not exploded stays far below
 # field -> (kind of number, axes); N pairs, K trajectories, any other letter is the same size wherever it occurs
 FIELDS = {
     "observations": ("f", "ND"),
@@ -114,9 +115,9 @@ def check_array(name: str, array: object, kind: str, axes: str, sizes: dict[str,
     for axis, size in zip(axes, array.shape, strict=True):
         if sizes.setdefault(axis, size) != size:
             raise ValueError(f"{name} has the shape {array.shape}, but axis {axis} measures {sizes[axis]} in the fields before")
-    if kind == "f" and not np.isfinite(array).all():
-        where = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise ValueError(f"{name} has a number that is not finite, at {where}; record these demonstrations anew")
+    if kind == "f" and not (np.abs(array) <= LARGEST).all():
+        where = np.argwhere(~(np.abs(array) <= LARGEST))[0].tolist()
+        raise ValueError(f"{name} has a number that is not finite or beyond {LARGEST:g}, at {where}; record them anew")
 
 
 assert {field.name for field in fields(Demonstrations)} == {"env_id", *FIELDS}

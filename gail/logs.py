@@ -42,11 +42,17 @@ class Table:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Read the complete rows; a killed process may have left half of one."""
-    with path.open(newline="", encoding="utf-8") as source:
-        reader = csv.DictReader(source)
-        reader.fieldnames = [OLD_COLUMNS.get(name, name) for name in reader.fieldnames or ()]
-        return [row for row in reader if None not in row.values() and row.get("iteration")]
+    """Read the complete rows; a killed process may have left half of one.  Raises ValueError naming the file."""
+    try:
+        with path.open(newline="", encoding="utf-8") as source:
+            reader = csv.DictReader(source)
+            reader.fieldnames = [OLD_COLUMNS.get(name, name) for name in reader.fieldnames or ()]
+            rows = [row for row in reader if None not in row.values() and row.get("iteration")]
+        for row in rows:
+            int(row["iteration"])
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({error}); start anew in another folder") from None
+    return rows
 
 
 class Logs:

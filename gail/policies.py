@@ -13,8 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from fairseq_erpo.files import reason_of
+from gail.arrays import read_arrays
 from gail.checkpoints import load
-from gail.npz import read_npz
 from gail.simulator import Box, box_of, make_env
 
 # (raw observations [B, D], random generator or None for the mean action) -> actions [B, A], clipped to the box
@@ -23,6 +24,7 @@ Act = Callable[[NDArray[Any], np.random.Generator | None], NDArray[np.float32]]
 ARCHITECTURE: Mapping[str, Any] = {"net_arch": {"pi": [128, 128], "vf": [128, 128]}, "activation_fn": torch.nn.Tanh}
 
 ARRAYS = ("obs_mean", "obs_meansq", "W0", "b0", "W_out", "b_out", "log_std")
+MOST_LOG_STD = 20.0  # exp of it is 5e8, more than any action space is wide
 SLOPE = 0.01  # of the leaky rectifier below zero
 
 
@@ -35,19 +37,13 @@ def plain_expert(path: Path, box: Box) -> Act:
     Raises ValueError that names the file and the array.
     """
     try:
-        found = read_npz(path, ARRAYS)
-        arrays = {name: array.astype(float) for name, array in found.items() if array.dtype.kind in "fiu"}
-    except ValueError as error:
-        raise ValueError(f"--expert {error}") from None
-    # Vectors may come as rows, [1, A].
-    arrays |= {name: array.reshape(-1) for name, array in arrays.items() if name not in ("W0", "W_out")}
-    sizes = {"D": len(arrays.get("obs_mean", ())), "H": len(arrays.get("b0", ())), "A": box[0].size}
-    for name, axes in zip(ARRAYS, ("D", "D", "DH", "H", "HA", "A", "A"), strict=True):
-        shape = tuple(sizes[axis] for axis in axes)
-        if name not in arrays or arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-            raise ValueError(f"--expert {path}: {name} must be finite numbers of the shape {shape}, {axes}")
-    if np.abs(arrays["log_std"]).max() > 20:
-        raise ValueError(f"--expert {path}: log_std must lie between -20 and 20")
+        read = read_arrays(path, ARRAYS)
+        arrays = {name: np.asarray(array, dtype=float) for name, array in read.items()}
+        # Vectors may come as rows, [1, A].
+        arrays |= {name: arrays[name].reshape(-1) for name in ARRAYS if name not in ("W0", "W_out")}
+        check_expert(arrays, box)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--expert {'' if str(path) in str(error) else f'{path}: '}{error}") from None
     deviation = np.sqrt(np.maximum(arrays["obs_meansq"] - arrays["obs_mean"] ** 2, 0)) + 1e-6
 
     def act(observations: NDArray[Any], rng: np.random.Generator | None) -> NDArray[np.float32]:
@@ -56,6 +52,19 @@ def plain_expert(path: Path, box: Box) -> Act:
         return clipped(mean, np.exp(arrays["log_std"]), rng, box)
 
     return act
+
+
+def check_expert(arrays: Mapping[str, NDArray[Any]], box: Box) -> None:
+    """Raises ValueError naming the array that is not finite, or does not fit the others."""
+    hidden, actions = arrays["b0"].size, box[0].size
+    observations = arrays["obs_mean"].size
+    shapes = {"obs_meansq": (observations,), "W0": (observations, hidden), "W_out": (hidden, actions), "b_out": (actions,)}
+    for name, shape in {**shapes, "log_std": (actions,)}.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has the shape {arrays[name].shape}, and {shape} is wanted")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all() or (name == "log_std" and np.abs(array).max() > MOST_LOG_STD):
+            raise ValueError(f"{name} has a number that is not finite or too large")
 
 
 def clipped(mean: NDArray[Any], deviation: NDArray[Any], rng: np.random.Generator | None, box: Box) -> NDArray[np.float32]:
@@ -87,14 +96,23 @@ def load_policy(path: Path, trusted: str | None = None) -> tuple[str, Act]:
     missing = [key for key in ("env_id", "policy", "observation_norm") if key not in kept]
     if missing:
         raise ValueError(f"{path} is no policy of this package: it holds no {', '.join(missing)}")
+    if not isinstance(kept["env_id"], str):
+        raise ValueError(f"{path}: its env_id is no text")
     if ":" in kept["env_id"] and kept["env_id"] != trusted:
         raise ValueError(f"{path} names an environment that imports a module; if you trust it, add --env {kept['env_id']}")
     env = make_env(kept["env_id"])
     assert isinstance(env.observation_space, gym.spaces.Box)
     policy = ActorCriticPolicy(env.observation_space, env.action_space, lambda _: 0.0, **ARCHITECTURE)
-    policy.load_state_dict(kept["policy"])
-    norm = kept["observation_norm"]
-    mean, deviation = norm["mean"].numpy(), np.sqrt(norm["var"].numpy() + 1e-8)  # VecNormalize's epsilon, and its clip_obs
+    try:
+        policy.load_state_dict(kept["policy"])
+        mean, variance = (kept["observation_norm"][name].numpy() for name in ("mean", "var"))
+        if mean.shape != env.observation_space.shape or variance.shape != mean.shape:
+            raise ValueError(f"its observations have the shape {mean.shape}, and those here {env.observation_space.shape}")
+        if not np.isfinite(mean).all() or not (variance >= 0).all():
+            raise ValueError("its normaliser is not finite")
+    except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit {kept['env_id']}: {reason_of(error)}") from None
+    deviation = np.sqrt(variance + 1e-8)  # VecNormalize's epsilon; below its clip_obs
     act = act_of(policy, lambda observations: np.clip((observations - mean) / deviation, -10, 10), box_of(env))
     env.close()
     return kept["env_id"], act

@@ -29,5 +29,11 @@ def policy_of(args: Namespace) -> tuple[str, Act]:
     if args.env is None:
         raise ValueError("--expert and --sb3 need --env, since those files do not name it")
     if args.expert is not None:
-        return args.env, plain_expert(args.expert, box_of(make_env(args.env)))
+        env = make_env(args.env)
+        act = plain_expert(args.expert, box_of(env))
+        try:
+            act(env.observation_space.sample()[None], None)
+        except ValueError as error:
+            raise ValueError(f"--expert {args.expert} does not fit the observations of --env {args.env}: {error}") from None
+        return args.env, act
     return args.env, sb3_policy(args.sb3, args.sb3_algorithm, args.sb3_normaliser, args.env)

@@ -9,13 +9,14 @@ tensorboard/     the same, for TensorBoard       result.json      returns by the
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fairseq_erpo.files import read_json, write_json
+from fairseq_erpo.files import alone, read_json, reason_of, write_json
 from gail import checkpoints, state
 from gail.build import build, pretrain, read_demos
 from gail.evaluate import EPISODES, Evaluator
@@ -47,17 +48,31 @@ class Run:
         if config.exists():
             if not resume:
                 raise ValueError(f"--out {self.folder}: it holds a run; continue it with --resume, or name another folder")
-            other = self.settings.differences(read_json(config))
+            other = differences(self.settings, config)
             if other:
                 raise ValueError(f"--out {self.folder}: that run had other settings ({'; '.join(other)}); name another folder")
-        write_json(config, asdict(self.settings))
+        elif checkpoint.exists():
+            raise ValueError(f"--out {self.folder}: it holds a checkpoint without its config.json; name another folder")
+        write_json(config, asdict(self.settings), "--out")
         if checkpoint.exists():
             kept = checkpoints.load(checkpoint)
-            state.restore(self.model, kept)
-            self.iteration, self.seconds, self.best = kept["iteration"], kept["seconds"], kept["best"]
+            try:
+                state.restore(self.model, kept)
+                self.iteration, self.seconds, self.best = int(kept["iteration"]), float(kept["seconds"]), float(kept["best"])
+            except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+                raise ValueError(f"{checkpoint} is not of this run: {reason_of(error)}; start anew in another folder") from None
+            self.check_tables()
         elif self.settings.row.clone:
             assert self.demos is not None
             pretrain(self.model, self.settings, self.demos)
+
+    def check_tables(self) -> None:
+        """Raises ValueError where rows before the checkpoint are gone: the results are made of them."""
+        for name, wanted in (("progress", self.iteration), ("evaluations", self.iteration // self.settings.eval_every)):
+            table = self.folder / f"{name}.csv"
+            found = [row for row in read_table(table) if int(row["iteration"]) <= self.iteration] if table.exists() else []
+            if len(found) < wanted:
+                raise ValueError(f"{table} has {len(found)} of the {wanted} rows before its checkpoint; start anew")
 
     def save(self) -> None:
         """Write the complete state."""
@@ -73,7 +88,12 @@ class Run:
     def iterate(self, logs: Logs) -> None:
         """Do one iteration, log it, and evaluate when that is due."""
         began = time.perf_counter()
-        self.model.learn(self.settings.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+        try:
+            self.model.learn(self.settings.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+        except ValueError as error:
+            if not str(error).startswith("Expected parameter"):  # torch's words for a distribution of nan
+                raise
+            raise ValueError(f"the policy diverged in iteration {self.iteration + 1}; lower --ppo learning_rate") from None
         self.seconds += time.perf_counter() - began
         self.iteration += 1
         episodes = self.model.ep_info_buffer or ()
@@ -135,22 +155,36 @@ class Run:
         return result
 
 
+def read_record(file: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a JSON object with these keys.  Raises ValueError naming the file."""
+    found = read_json(file)
+    if not isinstance(found, dict) or not found.keys() >= set(keys):
+        raise ValueError(f"{file} is damaged: it has no {', '.join(keys) or 'settings'}; remove it, or name another folder")
+    return found
+
+
+def differences(settings: RunSettings, config: Path) -> list[str]:
+    """The flags that differ from those of the run in a folder.  Raises ValueError naming a damaged file."""
+    return settings.differences(read_record(config))
+
+
 def train(
     settings: RunSettings, folder: Path, resume: bool = False, save_every: int = 10, reach: float | None = None,
     subproc: bool = False, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train to the end, or until an evaluation returns `reach`; return the content of result.json.  A finished run is kept."""
     done = folder / "result.json"
-    if resume and done.exists() and not settings.differences(read_json(folder / "config.json")):
-        return dict(read_json(done))
+    if resume and done.exists() and not differences(settings, folder / "config.json"):
+        return read_record(done, ("return", "return_std", "episodes", "return_last10", "return_best"))
     run = Run(settings, folder, subproc)
-    run.begin(resume)
-    total = settings.iterations if settings.row.use_ppo else 0
-    with Logs(folder, run.iteration, total, f"{settings.env} {settings.method}", quiet) as logs:
-        while run.iteration < total and not (reach is not None and run.best >= reach):
-            run.iterate(logs)
-            if run.iteration % save_every == 0:
-                run.save()
-    run.save()
-    run.model.recorder.close()
-    return run.finish()
+    with alone(folder, "--out"):
+        run.begin(resume)
+        total = settings.iterations if settings.row.use_ppo else 0
+        with Logs(folder, run.iteration, total, f"{settings.env} {settings.method}", quiet) as logs:
+            while run.iteration < total and not (reach is not None and run.best >= reach):
+                run.iterate(logs)
+                if run.iteration % save_every == 0:
+                    run.save()
+        run.save()
+        run.model.recorder.close()
+        return run.finish()

@@ -31,6 +31,8 @@ class PPOSettings:
     def __post_init__(self) -> None:
         if min(self.learning_rate, self.n_epochs, self.clip_range, self.max_grad_norm) <= 0 or self.batch_size < 2:
             raise ValueError(f"learning_rate, n_epochs, clip_range, max_grad_norm > 0 and batch_size > 1 are needed: {self}")
+        if self.learning_rate > 1 or abs(self.log_std_init) > 10:
+            raise ValueError(f"--ppo learning_rate must be at most 1, log_std_init between -10 and 10: {self}")
         for name in ("gamma", "gae_lambda", "clip_range"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--ppo {name} must lie between 0 and 1, and is {getattr(self, name):g}")
@@ -68,6 +70,8 @@ class RunSettings:
             raise ValueError(f"--method {self.method}: known are {', '.join(METHODS)}")
         if self.row.needs_demos and self.demos is None:
             raise ValueError(f"--method {self.method} needs --demos FILE.npz; `python -m gail record --help` makes one")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"--seed {self.seed}: must lie between 0 and 2^31 - 1")
         if self.prefix_length not in PREFIX_LENGTHS:
             raise ValueError(f"--prefix-length {self.prefix_length}: known are {', '.join(PREFIX_LENGTHS)}")
         if self.prefix is not None and (self.prefix not in PREFIXES or METHODS[self.method].prefix == "none"):

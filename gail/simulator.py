@@ -12,6 +12,8 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
+from fairseq_erpo.files import reason_of
+
 INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION
 Box = tuple[NDArray[Any], NDArray[Any]]  # least and largest action, [A] each
 
@@ -69,8 +71,8 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
         # gymnasium's checker costs a tenth of a step, and looks at the first one only.
         with silent_c():
             env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True)
-    except gym.error.Error as error:
-        raise ValueError(f"--env {env_id}: {error}") from None
+    except (gym.error.Error, ImportError, ValueError, TypeError) as error:  # of an id's module too
+        raise ValueError(f"--env {env_id}: {reason_of(error)}") from None
     if not isinstance(env.action_space, gym.spaces.Box) or not isinstance(env.observation_space, gym.spaces.Box):
         raise ValueError(f"--env {env_id}: observations and actions must be boxes of numbers")
     return env

@@ -11,14 +11,14 @@ import shlex
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_erpo.files import atomic_write, read_json
+from fairseq_erpo.files import alone, atomic_write, read_json
 from fairseq_erpo.processes import die_with_parent, slurm_executor
 from gail.archive import read_manifest
 from gail.flags import add_imitation, add_training, method_list, settings_from
@@ -88,7 +88,7 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     flags = training_flags(argv, parser)
     wanted = cells(args)
-    for flag, values in (("--n", args.n), ("--workers", [args.workers])):
+    for flag, values in (("--n", args.n), ("--workers", [args.workers]), ("--save-every", [args.save_every])):
         if min(values) < 1:
             raise ValueError(f"{flag} must be at least 1, and is {min(values)}")
     for cell in wanted:  # a wrong flag or a missing file ends the sweep before it begins
@@ -103,6 +103,15 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     if args.slurm:
         submit(list(waiting.values()), args)
         return
+    with alone(args.out, "--out"):
+        failed = run_all(args, wanted, waiting)
+    print(f"{args.out / 'results.csv'}: {len(wanted) - len(failed)} of {len(wanted)} runs")
+    if failed:
+        raise ValueError(f"failed: {', '.join(str(cell.folder(args.out) / 'log') for cell in failed)}")
+
+
+def run_all(args: Namespace, wanted: Sequence[Cell], waiting: Mapping[Cell, Sequence[str]]) -> list[Cell]:
+    """Train what waits, write the table after each run, and return the cells that failed."""
     failed: list[Cell] = []
     started: list[subprocess.Popen[bytes]] = []
     with ThreadPoolExecutor(args.workers) as pool:
@@ -119,9 +128,7 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
                 process.terminate()
             raise
     write_table(args)
-    print(f"{args.out / 'results.csv'}: {len(wanted) - len(failed)} of {len(wanted)} runs")
-    if failed:
-        raise ValueError(f"failed: {', '.join(str(cell.folder(args.out) / 'log') for cell in failed)}")
+    return failed
 
 
 def training_flags(argv: Sequence[str], parser: ArgumentParser) -> list[str]:

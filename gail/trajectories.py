@@ -6,19 +6,19 @@ is one .npz with the arrays of all trajectories one after the other:
     obs [Σ(T + 1), D]   acts [ΣT, A]   rews [ΣT]   lengths [K]   terminal [K]
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fairseq_erpo.files import atomic_write
+from gail.arrays import read_arrays
 from gail.demos import Demonstrations, from_episodes
-from gail.npz import read_npz
 from gail.simulator import Simulator, make_env
 
 # name -> (kinds of number, how many axes)
-ARRAYS = {"obs": ("fiu", 2), "acts": ("fiu", 2), "rews": ("fiu", 1), "lengths": ("iu", 1), "terminal": ("b", 1)}
+ARRAYS = {"obs": ("fiu", 2), "acts": ("fiu", 2), "rews": ("fiu", 1), "lengths": ("i", 1), "terminal": ("b", 1)}
 
 
 def to_arrays(demos: Demonstrations) -> list[dict[str, Any]]:
@@ -87,25 +87,33 @@ def save(demos: Demonstrations, path: Path) -> None:
 def load(path: Path, env_id: str) -> Demonstrations:
     """Read an exchange file.  Raises ValueError that names the file and the array."""
     try:
-        arrays = read_npz(path, ARRAYS)
+        arrays = read_arrays(path, ARRAYS)
+        check_fit(arrays)
     except ValueError as error:
-        raise ValueError(f"--trajectories-of {error}") from None
-    for name, (kinds, axes) in ARRAYS.items():
-        if arrays[name].dtype.kind not in kinds or arrays[name].ndim != axes:
-            raise ValueError(f"--trajectories-of {path}: {name} is {arrays[name].dtype} of the shape {arrays[name].shape}")
-    lengths, steps = arrays["lengths"], len(arrays["acts"])
-    sizes = (lengths.sum(), len(arrays["rews"]), len(arrays["obs"]) - len(lengths))
-    if not len(lengths) or len(arrays["terminal"]) != len(lengths) or lengths.min() < 1 or set(map(int, sizes)) != {steps}:
-        raise ValueError(f"--trajectories-of {path}: lengths do not fit to the other arrays")
-    ends = np.cumsum(lengths)[:-1]
+        raise ValueError(f"--from-trajectories {'' if str(path) in str(error) else f'{path}: '}{error}") from None
+    ends = np.cumsum(arrays["lengths"])[:-1]
     parts = (
         np.split(arrays["obs"], ends + np.arange(1, len(ends) + 1)),
         np.split(arrays["acts"], ends),
         np.split(arrays["rews"], ends),
         arrays["terminal"],
     )
-    whole = [dict(zip(("obs", "acts", "rews", "terminal"), one, strict=True)) for one in zip(*parts, strict=True)]
+    names = ("obs", "acts", "rews", "terminal")
     try:
-        return from_arrays(env_id, whole)
+        return from_arrays(env_id, [dict(zip(names, one, strict=True)) for one in zip(*parts, strict=True)])
     except ValueError as error:
-        raise ValueError(f"--trajectories-of {path}: {error}") from None
+        raise ValueError(f"--from-trajectories {path}: {error}") from None
+
+
+def check_fit(arrays: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the arrays are of their kinds, and hold as many steps as `lengths` says."""
+    for name, (kinds, axes) in ARRAYS.items():
+        if arrays[name].dtype.kind not in kinds or arrays[name].ndim != axes:
+            raise ValueError(f"{name} must not be of {arrays[name].dtype} with the shape {arrays[name].shape}")
+    lengths = arrays["lengths"]
+    if not len(lengths) or lengths.min() < 1:
+        raise ValueError("lengths must be positive integers, one for each trajectory")
+    steps, count = sum(lengths.tolist()), len(lengths)
+    for name, wanted in (("obs", steps + count), ("acts", steps), ("rews", steps), ("terminal", count)):
+        if arrays[name].shape[:1] != (wanted,):
+            raise ValueError(f"{name} has the shape {arrays[name].shape}, and lengths ask for {wanted} rows")

@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
-LONG = "FUZZ_LONG" in os.environ  # `make fuzz`
+TABLE = os.environ.get("FUZZ_TABLE")  # of `make fuzz`: where it wants the table
+LONG = TABLE is not None
 LINES, SECONDS = 2, 30
 TALLY: Counter[tuple[str, str]] = Counter()  # (kind, how it ended) -> cases
 

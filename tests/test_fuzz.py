@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_equal_bits, build, configuration
-from fuzzing import LONG, fuzzed, judged, table
+from fuzzing import LONG, TABLE, fuzzed, judged, table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,15 +31,15 @@ from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.verbs import dashed
 from fairseq_erpo.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.timeout(3600 if LONG else 300)
 VOCABULARY = Vocabulary(size=12, pad=1, eos=2, unk=3, never=(0, 1))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def printed(request: pytest.FixtureRequest) -> Iterator[None]:
+def tabled() -> Iterator[None]:
     yield
-    if LONG:
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(f"\n\n{table()}")
+    if TABLE:
+        Path(TABLE).write_text(f"\n{table()}\n", "utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def without(name: str) -> Callable[[Arrays], Arrays]:
     ("change", "message"),
     [
         (without("states"), "no array states; record with"),
-        (pickled, "rewards cannot be read without executing code"),
+        (pickled, "rewards holds Python objects, and cannot be read without executing code"),
         (lambda arrays: arrays | {"qvel": arrays["qvel"] * np.nan}, "qvel has a number that is not finite"),
     ],
 )

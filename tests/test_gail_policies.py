@@ -50,7 +50,9 @@ def test_plain_expert_by_loops(tmp_path: Path, rows: bool) -> None:
     np.testing.assert_allclose(draws.std(0), np.exp(a["log_std"]), rtol=5 / math.sqrt(8000))
 
 
-@pytest.mark.parametrize(("drop", "message"), [("W0", "no array W0"), (None, r"b_out has the shape \(2,\), the actions \(1,\)")])
+@pytest.mark.parametrize(
+    ("drop", "message"), [("W0", "no array W0"), (None, r"W_out has the shape \(4, 2\), and \(4, 1\) is wanted")]
+)
 def test_plain_experts_are_checked(tmp_path: Path, drop: str | None, message: str) -> None:
     np.savez(tmp_path / "expert.npz", **{name: value for name, value in arrays(False).items() if name != drop})
     with pytest.raises(ValueError, match=message):

@@ -55,6 +55,7 @@ def kept(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in checkpoints.load(folder / "checkpoint.pt").items() if name != "seconds"}
 
 
+@pytest.mark.timeout(900)
 def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
     """Policy, discriminator, optimisers, norms, random numbers, λ_data, half-done episodes: as if never killed."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -369,22 +369,19 @@ def test_a_model_of_nan_is_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_d
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0, "ids that no text has"), (1, "ids that no text has"), (2, "empty targets only"), (3, "no target word")],
+    [(0, "ids that no text has"), (1, "ids that no text has"), (2, "empty targets only"), (3, "no word of its targets")],
 )
 def test_targets_that_are_no_text_are_refused(value: int, words: str) -> None:
-    from types import SimpleNamespace
-
     from fairseq.data import Dictionary
 
-    from fairseq_erpo.plugin.clocked_task import check_targets
+    from fairseq_erpo.plugin.clocked_task import check_side
 
     dictionary = Dictionary()
     for word in "abcde":
         dictionary.add_symbol(word)
-    good = SimpleNamespace(tgt=[torch.tensor([4, 5, 2])] * 3)
-    check_targets(good, dictionary, "train")
+    check_side([torch.tensor([4, 5, 2])] * 3, dictionary, "the train data", "targets")
     with pytest.raises(ValueError, match=words):
-        check_targets(SimpleNamespace(tgt=[torch.full((3,), value)] * 3), dictionary, "train")
+        check_side([torch.full((3,), value)] * 3, dictionary, "the train data", "targets")
 
 
 @pytest.mark.parametrize(
@@ -450,3 +447,335 @@ def test_gails_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         file.write(b"xxxx")
     with pytest.raises(SystemExit, match="checks failed: demonstrations"):
         gail(["doctor", str(tmp_path / f"{PENDULUM}.npz"), "--out", str(tmp_path)])
+
+
+# ---- every way in ----
+
+READS = {
+    "inspect": ["inspect", "{file}", "{data}"],
+    "variance": ["variance", "{file}", "{data}"],
+    "evaluate": ["evaluate", "{file}", "--data", "{data}"],
+    "doctor": ["doctor", "{data}", "{file}"],
+}
+FLAGS_THAT_READ = {
+    "--restore-file": "--criterion erpo_interp --restore-file",
+    "--finetune-from-model": "--criterion erpo_interp --finetune-from-model",
+    "--erpo-prior": "--criterion erpo_sequence_tutor --erpo-prior",
+}
+GAIL_READS = {
+    "evaluate": ["evaluate", "{file}"],
+    "record": ["record", "--policy", "{file}", "--out", "{out}/d.npz"],
+    "render": ["render", "{file}", "--out", "{out}/film.png"],
+    "expert": ["evaluate", "--env", "InvertedPendulum-v5", "--expert", "{file}"],
+    "trajectories": ["record", "--env", "InvertedPendulum-v5", "--from-trajectories", "{file}", "--out", "{out}/d.npz"],
+    "demos": ["train", "--env", "InvertedPendulum-v5", "--method", "gail", "--demos", "{file}", "--out", "{out}/run"],
+    "doctor": ["doctor", "{file}"],
+}
+
+
+def malicious(kind: str, folder: Path, suffix: str) -> Path:
+    """A file that makes the folder `executed` if it is unpickled, with a manifest that fits it."""
+    import hashlib
+    import json
+    import pickle
+
+    evil, path = Evil(folder / "executed"), folder / f"evil{suffix}"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"model": evil, "policy": evil, "cfg": {"a": 1}}))
+    elif kind == "torch":
+        torch.save({"model": evil, "policy": evil, "cfg": {"a": 1}, "env_id": "trap:X-v0"}, path)
+    else:
+        with path.open("wb") as file:
+            np.savez(file, **dict.fromkeys(("observations", "obs", "W0", "policy", "model"), np.array([evil], dtype=object)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest = {"format": "gail-demonstrations", "version": 1, "env_id": "InvertedPendulum-v5", "sha256": digest}
+    path.with_suffix(".json").write_text(json.dumps(manifest | {"returns": [1.0], "lengths": [1]}))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "npz"])
+def test_no_way_in_executes_a_file(kind: str, tmp_path: Path, tiny_data: Path) -> None:
+    from conftest import configuration
+    from fairseq import checkpoint_utils, tasks
+
+    file = malicious(kind, tmp_path, ".pt")
+    (tmp_path / "checkpoint_best.pt").write_bytes(file.read_bytes())
+    for words in READS.values():
+        with pytest.raises(SystemExit, match=r"^erpo: "):
+            main([word.format(file=file, data=tiny_data) for word in words])
+    assert "No samples: " in "".join(sample_blocks([tmp_path], 1))
+    for flags in FLAGS_THAT_READ.values():
+        cfg = configuration(tiny_data, f"{flags} {file} --save-dir {tmp_path}")
+        with pytest.raises(SystemExit, match=r"^erpo: "):
+            tasks.setup_task(cfg.task).build_criterion(cfg.criterion)
+    with pytest.raises(SystemExit, match=r"^erpo: "):  # fairseq-generate --path, and all that resumes
+        checkpoint_utils.load_model_ensemble_and_task([str(file)])
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "npz"])
+def test_no_way_into_gail_executes_a_file(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium")
+    from gail import checkpoints as gails
+    from gail.__main__ import main as gail
+
+    file = malicious(kind, tmp_path, ".npz")
+    for words in GAIL_READS.values():
+        with pytest.raises(SystemExit, match=r"^gail: "):
+            gail([word.format(file=file, out=tmp_path) for word in words])
+    with pytest.raises(ValueError, match=r"evil\.npz"):  # train --resume
+        gails.load(file)
+    assert not (tmp_path / "executed").exists()
+
+
+# ---- files of other shapes ----
+
+
+def changed(**parts: Any) -> dict[str, Any]:
+    """A checkpoint, so far as its structure is looked at."""
+    good: dict[str, Any] = {
+        "model": {"w": torch.zeros(4, 4)},
+        "cfg": {"model": {"encoder_layers": 1, "encoder_embed_dim": 4}, "task": {}, "criterion": None},
+        "optimizer_history": [{"num_updates": 3}],
+    }
+    return good | parts
+
+
+def test_the_structure_of_a_checkpoint() -> None:
+    from argparse import Namespace
+
+    from fairseq_erpo.plugin.structure import check_structure
+
+    check_structure(changed())
+    check_structure(changed(cfg=None, args=Namespace(encoder_layers=1)))
+    for wrong in (
+        [1],
+        changed(model=[1]),
+        changed(model={}),
+        changed(model={"w": 1}),
+        changed(cfg="x"),
+        changed(cfg={"task": "x"}),
+        changed(cfg=None, args=5),
+        changed(extra_state="x"),
+        changed(task_state=[1]),
+        changed(optimizer_history="x"),
+        changed(optimizer_history=[1]),
+        changed(optimizer_history=[{"num_updates": "x"}]),
+        changed(cfg={"model": {"encoder_layers": 10**9}}),
+        changed(cfg={"model": {"encoder_embed_dim": 10**9}}),
+    ):
+        with pytest.raises(ValueError):
+            check_structure(wrong)
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}])
+def test_a_flag_of_a_configuration_is_a_text_or_a_number(value: Any) -> None:
+    from fairseq_erpo.family.flags import in_todays_words
+
+    with pytest.raises(ValueError, match="erpo_reward in the checkpoint's configuration"):
+        in_todays_words({"erpo_reward": value})
+    assert in_todays_words({"erpo_c": 5})["erpo_c"] == "5"
+
+
+def test_a_damaged_index_is_named(tmp_path: Path, tiny_data: Path) -> None:
+    from fairseq_erpo.plugin.binarised import check_index
+
+    index, data = tmp_path / "x.idx", tmp_path / "x.bin"
+    good = [(tiny_data / f"valid.de-en.en.{suffix}").read_bytes() for suffix in ("idx", "bin")]
+
+    def write(of_index: bytes, of_data: bytes) -> None:
+        index.write_bytes(of_index)
+        data.write_bytes(of_data)
+        check_index(index)
+
+    write(*good)
+    for broken in ((good[0][:10], good[1]), (good[0][:-9], good[1]), (good[0], good[1][:-9]), (bytes(900), good[1])):
+        with pytest.raises(ValueError, match=r"x\.(idx|bin) is damaged"):
+            write(*broken)
+
+
+@pytest.mark.parametrize("task", ["translation", "erpo_translation"])
+def test_data_that_are_none_cost_one_line(task: str, tmp_path: Path, tiny_data: Path) -> None:
+    import shutil
+
+    from conftest import configuration
+    from fairseq import tasks
+
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name, content in (("bad", "word without number x\n"), ("twice", "a 1\na 1\n"), ("binary", "\udcff\n")):
+        shutil.copytree(tiny_data, tmp_path / name)
+        (tmp_path / name / "dict.en.txt").write_text(content, errors="surrogateescape")
+    shutil.copytree(tiny_data, tmp_path / "nodict", ignore=shutil.ignore_patterns("dict.*"))
+    parsed = configuration(tiny_data, f"--criterion erpo_interp --task {task}").task
+    for name, languages, words in (
+        ("nowhere", None, "there is no such folder"),
+        ("file", None, "there is no such folder"),
+        ("empty", None, "not made by fairseq-preprocess"),
+        ("nodict", None, r"has no dict\.de\.txt; make it with fairseq-preprocess"),
+        ("bad", None, "Incorrect dictionary format"),
+        ("twice", None, "Duplicate word"),
+        ("binary", None, r"^erpo: .*binary: "),
+        ("bad", ("fr", "en"), r"has no dict\.fr\.txt; there are dictionaries of de, en: see --source-lang"),
+    ):
+        cfg = copy.deepcopy(parsed)
+        cfg.data = str(tmp_path / name)
+        cfg.source_lang, cfg.target_lang = languages or (None, None)
+        with pytest.raises(SystemExit, match=words) as stopped:
+            tasks.setup_task(cfg)
+        assert str(stopped.value).startswith("erpo: ") and "\n" not in str(stopped.value)
+
+
+def test_arrays_are_as_large_as_they_say(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium")
+    import io
+    import zipfile
+
+    from gail.arrays import read_arrays
+
+    def archive(name: str, **members: bytes) -> Path:
+        with zipfile.ZipFile(tmp_path / name, "w") as opened:
+            for member, content in members.items():
+                opened.writestr(f"{member}.npy", content)
+        return tmp_path / name
+
+    whole, header = io.BytesIO(), io.BytesIO()
+    np.save(whole, np.arange(3.0))
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**13, 4)})
+    good = archive("good.npz", a=whole.getvalue())
+    assert read_arrays(good, ["a"])["a"].tolist() == [0, 1, 2]
+    (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:-30])
+    (tmp_path / "one.npz").write_bytes(whole.getvalue())
+    for path, words in (
+        (archive("large.npz", a=header.getvalue()), "a is damaged: its header promises 320000000000000 bytes"),
+        (archive("other.npz", b=whole.getvalue()), "no array a"),
+        (archive("text.npz", a=b"text"), "EOF"),
+        (tmp_path / "cut.npz", "not an .npz archive"),
+        (tmp_path / "one.npz", "not an .npz archive"),
+    ):
+        with pytest.raises(ValueError, match=rf"{path.name}: .*{words}"):
+            read_arrays(path, ["a"])
+
+
+def test_policies_of_other_shapes(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium")
+    from gail.policies import load_policy
+
+    norm = {"mean": torch.zeros(4), "var": torch.ones(4)}
+    for content, words in (
+        ({"policy": 5}, "no tensors"),
+        ({"policy": {"w": torch.tensor(float("nan"))}}, "diverged"),
+        ({"policy": {}, "env_id": 5, "observation_norm": norm}, "env_id is no text"),
+        (
+            {"policy": {}, "env_id": "InvertedPendulum-v5", "observation_norm": norm},
+            "does not fit InvertedPendulum",
+        ),
+    ):
+        torch.save(content, tmp_path / "policy.pt")
+        with pytest.raises(ValueError, match=rf"policy\.pt.*{words}"):
+            load_policy(tmp_path / "policy.pt")
+
+
+def test_experts_of_other_shapes() -> None:
+    pytest.importorskip("gymnasium")
+    from gail.policies import check_expert
+
+    box = (np.zeros(1), np.ones(1))
+    good = {"obs_mean": np.zeros(4), "obs_meansq": np.ones(4), "W0": np.zeros((4, 3)), "b0": np.zeros(3)}
+    good |= {"W_out": np.zeros((3, 1)), "b_out": np.zeros(1), "log_std": np.zeros(1)}
+    check_expert(good, box)
+    for name, array in (("W0", np.full((4, 3), np.nan)), ("log_std", np.array([1e9])), ("W0", np.zeros((9, 3)))):
+        with pytest.raises(ValueError, match=name):
+            check_expert(good | {name: array}, box)
+
+
+@pytest.mark.parametrize("lengths", [[2, 9], [-2, 7], [2.0, 3.0], [[2, 3]], [0, 5], [2**62, 2**62]])
+def test_trajectories_whose_lengths_do_not_fit(lengths: Any) -> None:
+    pytest.importorskip("gymnasium")
+    from gail.trajectories import check_fit
+
+    good = {"obs": np.zeros((7, 4)), "acts": np.zeros((5, 1)), "rews": np.zeros(5), "terminal": np.zeros(2, dtype=bool)}
+    check_fit(good | {"lengths": np.array([2, 3])})
+    with pytest.raises(ValueError, match="lengths"):
+        check_fit(good | {"lengths": np.array(lengths)})
+
+
+def test_a_run_whose_tables_are_gone_is_not_resumed(tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium")
+    from types import SimpleNamespace
+
+    from gail.run import Run, read_record
+
+    run: Any = SimpleNamespace(folder=tmp_path, iteration=2, settings=SimpleNamespace(eval_every=1))
+    (tmp_path / "progress.csv").write_text("iteration,return\n1,1\n2,1\n")
+    with pytest.raises(ValueError, match=r"evaluations\.csv has 0 of the 2 rows"):
+        Run.check_tables(run)
+    (tmp_path / "evaluations.csv").write_text("iteration,return\n1,1\nx,1\n")
+    with pytest.raises(ValueError, match=r"evaluations\.csv is damaged"):
+        Run.check_tables(run)
+    (tmp_path / "result.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"result\.json is damaged"):
+        read_record(tmp_path / "result.json", ["return"])
+
+
+# ---- folders ----
+
+
+def test_a_folder_is_locked_against_other_processes(tmp_path: Path) -> None:
+    from fairseq_erpo.files import alone
+
+    command = [sys.executable, "-c", "import sys; from fairseq_erpo.files import lock; lock(sys.argv[1], '--out')", str(tmp_path)]
+    with alone(tmp_path):
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert f"another process is working in --out {tmp_path}" in second.stderr
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_two_writers_of_a_file_have_two_parts(tmp_path: Path) -> None:
+    from fairseq_erpo.files import WriteError, atomic_write
+
+    with atomic_write(tmp_path / "a") as one, atomic_write(tmp_path / "a") as other:
+        assert one != other
+        one.write_text("1")
+        other.write_text("2")
+    assert (tmp_path / "a").read_text() == "1" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(WriteError, match=r"--out .*cannot be written"), atomic_write(tmp_path / "a" / "b", "--out"):
+        pass  # a file where a folder should be
+
+
+def test_a_corpus_that_holds_more_is_not_replaced(tmp_path: Path) -> None:
+    for name in ("corpus.json", "train.de", "test.en"):
+        (tmp_path / name).touch()
+    corpus.check_own(tmp_path, ("de", "en"))
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(SystemExit, match=r"also holds thesis\.tex"):
+        corpus.check_own(tmp_path, ("de", "en"))
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "corpus.json").write_text(content)
+        with pytest.raises(SystemExit, match=r"^corpus: .*corpus\.json is"):
+            corpus.corpus_of(tmp_path / "corpus.json")
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.de", b"Gr\xf6\xdfe"), ("a.de.gz", b"xx"), ("a.zip", b"xx"), ("a.tgz", b"xx")])
+def test_texts_and_archives_that_are_none(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    sources = [tmp_path / name] if name.endswith(("zip", "tgz")) else [tmp_path / name] * 2
+    with pytest.raises(SystemExit, match=rf"^corpus: .*{name} is no"):
+        corpus.read(sources, ("de", "en"))
+
+
+@pytest.mark.parametrize("words", ["--pairs -5", "--epochs 0,0", "--jobs 0", "--seeds 4,4", "--row a=interp_'x"])
+def test_a_tables_flags_are_refused_up_front(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import table
+
+    flag, value = words.split()
+    with pytest.raises(SystemExit) as stopped:
+        table.plan_of(table.arguments(["translation", flag, value.replace("_", " ")]))
+    assert flag in f"{stopped.value}{capsys.readouterr().err}"
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from fairseq_erpo.plugin.interrupt import hook
+
+    hook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.strip() == "erpo: interrupted; the same command goes on from the last checkpoint"

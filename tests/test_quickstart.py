@@ -7,15 +7,22 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import sentencepiece
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "examples" / "quickstart"
 sys.path.insert(0, str(QUICKSTART))
 
 import corpus  # noqa: E402
+import model  # noqa: E402
 import prepare  # noqa: E402
+from recipes import Selection  # noqa: E402
+
+from fairseq_erpo.plugin.dictionaries import check_dictionaries  # noqa: E402
 
 
 def component(archive: zipfile.ZipFile, name: str, **languages: object) -> None:
@@ -88,7 +95,7 @@ def test_split_does_not_depend_on_order() -> None:
 
 def test_write_leaves_text_and_pieces_that_belong_together(tmp_path: Path) -> None:
     pairs = [(f"das ist Satz Nummer {n}", f"this is sentence number {n}") for n in range(300)]
-    sizes = corpus.write(corpus.split(pairs), ("de", "en"), tmp_path / "data", pieces=4000)
+    sizes = corpus.write(corpus.split(pairs), ("de", "en"), tmp_path / "data", Selection(pieces=4000))
     assert sum(sizes.values()) == len(pairs)
     for part, size in sizes.items():
         for language in ("de", "en"):
@@ -111,7 +118,7 @@ def test_a_download_with_the_wrong_checksum_is_not_kept(tmp_path: Path, monkeypa
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no usable pair is left for train and valid and test"):
-        corpus.write(corpus.split([]), ("de", "en"), tmp_path / "data", pieces=4000)
+        corpus.write(corpus.split([]), ("de", "en"), tmp_path / "data", Selection(pieces=4000))
 
 
 def test_files_of_unequal_length_are_refused(tmp_path: Path) -> None:
@@ -144,4 +151,42 @@ def test_the_demo_is_a_table_of_two_rows(tmp_path: Path) -> None:
     printed = subprocess.run(run, capture_output=True, text=True, check=True, env=environment).stdout
     commands = [shlex.split(line) for line in printed.splitlines()]
     trained = [words[words.index("--criterion") + 1] for words in commands if words[0] == "fairseq-train"]
-    assert trained == ["erpo_mle", "erpo_mle", "erpo_interp"] and "scores.json" in commands[-1][-1]
+    assert trained == ["erpo_mle", "erpo_interp"] and "scores.json" in commands[-1][-1]
+    assert commands[0][1:3] == ["examples/quickstart/model.py", "unpack"]
+    assert all(words[words.index("--finetune-from-model") + 1].startswith(commands[0][3]) for words in commands[1:3])
+
+
+def test_a_packed_model_comes_back_in_half_the_digits(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "MODEL", tmp_path / "model")
+    (tmp_path / "data/pieces").mkdir(parents=True)
+    (tmp_path / "data/pieces/model.model").write_bytes(b"pieces")
+    (tmp_path / "data/bin").symlink_to(tiny_data)
+    model.pack(tiny_checkpoint, tmp_path / "data")
+    (tmp_path / "run").mkdir()
+    model.unpack(tmp_path / "run", tmp_path / "data")
+    before, after = (check_weights(path) for path in (tiny_checkpoint, tmp_path / "run/checkpoint_best.pt"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=2**-10, atol=2**-14, msg=name)
+    assert (tmp_path / "model/checkpoint.pt").stat().st_size < tiny_checkpoint.stat().st_size / 3
+    assert (tmp_path / "model/dict.txt").read_bytes() == next(tiny_data.glob("dict.*")).read_bytes()
+
+
+def check_weights(path: Path) -> dict[str, torch.Tensor]:
+    model.check_checkpoint(str(path))
+    weights: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
+    return weights
+
+
+def test_the_shipped_model_and_its_dictionary_belong_together(tmp_path: Path) -> None:
+    from fairseq.data import Dictionary
+
+    state = model.check_checkpoint(str(model.MODEL / "checkpoint.pt"))
+    dictionary = Dictionary.load(str(model.MODEL / "dict.txt"))
+    assert state["task_state"]
+    check_dictionaries(state["task_state"], SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary), "it")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model.MODEL / "pieces.model"))
+    assert all(word in dictionary for word in pieces.encode("Öffne die Einstellungen", out_type=str))
+    assert sum(file.stat().st_size for file in model.MODEL.iterdir()) < 3_000_000

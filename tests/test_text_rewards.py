@@ -1,12 +1,13 @@
 """Rewards of text: by name against the public scorers, as a function of one's own, and inside a run."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import build
+from conftest import ROOT, Done, build
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 
@@ -105,6 +106,12 @@ def test_a_reward_that_is_not_there_is_refused_at_once(name: str, words: str) ->
 FLAGS = "--criterion erpo_self_critic --erpo-samples 2 --erpo-baseline leave_one_out --task erpo_translation"
 
 
+def test_a_failure_ends_training_with_one_line(tiny_data: Path, own: str) -> None:
+    built = build(tiny_data, f"{FLAGS} --erpo-reward {own}:endless")
+    with pytest.raises(SystemExit, match=f"^erpo: --erpo-reward {own}:endless failed: [^\n]*; source '[^\n]*$"):
+        built.criterion.draw(built.model, built.batch([3, 14]))
+
+
 def test_a_run_is_paid_by_text(tiny_data: Path, own: str) -> None:
     """The reward of each sample is the function of its text, and of the text of its source's reference."""
     built = build(tiny_data, f"{FLAGS} --erpo-reward {own}:shared")
@@ -158,3 +165,14 @@ def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
         next(iter(resumed.model.parameters())).mul_(-1)
     resumed.criterion.draw(resumed.model, resumed.batch([3]))
     assert resumed.criterion.settings.reward.statistics != first
+
+
+@pytest.mark.slow
+def test_the_metric_of_the_documentation_trains_a_model(tmp_path: Path, train: Callable[..., Done]) -> None:
+    page = (ROOT / "docs" / "rewards.md").read_text("utf-8")
+    (tmp_path / "my_metric.py").write_text(page.split("```python\n")[1].split("```")[0])
+    flags = "--task erpo_translation --criterion erpo_self_critic --erpo-samples 3 --erpo-baseline leave_one_out --max-epoch 1"
+    found = {"env": {"PYTHONPATH": str(tmp_path)}}
+    done = train(tmp_path / "run", f"{flags} --erpo-reward my_metric:shared_words", **found)
+    rewards = [float(value) for value in re.findall(r'"seq_reward": "([0-9.]+)"', done.output)]
+    assert rewards and all(0 <= reward <= 1 for reward in rewards) and max(rewards) > 0

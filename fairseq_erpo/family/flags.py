@@ -136,6 +136,11 @@ def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in config.items() if name in FLAGS and value is not None}
     if config.get("erpo_preset") not in (None, "paper") and "erpo_teacher" not in config and "erpo_reward" in found:
         found["erpo_teacher"] = "same"  # before 0.3 the reward that was typed taught, too
+    for name, value in found.items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"{name} in the checkpoint's configuration is neither a text nor a number")
+        if FLAGS[name].type is str and name != "erpo_anneal_every":
+            found[name] = str(value)
     if "erpo_task_targets" in config:
         found["erpo_reward_targets"] = config["erpo_task_targets"]
     for name, values in OLD_VALUES.items():

@@ -8,15 +8,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
-from fairseq_erpo.files import WriteError, atomic_write
+from fairseq_erpo.files import WriteError, atomic_write, lock
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 
+LOCKS: dict[str, IO[str]] = {}  # of --save-dir
 fairseqs_save = checkpoint_utils.torch_persistent_save
 fairseqs_load = checkpoint_utils.load_checkpoint_to_cpu
 fairseqs_check = checkpoint_utils.verify_checkpoint_directory
@@ -80,11 +81,17 @@ def load(path: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def check_folder(save_dir: str) -> None:
-    """fairseq's `verify_checkpoint_directory`; ends with one line that names --save-dir if nothing can be written there."""
+    """fairseq's `verify_checkpoint_directory`; ends with one line that names --save-dir if nothing can be written there.
+
+    The folder stays locked while this process lives: two runs would overwrite each other's checkpoints.
+    """
     try:
         fairseqs_check(save_dir)
+        LOCKS[save_dir] = LOCKS.get(save_dir) or lock(save_dir, "--save-dir")
     except OSError as error:
         raise SystemExit(f"erpo: --save-dir {save_dir} cannot be written: {error.strerror}") from None
+    except ValueError as error:
+        raise SystemExit(f"erpo: {error}") from None
 
 
 checkpoint_utils.torch_persistent_save = save

@@ -10,10 +10,11 @@ from fairseq.distributed import utils as distributed
 from fairseq.tasks.fairseq_task import FairseqTask
 from fairseq.utils import split_paths
 
+from fairseq_erpo.files import reason_of
+from fairseq_erpo.plugin.binarised import check_index
 from fairseq_erpo.plugin.clock import Clock, is_parallel
 from fairseq_erpo.plugin.decoder import check_model, feature_size, unwrapped
 from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
-from fairseq_erpo.plugin.indexed import check_index
 
 
 class Clocked:
@@ -85,43 +86,52 @@ class Clocked:
         return any(Path(folders[0]).glob(f"{split}.*.idx"))
 
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
-        nothing = f"erpo: the {split} data holds no sentence pair; look at what fairseq-preprocess was given"
+        again = "look at what fairseq-preprocess was given, or run it again"
         folders = split_paths(getattr(self.cfg, "data", None) or "")  # type: ignore[attr-defined]
-        if any(not file.stat().st_size for folder in folders for file in Path(folder).glob(f"{split}.*.bin")):
-            raise SystemExit(nothing)  # fairseq would fail to map an empty file into memory
         try:
-            for index in (file for folder in folders for file in Path(folder).glob(f"{split}.*.idx")):
-                check_index(index)
+            # fairseq would fail to map an empty file into memory.
+            if any(not file.stat().st_size for folder in folders for file in Path(folder).glob(f"{split}.*.bin")):
+                raise ValueError(f"the {split} data holds no sentence pair")
+            for folder in folders:
+                for index in Path(folder).glob(f"{split}.*.idx"):
+                    check_index(index)
             super().load_dataset(split, *args, **kwargs)  # type: ignore[misc]
-        except ValueError as error:
-            raise SystemExit(f"erpo: {error}; run fairseq-preprocess again") from None
+            check_dataset(self.datasets[split], self, split)  # type: ignore[attr-defined]
         except FileNotFoundError as error:
             raise SystemExit(f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}") from None
-        if not len(self.datasets[split]):  # type: ignore[attr-defined]
-            raise SystemExit(nothing)
-        try:
-            check_targets(self.datasets[split], getattr(self, "target_dictionary", None), split)  # type: ignore[attr-defined]
         except ValueError as error:
-            raise SystemExit(f"erpo: {error}; look at what fairseq-preprocess was given, or run it again") from None
+            raise SystemExit(f"erpo: {error}; {again}") from None
+        except Exception as error:  # fairseq raises anything here, where a file is damaged
+            raise SystemExit(f"erpo: the {split} data cannot be read: {reason_of(error)}; {again}") from None
 
 
 LOOKED_AT = 500  # sentences of a split
 
 
-def check_targets(dataset: Any, dictionary: Any, split: str) -> None:
-    """Look at some targets, spread evenly.  Raises ValueError if they cannot be text: damaged, empty, or unknown words only."""
-    targets = getattr(dataset, "tgt", None)
-    if targets is None or dictionary is None:
+def check_dataset(dataset: Any, task: Any, split: str) -> None:
+    """Raises ValueError for a split that is empty, or whose sentences cannot be text."""
+    if not len(dataset):
+        raise ValueError(f"the {split} data holds no sentence pair")
+    check_side(getattr(dataset, "src", None), getattr(task, "source_dictionary", None), f"the {split} data", "sources")
+    check_side(getattr(dataset, "tgt", None), getattr(task, "target_dictionary", None), f"the {split} data", "targets")
+
+
+def check_side(texts: Any, dictionary: Any, data: str, side: str) -> None:
+    """Look at some texts, spread evenly.  Raises ValueError if they cannot be text: damaged, empty, or unknown words only."""
+    if texts is None or dictionary is None:
         return
-    chosen = np.unique(np.linspace(0, len(targets) - 1, LOOKED_AT, dtype=int))
-    tokens = torch.cat([targets[int(i)] for i in chosen])
+    chosen = np.unique(np.linspace(0, len(texts) - 1, LOOKED_AT, dtype=int))
+    try:
+        tokens = torch.cat([texts[int(i)] for i in chosen])
+    except (ValueError, RuntimeError, IndexError):  # an index that does not fit its file
+        raise ValueError(f"{data} is damaged: its {side} end before their index does") from None
     if bool(((tokens == dictionary.pad()) | (tokens == dictionary.bos()) | (tokens < 0) | (tokens >= len(dictionary))).any()):
-        raise ValueError(f"the {split} data is damaged: its targets hold ids that no text has")
+        raise ValueError(f"{data} is damaged, or of another dictionary: its {side} hold ids that no text has")
     words = tokens[tokens != dictionary.eos()]
     if not len(words):
-        raise ValueError(f"the {split} data has empty targets only")
+        raise ValueError(f"{data} has empty {side} only")
     if bool((words == dictionary.unk()).all()):
-        raise ValueError(f"the {split} data has no target word that is in the dictionary")
+        raise ValueError(f"{data} has no word of its {side} that is in the dictionary")
 
 
 def clocked(task: FairseqTask) -> FairseqTask:

@@ -161,7 +161,10 @@ class ErpoCriterion(FairseqCriterion):
             self.settings = self.cache.settings = self.follower.update(model, self.task.clock, self.seed) or self.settings
         with sampling_mode(unwrapped(model)):
             batch = self.batch(model, sample)
-            drawn = self.row.draw(batch)
+            try:
+                drawn = self.row.draw(batch)
+            except ValueError as error:  # of a reward or a file that the user brought along
+                raise SystemExit(f"erpo: {error}") from None
             if drawn is None:
                 return None
             drawn = self.row.weigh(batch, drawn)

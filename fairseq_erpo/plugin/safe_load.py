@@ -1,7 +1,6 @@
 """Safe reading of fairseq's checkpoints: nothing in the file is executed (`literals` sees to its configuration)."""
 
 import argparse
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy._core import multiarray
 
 from fairseq_erpo.files import check_archive, reason_of
 from fairseq_erpo.plugin import literals  # noqa: F401 - from now on fairseq evaluates nothing but literals
+from fairseq_erpo.plugin.structure import check_structure
 
 # torch >= 2.6 unpickles plain data only, which stays so. fairseq-train's checkpoints hold a Namespace, and with --eval-bleu the
 # counts of the last validation as arrays of integers (fairseq logs them so); none of these carries code.
@@ -33,13 +33,16 @@ def check_checkpoint(path: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _checked(path: str, changed: int, size: int) -> dict[str, Any]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a checkpoint: it was cut short, or torch.save did not write it")
     try:
         check_archive(path)
+    except Exception as error:  # a broken archive raises anything
+        raise ValueError(f"{path} is not a checkpoint: {reason_of(error)}") from None
+    try:
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except Exception as error:  # a broken pickle raises anything
         raise ValueError(f"{path} is not a checkpoint that is complete and safe to load: {reason_of(error)}") from None
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict) or not (state.get("cfg") or state.get("args")):
-        raise ValueError(f"{path} holds no fairseq model (no 'model' and 'cfg' in it)")
-    return state
+    try:
+        check_structure(state)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no fairseq model: {error}") from None
+    return dict(state)

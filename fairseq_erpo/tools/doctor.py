@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
+from omegaconf import OmegaConf
 
 from fairseq_erpo.checkup import Check, machine, report
+from fairseq_erpo.plugin import data_errors
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.safe_load import check_checkpoint
-from fairseq_erpo.plugin.translation_task import ErpoTranslationConfig, ErpoTranslationTask
+from fairseq_erpo.plugin.translation_task import ErpoTranslationConfig
 from fairseq_erpo.tools.load_run import part_of
 
 
@@ -59,7 +61,8 @@ def task_of(data: str) -> Any:
         "train_subset": "train",
         "required_seq_len_multiple": 1,
     }  # from other flags
-    return ErpoTranslationTask.setup_task(ErpoTranslationConfig(data=data, **elsewhere))
+    config = ErpoTranslationConfig(_name="erpo_translation", data=data, **elsewhere)
+    return data_errors.setup_task(OmegaConf.structured(config))
 
 
 def look_at_data(data: str) -> str:
