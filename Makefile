@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gail test test-slow fuzz check format bench bench-quick bench-gail bench-peer clean
+.PHONY: help setup demo gail test test-slow fuzz check format bench bench-quick bench-gail bench-peer docs clean
 
 # Threads that wait for each other by spinning are many times slower when another program wants the cores too.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -63,6 +63,10 @@ bench-peer: .venv/ready  ## GAIL beside that of HumanCompatibleAI's imitation, w
 	@[ -d runs/peer/imitation ] || $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --target runs/peer imitation==1.0.1
 	$(BIN)/python benchmarks/peer_imitation.py --peer runs/peer --json runs/benchmarks-peer.json
 
+docs: .venv/docs  ## the documentation as pages in site/, which open from disk and need no network
+	@$(BIN)/python -m sphinx -W --keep-going -q docs site
+	echo "open site/index.html"
+
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -105,4 +109,8 @@ endef
 	mv .venv/base .venv/base.unfinished  # until the end, so that an interruption here starts from nothing too
 	PYTHONWARNINGS=ignore $(PIP) -q --no-build-isolation -e '.[gail,dev]'  # setuptools warns of every linked installation
 	mv .venv/base.unfinished .venv/base
+	touch $@
+
+.venv/docs: .venv/ready
+	@$(PIP) -q furo myst-parser sphinx
 	touch $@

@@ -22,11 +22,12 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["fairseq_erpo", "fairseq_erpo.*", "gail", "gail.*"]),
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",
+    entry_points={"console_scripts": ["fairseq-erpo=fairseq_erpo.__main__:main", "erpo-gail=gail.__main__:main"]},
     # fairseq-fixed is fairseq's last main branch made to run on Python 3.11 and later; the module is still called fairseq.
     # It compiles against torch, so it wants `pip install --no-build-isolation` after torch (see CONTRIBUTING.md).
     install_requires=[
-        "torch==2.13.0",
+        "torch>=2.6,<3",  # a user's own build stays; before 2.6, reading a checkpoint could run code (CVE-2025-32434)
         "fairseq-fixed==0.12.3.1",
         "matplotlib",
         "numpy",
@@ -42,7 +43,19 @@ setup(
         "gail": ["gymnasium", "imageio", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
         "film": ["imageio-ffmpeg"],  # python -m gail render --out film.mp4
         "slurm": ["submitit"],  # --slurm of tables and sweeps, examples/cluster/slurm.py
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "scipy", "submitit"],
+        "huggingface": ["transformers>=5,<5.40"],  # examples/huggingface; 5.40 renames past_key_values
+        "docs": ["furo", "myst-parser", "sphinx"],  # make docs
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "scipy",
+            "submitit",
+            "transformers>=5,<5.40",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -66,10 +66,11 @@ class Plan:
         command = ("fairseq-train", str(self.data / "bin"), *shlex.split(options), *files, *start)
         return Stage(name, command, (after,) if after else (), self.corpus["digest"], epochs)
 
-    def start(self, name: str, seed: int) -> Stage:
-        """MLE, or the model that the profile brings along."""
+    def start(self, seed: int) -> Stage:
+        """MLE, or the one model that the profile brings along for all seeds."""
         if not self.profile.start:
-            return self.training(name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
+            return self.training(f"{PRETRAIN}-{seed}", "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
+        name = f"{PRETRAIN}-{self.seeds[0]}"
         command = ("python", f"examples/{self.profile.start}", "unpack", str(self.folder / name), str(self.data))
         return Stage(name, command, (), self.corpus["digest"])
 
@@ -82,13 +83,13 @@ class Plan:
 
     def stages(self) -> list[Stage]:
         """In an order in which all can be run."""
-        first = {seed: self.start(f"{PRETRAIN}-{seed}", seed) for seed in self.seeds}
+        first = {seed: self.start(seed) for seed in self.seeds}
         further = [
             self.training(f"{name}-{seed}", row, seed, self.profile.more, self.profile.more_epochs, flags, first[seed])
             for seed in self.seeds
             for name, (row, flags) in self.rows.items()
         ]
-        trained = [*first.values(), *further]
+        trained = [*dict.fromkeys(first.values()), *further]
         tests = [
             Stage(f"test-{stage.name}", ("python", *self.evaluation([str(self.folder / stage.name)])), (stage,), stage.data)
             for stage in trained
@@ -97,8 +98,10 @@ class Plan:
 
     def table(self) -> list[str]:
         """The command that prints it; its outputs are decoded by then."""
-        names = [PRETRAIN, *self.rows]
-        systems = [f"{name}=" + ",".join(str(self.folder / f"{name}-{seed}") for seed in self.seeds) for name in names]
+        runs = {name: [f"{name}-{seed}" for seed in self.seeds] for name in (PRETRAIN, *self.rows)}
+        if self.profile.start:
+            runs[PRETRAIN] = runs[PRETRAIN][:1]
+        systems = [f"{name}=" + ",".join(str(self.folder / run) for run in names) for name, names in runs.items()]
         baseline = ["--baseline", "mle"] if "mle" in self.rows else []
         return [*self.evaluation(systems), *baseline, "--json", str(self.folder / "scores.json")]
 

@@ -1,6 +1,7 @@
 """`python -m fairseq_erpo VERB`: the tools around training."""
 
 import logging
+import os
 import sys
 import warnings
 from argparse import ArgumentParser
@@ -69,11 +70,13 @@ def quiet() -> None:
         warnings.simplefilter("ignore")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the verb that the command line names; fairseq is not imported before."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the verb that the command line (or `argv`) names; fairseq is not imported before."""
     quiet()
+    # Before torch is imported: on small batches threads wait for each other longer than they compute.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     run_verb("fairseq_erpo", "Tools around fairseq-train and the erpo_* criterions.", VERBS, argv, "erpo")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from fairseq_erpo import __version__
+
 Run = Callable[[ArgumentParser, Sequence[str]], None]  # adds its arguments to the parser, parses them, and does the work
 
 
@@ -28,13 +30,18 @@ class Verb(NamedTuple):
         return run
 
 
-def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Sequence[str], prefix: str) -> None:
-    """Run the verb that `argv` names.  Ends with one line, `prefix: reason`, where the verb raises ValueError or OSError."""
+def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Sequence[str] | None, prefix: str) -> None:
+    """Run the verb that `argv` names; None stands for the command line.
+
+    Ends with one line, `prefix: reason`, where the verb raises ValueError or OSError.
+    """
+    argv = sys.argv[1:] if argv is None else argv
     # Tokens are printed as they are; a terminal that cannot show one must not end the program.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parser = ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument("--version", action="version", version=f"{program}, of fairseq-erpo {__version__}")
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     parsers = {
         name: subparsers.add_parser(

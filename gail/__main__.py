@@ -1,6 +1,5 @@
 """`python -m gail VERB`: imitation on gymnasium's MuJoCo environments, from an expert to the figures."""
 
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -58,11 +57,11 @@ VERBS: Mapping[str, Verb] = {
 }
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the verb that the command line names."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the verb that the command line (or `argv`) names."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     run_verb("gail", "Imitation with annealed demonstrations, on stable-baselines3's PPO.", VERBS, argv, "gail")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -11,7 +11,6 @@ from conftest import LIMIT, QUIET, ROOT, TINY, load
 from test_train import free_port
 
 CLUSTER = ROOT / "examples" / "cluster"
-CPU = ["--cpu", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
 SHORT = ["--max-update", "4", "--disable-validation", "--dropout", "0", "--no-epoch-checkpoints"]
 
 
@@ -29,9 +28,9 @@ def run(command: list[str], data: Path, save_dir: Path, flags: list[str], **env:
 def test_two_processes_by_torchrun_and_by_submitit_are_one(tiny_data: Path, tmp_path: Path) -> None:
     """Two ranks against one process with --update-freq 2, through every recipe."""
     flags = [*TINY, *QUIET, *SHORT, "--seed", "7"]
-    alone = run([CLUSTER / "one_node.sh"], tiny_data, tmp_path / "alone", [*flags, "--cpu", "--update-freq", "2"])
+    alone = run([CLUSTER / "one_node.sh"], tiny_data, tmp_path / "alone", [*flags, "--update-freq", "2"])
     port = free_port()
-    nodes = run([CLUSTER / "nodes.sh"], tiny_data, tmp_path / "nodes", [*flags, *CPU], GPUS="2", HEAD=f"localhost:{port}")
+    nodes = run([CLUSTER / "nodes.sh"], tiny_data, tmp_path / "nodes", flags, GPUS="2", HEAD=f"localhost:{port}")
     slurm = [
         sys.executable,
         CLUSTER / "slurm.py",
@@ -44,8 +43,19 @@ def test_two_processes_by_torchrun_and_by_submitit_are_one(tiny_data: Path, tmp_
         "--wait",
         "--",
     ]
-    submitted = run(slurm, tiny_data, tmp_path / "slurm", [*flags, *CPU])
+    submitted = run(slurm, tiny_data, tmp_path / "slurm", flags)
     for name, value in alone.items():
         for other in (nodes, submitted):
             # Float32 sums in another order, through four Adam steps of about 2e-3 each: a twentieth of one step.
             torch.testing.assert_close(other[name], value, rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.slow
+def test_a_configuration_error_ends_a_launch_once(tiny_data: Path, tmp_path: Path) -> None:
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "GPUS": "1"}
+    words = [CLUSTER / "nodes.sh", tiny_data, "--save-dir", tmp_path / "run", *TINY, "--erpo-c", "-1"]
+    env["HEAD"] = f"localhost:{free_port()}"
+    done = subprocess.run([str(w) for w in words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0 and output.count("erpo: --erpo-c") == 1, output[-3000:]
+    assert output.count("not started again") == 1

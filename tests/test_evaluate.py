@@ -19,7 +19,7 @@ from fairseq_erpo.__main__ import main
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import evaluate as evaluation
 from fairseq_erpo.tools import generate
-from fairseq_erpo.tools.evaluate import parse_systems
+from fairseq_erpo.tools.evaluate import cell, parse_systems
 
 Run = Callable[..., str]
 SENTENCES = [f"the sentence number {n} of {n * n} is here" for n in range(40)]
@@ -127,8 +127,31 @@ def test_markdown_and_columns(evaluate: Run, texts: Path) -> None:
 def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_path: Path) -> None:
     lines = [f"S-{n}\tx\nT-{n}\t{text}\nH-{n}\t-0.1\tx\nD-{n}\t-0.1\t{text}" for n, text in reversed(list(enumerate(SENTENCES)))]
     (tmp_path / "out.txt").write_text("noise\n" + "\n".join(lines) + "\n")
-    assert generate.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES)
+    assert generate.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES, None)
     assert "100.00" in evaluate(tmp_path / "out.txt")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "line"),
+    [
+        ("{'generation': {'beam': 3, 'lenpen': 1.0}}\n", "", "valid, beam 3, length penalty 1 (fairseq's"),
+        ("", "", "valid, beam 3\n"),
+        ("", "another beam", ""),
+    ],
+)
+def test_only_what_is_known_of_the_decoding_is_printed(evaluate: Run, tmp_path: Path, first: str, second: str, line: str) -> None:
+    text = "".join(f"T-{n}\t{sentence}\nD-{n}\t-1\t{sentence}\n" for n, sentence in enumerate(SENTENCES))
+    (tmp_path / "a").write_text(f"{first}{text}Generate valid with beam=3: BLEU4 = 1\n")
+    (tmp_path / "b").write_text(f"{text}Generate valid with beam=4: BLEU4 = 1\n" if second else text)
+    runs = [tmp_path / "a"] + ([tmp_path / "b"] if second else [])
+    printed = evaluate(*runs, "--json", tmp_path / "scores.json")
+    assert line in printed and bool(line) == ("beam" in printed)
+    assert ("decoding" in json.loads((tmp_path / "scores.json").read_text())) == bool(line)
+
+
+@pytest.mark.parametrize(("difference", "star"), [(0.01, ""), (-0.09, ""), (0.11, "**"), (-2, "**")])
+def test_a_difference_of_nothing_has_no_star(difference: float, star: str) -> None:
+    assert cell({"mean": 1, "std": None, "difference": difference, "p": 0.001}, 2) == f"1.00{star}"
 
 
 def test_systems_by_name() -> None:

@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.cells import cell_len
 
 from fairseq_erpo.__main__ import main
 from fairseq_erpo.family import FAMILY
@@ -48,6 +49,16 @@ def test_every_row_stands_in_the_table_with_its_point_and_a_sentence(family: Any
     for row, line in zip(FAMILY.values(), table, strict=True):
         assert line[1:4] == [*row.point]
         assert line[4].split()[0] == row.source.split()[0]
+
+
+@pytest.mark.parametrize("arguments", [[], ["interp"]])
+def test_eighty_columns_are_enough(arguments: list[str], family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = family(*arguments).splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    # No cell of the points is cut or folded.
+    points = [line.split()[1] for line in lines if line.startswith("erpo_") and not arguments][: len(FAMILY)]
+    assert points == [row.point.reward.split()[0] for row in FAMILY.values() if not arguments]
 
 
 def test_a_summary_is_the_first_sentence_and_no_abbreviation_ends_it() -> None:

@@ -65,13 +65,14 @@ def often(*values: Any) -> st.SearchStrategy[Any]:
 
 def mutated(good: Any) -> st.SearchStrategy[Any]:
     """JSON content like `good`, in which parts are missing or other values."""
-    if isinstance(good, dict):
-        whole = st.fixed_dictionaries({}, optional={key: mutated(value) for key, value in good.items()})
-        parts = st.fixed_dictionaries({key: mutated(value) for key, value in good.items()})
-        return st.integers(0, 9).flatmap(lambda n: JSON if n == 0 else whole if n < 4 else parts)
+    if isinstance(good, dict) and good:
+        few = st.sets(st.sampled_from([*good]), max_size=2)  # of many, something would always be wrong
+        changed = few.flatmap(lambda keys: st.fixed_dictionaries({key: mutated(good[key]) for key in sorted(keys)}))
+        without = few.map(lambda keys: {key: value for key, value in good.items() if key not in keys})
+        return st.integers(0, 9).flatmap(lambda n: JSON if n == 0 else without if n < 4 else changed.map(lambda new: good | new))
     if isinstance(good, list):
         return st.tuples(*map(mutated, good)).map(list) | JSON
-    return st.integers(0, 9).flatmap(lambda n: st.just(good) if n else JSON)
+    return st.integers(0, 9).flatmap(lambda n: st.just(good) if n % 2 else JSON)
 
 
 def contents(good: Any) -> st.SearchStrategy[bytes]:
@@ -161,7 +162,7 @@ TRAINING = {key: ENTRY[key] for key in ("epoch", "update", "num_updates", "loss"
 LINES = st.sampled_from([TRAINING, ENTRY, {"epoch": 2, **ENTRY}]).flatmap(mutated).map(json.dumps) | TEXTS
 
 
-@fuzzed(150, quick=25)
+@fuzzed(300, quick=25)
 @given(st.lists(LINES, max_size=5), st.sampled_from(["", "2026 | INFO | ", '{"epoch": ' + DEEP + "\n", '{"epoch": 1e400}\n']))
 def test_training_logs(folder: Path, lines: list[str], before: str) -> None:
     from fairseq_erpo.tools import curves, training_log
@@ -190,7 +191,7 @@ def scores() -> dict[str, Any]:
     return found
 
 
-@fuzzed(200, quick=20)
+@fuzzed(600, quick=20)
 @given(data=st.data())
 def test_scores(folder: Path, scores: dict[str, Any], data: st.DataObject) -> None:
     from fairseq_erpo.tools import curves, report
@@ -204,7 +205,7 @@ def test_scores(folder: Path, scores: dict[str, Any], data: st.DataObject) -> No
             curves.svg(panel)
 
 
-@fuzzed(600)
+@fuzzed(2000)
 @given(st.lists(st.tuples(st.sampled_from("DTHSP"), st.integers(0, 3), TEXTS, TEXTS), max_size=6), st.binary(max_size=6))
 def test_outputs_of_generate(folder: Path, lines: list[tuple[str, int, str, str]], rest: bytes) -> None:
     from fairseq_erpo.tools.generate import read
@@ -216,7 +217,7 @@ def test_outputs_of_generate(folder: Path, lines: list[tuple[str, int, str, str]
         assert len(output.references) == len(output.hypotheses)
 
 
-@fuzzed(600)
+@fuzzed(2000)
 @given(st.lists(st.tuples(NUMBERS | st.sampled_from("0123"), NUMBERS, st.sampled_from(["a", "b c"]) | TEXTS), max_size=5),
        st.binary(max_size=4))  # fmt: skip
 def test_samples_files(folder: Path, lines: list[tuple[str, str, str]], rest: bytes) -> None:
@@ -237,7 +238,7 @@ def test_samples_files(folder: Path, lines: list[tuple[str, str, str]], rest: by
 CORPUS = {"digest": "0", "sizes": {"train": 3}, "languages": ["de", "en"], "selection": {"pieces": 100}, "moses": False}
 
 
-@fuzzed(600)
+@fuzzed(1500)
 @given(contents(CORPUS))
 def test_corpus_manifests(folder: Path, content: bytes) -> None:
     import table as examples_table
@@ -247,7 +248,7 @@ def test_corpus_manifests(folder: Path, content: bytes) -> None:
     judged("corpus.json", lambda: plan.stages() and plan.table(), "corpus.json")
 
 
-@fuzzed(600)
+@fuzzed(1500)
 @given(contents({"digest": "0", "seconds": 3.5, "core_seconds": 2.5}))
 def test_done_stages(folder: Path, content: bytes) -> None:
     import table as examples_table
@@ -310,7 +311,7 @@ DESCRS = st.sampled_from(
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 14, 10**13, 2**63, -1]), max_size=3).map(tuple)
 
 
-@fuzzed(200, quick=20)
+@fuzzed(600, quick=20)
 @given(data=st.data())
 def test_headers_of_demonstrations(folder: Path, demonstrations: Path, data: st.DataObject) -> None:
     from gail import archive, trajectories
@@ -337,7 +338,7 @@ def test_headers_of_demonstrations(folder: Path, demonstrations: Path, data: st.
     judged("headers of experts", lambda: plain_expert(file, box)(np.zeros((2, 4)), None), str(file))
 
 
-@fuzzed(600)
+@fuzzed(1500)
 @given(data=st.data())
 def test_manifests_of_demonstrations(folder: Path, demonstrations: Path, data: st.DataObject) -> None:
     from gail import archive

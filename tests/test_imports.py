@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Rooms of fairseq_erpo from the ground up: a module imports from its own room and from those below, never from above.
 FLOORS = (
-    {"", "mixture", "vocabulary", "files", "processes", "verbs", "scores"},
+    {""},
+    {"mixture", "vocabulary", "files", "processes", "verbs", "scores"},
     {"annealers", "rewards", "checkup", "text_rewards"},
     {"algorithm"},
     {"family"},

@@ -164,7 +164,7 @@ def test_shows_every_token_that_training_would_draw(
     state = load(tiny_checkpoint)
     built.model.load_state_dict(state["model"])
     built.task.clock.update = state["optimizer_history"][-1]["num_updates"]
-    sample = built.batch(list(range(12)), "valid")
+    sample = built.batch(list(range(40)), "valid")
     drawn = built.criterion.draw(built.model, sample)
     expected = {}
     for i, n in enumerate(sample["id"].tolist()):
@@ -178,17 +178,17 @@ def test_shows_every_token_that_training_would_draw(
 
     html = tmp_path / "new" / "page.html"
     output = inspect(
-        tiny_checkpoint, tiny_data, "--lambda", share, "--sentences", 12, "--seed", 7, *flags.split(), "--html", html
+        tiny_checkpoint, tiny_data, "--lambda", share, "--sentences", 40, "--seed", 7, *flags.split(), "--html", html
     )
     assert "\x1b" not in output
     found = blocks(output)
-    assert list(found) == list(range(12))  # in the data's order, not by length as in fairseq's batch
+    assert list(found) == list(range(40))  # in the data's order, not by length as in fairseq's batch
     for n, sentence in found.items():
         assert triples(sentence["sampled"]) == expected[n]
     for i, n in enumerate(sample["id"].tolist()):
         end = ", clipped at the length cap" if drawn.sample.clipped[i] else ""
         assert found[n]["title"] == [f"sentence {n}: reward {number(float(drawn.sample.reward[i]))}{end}"]
-    assert Page(html.read_text()).triples == [triple for n in range(12) for triple in expected[n]]
+    assert Page(html.read_text()).triples == [triple for n in range(40) for triple in expected[n]]
     assert [file.name for file in html.parent.iterdir()] == ["page.html"]
 
 
@@ -196,7 +196,8 @@ def test_source_and_reference_are_those_of_the_data(tiny_data: Path, tiny_checkp
     text = tiny_data.parent / "text"
     sources, references = ((text / f"test.{language}").read_text().splitlines() for language in ("de", "en"))
     found = blocks(inspect(tiny_checkpoint, tiny_data, "--split", "test", "--sentences", 5))
-    for n in range(5):
+    assert len(found) == 5
+    for n in found:
         assert " ".join(found[n]["source"]) == sources[n]
         assert " ".join(found[n]["reference"]) == references[n]
 
@@ -219,11 +220,14 @@ def test_batches_do_not_matter(tiny_data: Path, tiny_checkpoint: Path, inspect: 
     assert inspect(tiny_checkpoint, tiny_data, "--sentences", 10) == whole
 
 
-def test_sentences_are_chosen_from_the_start_or_by_seed(tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
+def test_sentences_are_spread_over_those_of_middle_length_or_chosen_by_seed(tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
     def chosen(*arguments: Any) -> list[int]:
         return list(blocks(inspect(tiny_checkpoint, tiny_data, *arguments)))
 
-    assert chosen() == list(range(8))
+    lengths = [len(line.split()) for line in (tiny_data.parent / "text/valid.en").read_text().splitlines()]
+    low, high = sorted(lengths)[9], sorted(lengths)[-10]
+    assert chosen() == sorted(chosen()) and len(set(chosen())) == 8 and chosen()[-1] > 20
+    assert all(low <= lengths[number] <= high for number in chosen())
     assert len(chosen("--sentences", 1000)) == 40
     by_seed = chosen("--shuffle", "--seed", 3)
     assert by_seed == chosen("--shuffle", "--seed", 3) != chosen("--shuffle", "--seed", 4)
@@ -241,6 +245,9 @@ def test_sources_can_be_left_out(tiny_data: Path, tiny_checkpoint: Path, inspect
         ({"_name": "erpo_mle"}, "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
         ({"_name": "cross_entropy"}, "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
         ({"_name": "erpo_interp", "erpo_preset": "robust"}, "", "λ model=0.12,reward=0.16,data=0.72 · --erpo-preset robust ·"),
+        # A constant row has one of its own.
+        ({"_name": "erpo_pg"}, "", f"λ model=1,reward=0,data=0 · --erpo-preset {DEFAULT} ·"),
+        ({"_name": "erpo_raml"}, "", f"λ model=0,reward=1,data=0 · --erpo-preset {DEFAULT} ·"),
         # Of a version before 0.2.
         (
             {
@@ -272,7 +279,7 @@ def test_sources_can_be_left_out(tiny_data: Path, tiny_checkpoint: Path, inspect
             "--erpo-preset robust",
             "λ model=0.4286,reward=0.5714,data=0 · --erpo-preset robust ·",
         ),
-        (Namespace(_name="label_smoothed"), "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
+        (Namespace(_name="label_smoothed_cross_entropy"), "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
     ],
 )
 def test_what_is_left_out_is_as_in_the_run(
@@ -427,11 +434,34 @@ def test_dictionaries_of_another_size(tiny_data: Path, tiny_checkpoint: Path, re
     assert "size mismatch for decoder.embed_tokens.weight" in message
 
 
-def test_a_model_of_an_unknown_plugin(tiny_data: Path, tiny_checkpoint: Path, refused: Callable[..., str], tmp_path: Path):
+@pytest.mark.parametrize(
+    ("part", "kind", "values"),
+    [
+        ("model", "model", {"_name": "mine"}),
+        ("criterion", "criterion", {"_name": "mine"}),
+        ("criterion", "reward", {"_name": "erpo_interp", "erpo_reward": "mine"}),
+    ],
+)
+def test_what_only_an_unknown_plugin_has(
+    part: str,
+    kind: str,
+    values: dict[str, str],
+    tiny_data: Path,
+    tiny_checkpoint: Path,
+    refused: Callable[..., str],
+    tmp_path: Path,
+):
     state = load(tiny_checkpoint)
-    state["cfg"]["model"]._name = "my_transformer"
+    state["cfg"][part] = Namespace(**values)
     torch.save(state, tmp_path / "x.pt")
-    assert "no model 'my_transformer'" in (message := refused(tmp_path / "x.pt", tiny_data)) and "--user-dir" in message
+    message = refused(tmp_path / "x.pt", tiny_data)
+    assert f"no {kind} 'mine', which {tmp_path / 'x.pt'} is of" in message and "--user-dir" in message
+
+
+def test_what_0_means_is_said_of_edit_only(tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
+    words = ["--sentences", 1, "--erpo-preset", "paper", "--erpo-reward"]
+    shown = [inspect(tiny_checkpoint, tiny_data, *words, reward) for reward in ("edit", "bleu")]
+    assert ["a token that adds no edit" in " ".join(text.split()) for text in shown] == [True, False]
 
 
 def test_a_language_model_has_no_source_to_draw_for(

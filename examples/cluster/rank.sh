@@ -5,5 +5,14 @@
 #
 # fairseq would guess from the GPUs that it sees, and takes one GPU a node for a single process; so all is said here.
 set -euo pipefail
+# torchrun starts a failed launch again. Where that saved nothing, the flags or the data are wrong, and would be again.
+if [ "${TORCHELASTIC_RESTART_COUNT:-0}" -gt 0 ]; then
+    folder=checkpoints  # fairseq's default
+    for ((i = 1; i < $#; i++)); do [ "${!i}" != --save-dir ] || { next=$((i + 1)); folder=${!next}; }; done
+    if ! compgen -G "$folder/*.pt" > /dev/null; then
+        [ "$TORCHELASTIC_RESTART_COUNT$RANK" != 10 ] || echo "rank.sh: the launch failed before it saved anything; not started again" >&2
+        exit 1
+    fi
+fi
 exec "$(dirname "$0")/one_node.sh" "$@" --distributed-init-method env:// --distributed-no-spawn \
     --distributed-world-size "$WORLD_SIZE" --distributed-rank "$RANK" --device-id "$LOCAL_RANK"

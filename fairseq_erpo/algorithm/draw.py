@@ -73,6 +73,11 @@ def score(batch: Batch, tokens: Tensor, origin: Expert, samples: int = 1) -> Sam
     )
 
 
+def gold(batch: Batch) -> Drawn:
+    """Eq. 6 as a draw: y* itself, for those who have no batch of their own to fall back to."""
+    return Drawn(score(batch, batch.target, Expert.DATA))
+
+
 # Eq. 6: q = 1 at y*. Nothing has to be drawn.
 GOLD = WholeSequences(lambda batch: None, "-", "(0, 0, 1)", Point("R_δ", "→ 0", "1"))
 NOISED = WholeSequences(_noised, "-", "(0, 0, 1) on g(y*)", Point("R_δ at g(y*)", "→ 0", "1"))

@@ -12,6 +12,8 @@ from torch import Tensor
 from fairseq_erpo.algorithm.batch import Drawn, Expert
 from fairseq_erpo.algorithm.estep import Candidates
 from fairseq_erpo.algorithm.targets import hard_targets, product_targets, soft_targets, unsmoothed
+from fairseq_erpo.rewards.base import Reference
+from fairseq_erpo.vocabulary import Vocabulary
 
 BASELINE_WEIGHT = 0.01  # Ranzato et al. 2016: of the baseline's squared error
 
@@ -33,6 +35,24 @@ class _Expected(torch.autograd.Function):
         dense = gradient.new_zeros(len(ids)) if uniform_weight is None else (gradient * uniform_weight).to(gradient.dtype)
         dense = dense[:, None].repeat(1, ctx.words)
         return dense.scatter_add_(1, ids, (gradient[:, None] * weight).to(dense.dtype)), None, None, None
+
+
+def total_loss(
+    log_p: Tensor, drawn: Drawn, at: Tensor, target: Tensor, vocabulary: Vocabulary, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The weighted loss of what was drawn for the references `target` [B, T], and the plain - Σ log p_θ of the same tokens.
+
+    [m, V] at the positions `at` of the flattened batch -> scalar, scalar
+    """
+    nll = gold_loss(log_p, drawn.learnt.flatten()[at], vocabulary.pad, reduce=True)
+    soft = drawn.sample.reward_log_q is not None or drawn.sample.tilt is not None
+    if drawn.weights is None and not soft and not smoothing:
+        return nll, nll
+    candidates = None
+    if soft:
+        gold = target.repeat_interleave(drawn.samples, 0)
+        candidates = Candidates.from_reference(Reference.from_target(gold, vocabulary), vocabulary)
+    return drawn_losses(log_p, drawn, at, candidates, smoothing).sum(), nll.detach()
 
 
 def drawn_losses(log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates | None, smoothing: float) -> Tensor:

@@ -24,7 +24,7 @@ class Flag:
 
 # The defaults are the paper's, where it speaks; where it is silent, the help or docs/presets.md says so.
 FLAGS: Mapping[str, Flag] = {
-    "erpo_preset": Flag(str, "finish", "values for the flags left out: finish (at a small rate), robust or paper"),
+    "erpo_preset": Flag(str, "finish", "values for the flags left out: finish or corpus (at a small rate), robust or paper"),
     "erpo_pretrain": Flag(str, "0e", "MLE before annealing starts: 20e (epochs) or 5000u (updates)"),
     "erpo_reward": Flag(
         str,
@@ -98,6 +98,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "erpo_lambda": "model=.8,reward=.2",
         "erpo_anneal_every": "20u",
         "erpo_samples": 2,
+        "erpo_model_targets": "policy",
+        "erpo_reward_targets": "soft",
+        "erpo_baseline": "leave_one_out",
+    },
+    # Finishes a translator: from data and reward to the model's own samples alone, which corpus BLEU pays. The demo runs it.
+    "corpus": {
+        "erpo_reward": "corpus_bleu",
+        "erpo_teacher": "edit",
+        "erpo_c": "auto:.001",
+        "erpo_lambda": "model=1",
+        "erpo_anneal_every": "40u",
+        "erpo_samples": 3,
         "erpo_model_targets": "policy",
         "erpo_reward_targets": "soft",
         "erpo_baseline": "leave_one_out",

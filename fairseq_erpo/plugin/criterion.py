@@ -11,7 +11,6 @@ from torch import Tensor
 from fairseq_erpo.algorithm import mstep
 from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
-from fairseq_erpo.algorithm.estep import Candidates
 from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import Row
@@ -29,7 +28,6 @@ from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.forward import in_pieces, shared_encoder
 from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline
 from fairseq_erpo.plugin.safe_load import check_checkpoint
-from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.text_rewards import find
 
 NEWEST = "checkpoint_last.pt"  # what fairseq restores if nothing else is named
@@ -195,16 +193,7 @@ class ErpoCriterion(FairseqCriterion):
         packing = Packing.from_targets(drawn.learnt, self.padding_idx)
         with shared_encoder(model, drawn.samples), in_pieces(model, packing):
             log_p = model.get_normalized_probs(model(**inputs), log_probs=True)[0]
-        nll = mstep.gold_loss(log_p, drawn.learnt.flatten()[packing.at], self.padding_idx, reduce=True)
-        soft = drawn.sample.reward_log_q is not None or drawn.sample.tilt is not None
-        if drawn.weights is None and not soft and not self.settings.label_smoothing:
-            return nll, nll
-        candidates = None
-        if soft:
-            gold = sample["target"].repeat_interleave(drawn.samples, 0)
-            candidates = Candidates.from_reference(Reference.from_target(gold, self.vocabulary), self.vocabulary)
-        losses = mstep.drawn_losses(log_p, drawn, packing.at, candidates, self.settings.label_smoothing)
-        return losses.sum(), nll.detach()
+        return mstep.total_loss(log_p, drawn, packing.at, sample["target"], self.vocabulary, self.settings.label_smoothing)
 
     def baseline_loss(self, drawn: Drawn | None) -> Tensor:
         """The learned baseline's own loss; 0, but part of the graph on every rank, where the model drew nothing."""

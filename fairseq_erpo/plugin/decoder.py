@@ -35,6 +35,8 @@ def sampling_mode(model: Any) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+        # Weights that autocast has cast here know no gradient, and some versions of torch (2.6) would hand them to the loss.
+        torch.clear_autocast_cache()
 
 
 def feature_size(model: Any) -> int:

@@ -18,6 +18,7 @@ from fairseq_erpo.tools.generate import Decoding, lines_of, output_of
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
 STARS = ((0.01, "**"), (0.05, "*"))
+LEAST = 0.1  # points: a smaller difference is nobody's gain, however sure; near a score of 0 any is "significant"
 Systems = Mapping[str, Sequence[Sequence[str]]]  # name -> for each seed its hypotheses
 
 
@@ -50,10 +51,10 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     _refuse(args, columns)
     decoding = Decoding(args.data, args.split, args.beam, args.lenpen, args.remove_bpe, args.user_dir)
     paths = parse_systems(args.systems, args.baseline)
-    systems, references = collect(paths, decoding, args.reference)
+    systems, references, settings = collect(paths, decoding, args.reference)
     result = compare(systems, references, args.baseline, args.tokenize)
     result["paths"], result["columns"] = paths, columns
-    result["decoding"] = {"split": args.split, "beam": args.beam, "lenpen": args.lenpen}
+    result |= {"decoding": settings} if settings else {}
     print(table(result, columns, "github" if args.markdown else "simple"))
     if args.examples:
         print(f"\n{examples(systems, references, args.examples)}")
@@ -96,8 +97,13 @@ def parse_systems(words: Sequence[str], baseline: str | None) -> dict[str, list[
     return paths
 
 
-def collect(paths: Mapping[str, Sequence[str]], decoding: Decoding, reference: str | None) -> tuple[Systems, Sequence[str]]:
-    """All hypotheses, and the references that they share.  Raises ValueError where they do not belong together."""
+def collect(
+    paths: Mapping[str, Sequence[str]], decoding: Decoding, reference: str | None
+) -> tuple[Systems, Sequence[str], Mapping[str, Any] | None]:
+    """All hypotheses, the references that they share, and how they were decoded, if that is known and the same for all.
+
+    Raises ValueError where they do not belong together.
+    """
     references: Sequence[str] | None = None
     origin = "--reference"
     if reference is not None:
@@ -105,6 +111,7 @@ def collect(paths: Mapping[str, Sequence[str]], decoding: Decoding, reference: s
             raise ValueError(f"--reference: there is no file {reference}")
         references = lines_of(Path(reference))
     systems: dict[str, list[Sequence[str]]] = {}
+    settings = []
     runs = [(name, path) for name, listed in paths.items() for path in listed]
     for name, path in tqdm(runs, "systems", unit="run", disable=None, leave=False):
         output = output_of(path, decoding)
@@ -119,9 +126,10 @@ def collect(paths: Mapping[str, Sequence[str]], decoding: Decoding, reference: s
                 f"{path} has {len(output.hypotheses)} hypotheses for the {len(references or ())} references of {origin}"
             )
         systems.setdefault(name, []).append(output.hypotheses)
+        settings.append(output.settings)
     if not references:
         raise ValueError(f"{origin} has no sentence")
-    return systems, references
+    return systems, references, settings[0] if all(one == settings[0] for one in settings) else None
 
 
 # ---- scores ----
@@ -191,7 +199,9 @@ def cell(score: Mapping[str, Any], digits: int) -> str:
     text = f"{score['mean']:.{digits}f}"
     if score["std"] is not None:
         text += f" ± {score['std']:.{digits}f}"
-    return text + next((star for limit, star in STARS if score.get("p", 1) < limit), "")
+    if abs(score.get("difference", 0)) < LEAST:
+        return text
+    return text + next((star for limit, star in STARS if score["p"] < limit), "")
 
 
 def legend(result: Mapping[str, Any]) -> list[str]:
@@ -199,11 +209,14 @@ def legend(result: Mapping[str, Any]) -> list[str]:
     seeds = sorted({system["runs"] for system in result["systems"].values()})
     lines = [f"sacreBLEU {result['signature']}, {result['sentences']} sentences"]
     if "decoding" in result:
-        lines.append("{split}, beam {beam}, length penalty {lenpen:g} (fairseq's: log p / length^x)".format(**result["decoding"]))
+        known = result["decoding"]
+        penalty = f", length penalty {known['lenpen']:g} (fairseq's: log p / length^x)" if "lenpen" in known else ""
+        lines.append(f"{known['split']}, beam {known['beam']}{penalty}")
     if seeds != [1]:
         lines.append(f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds")
     if result["baseline"]:
-        lines.append(f"against {result['baseline']}, paired bootstrap over sentences, seeds pooled: * p < .05, ** p < .01")
+        lines.append(f"against {result['baseline']}, paired bootstrap over sentences, seeds pooled: * p < .05, ** p < .01,")
+        lines.append(f"no star for a difference below {LEAST:g}")
     natural = result["references"]["repetition"]
     lines.append(f"repeats: share of bigrams that the output has had before, in percent (references {natural:.2f})")
     return lines

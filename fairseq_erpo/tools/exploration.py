@@ -7,16 +7,14 @@ N sequences, T steps, V ids.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fairseq_erpo.algorithm.batch import Batch
+from fairseq_erpo.algorithm.inputs import PlainInputs
 from fairseq_erpo.algorithm.neighbours import real_words
-from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
-from fairseq_erpo.algorithm.predrawn import PredrawnSamples
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.algorithm.uniforms import Draws
 from fairseq_erpo.family import Row
@@ -50,8 +48,7 @@ class Moment(NamedTuple):
     def batch(self, draws: int) -> Batch:
         """A batch of so many sequences, all of them for y*."""
         moment = (1 + self.time, self.time, 0)  # the epoch, the update, no falls of the validation score
-        words = real_words(VOCABULARY)
-        counts = NoiseStatistics.count([[int(word)] for word in words], VOCABULARY.size, VOCABULARY.eos)  # equally frequent
+        words = [[int(word)] for word in real_words(VOCABULARY)]  # equally frequent
         sentences = draws // self.settings.samples
         return Batch(
             target=torch.tensor(Y_STAR).repeat(sentences, 1),
@@ -62,7 +59,7 @@ class Moment(NamedTuple):
             vocabulary=VOCABULARY,
             max_positions=100,
             start=lambda copies: Table(model_log_p()),
-            inputs=ToyInputs(Noising.from_statistics(self.settings.noise, counts, VOCABULARY, self.settings.gamma), words),
+            inputs=ToyInputs.from_targets(words, self.settings, VOCABULARY),
         )
 
 
@@ -173,13 +170,8 @@ class Table:
         return torch.stack([self.step(previous[:, : t + 1]) for t in range(previous.size(1))], 1)
 
 
-@dataclass
-class ToyInputs:
-    """`RowInputs` of this world."""
-
-    noising: Noising
-    words: Tensor
-    predrawn: PredrawnSamples | None = None
+class ToyInputs(PlainInputs):
+    """`RowInputs` of this world: no baseline, and the prior is the model itself."""
 
     def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
         return torch.zeros(len(tokens))
@@ -191,5 +183,4 @@ class ToyInputs:
         return torch.zeros(features.shape[:2])
 
     def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
-        """The prior is the model itself: no KL."""
         return torch.zeros(tokens.shape)

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 
 from fairseq_erpo.family import FAMILY, Row
 from fairseq_erpo.family.flags import FLAGS
@@ -19,6 +20,8 @@ from fairseq_erpo.tools.family_markdown import markdown
 from fairseq_erpo.verbs import dashed
 
 FORMATS = (".png", ".svg")
+WIDE = 120  # columns: from here on the whole table has room
+NARROW = f"What a row draws from, its page and flags: python -m fairseq_erpo family ROW, or {WIDE} columns"
 POINT = "Drawn from: λ = (model, reward, data). A row's page and flags: python -m fairseq_erpo family ROW"
 
 
@@ -46,8 +49,11 @@ def family(parser: ArgumentParser, argv: Sequence[str]) -> None:
     if name:
         show_row(FAMILY[name], console)
         return
-    measured = {row.name: reaches(row) for row in FAMILY.values()} if args.plot else {}
-    console.print(table(FAMILY, measured), "", summaries(FAMILY), "", POINT, sep="\n")
+    rows = tqdm(FAMILY.values(), "measuring", unit="row", disable=None, leave=False) if args.plot else ()
+    measured = {row.name: reaches(row) for row in rows}
+    console.print(
+        table(FAMILY, measured, console.width), "", summaries(FAMILY), "", POINT if console.width >= WIDE else NARROW, sep="\n"
+    )
     if args.plot:
         from fairseq_erpo.tools import family_figure  # matplotlib takes a second to import
 
@@ -61,21 +67,24 @@ def summary(row: Row) -> str:
     return re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(row.page.split()), maxsplit=1)[0]
 
 
-def table(family: Mapping[str, Row], measured: Mapping[str, Sequence[Reach]]) -> Table:
-    """One line per row, with how far it explores, if that was measured."""
-    grid = Table("criterion", "R", "α", "β", "drawn from", "layout", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    grid.columns[0].no_wrap = True
-    for column in grid.columns[1:]:
-        column.overflow = "fold"
+def table(family: Mapping[str, Row], measured: Mapping[str, Sequence[Reach]], width: int) -> Table:
+    """One line per row, with how far it explores, if that was measured; a narrow one leaves out what each row's page has."""
+    titles = ["criterion", "R", *([] if measured and width < WIDE else ["α", "β"])]
+    titles += ["drawn from", "layout"] if width >= WIDE else []
+    grid = Table(*titles, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in grid.columns:
+        column.no_wrap, column.overflow = column.header not in ("drawn from", "layout"), "fold"
     if measured:
+        titles += ["entropy, bits", "not y*"]
         grid.add_column("entropy, bits", justify="right")
         grid.add_column("not y*", justify="right")
     for row in family.values():
-        cells = [f"erpo_{row.name}", *row.point, row.source, row.layout]
-        if measured:
-            far = measured[row.name]
-            cells += [span([f"{reach.entropy:.1f}" for reach in far]), span([f"{reach.off_sequences:.0%}" for reach in far])]
-        grid.add_row(*cells)
+        cells = {"criterion": f"erpo_{row.name}", **dict(zip("Rαβ", row.point, strict=True))}
+        cells |= {"drawn from": row.source, "layout": row.layout}
+        far = measured.get(row.name, ())
+        cells["entropy, bits"] = span([f"{reach.entropy:.1f}" for reach in far])
+        cells["not y*"] = span([f"{reach.off_sequences:.0%}" for reach in far])
+        grid.add_row(*(cells[title] for title in titles))
     return grid
 
 
@@ -89,7 +98,9 @@ def summaries(family: Mapping[str, Row]) -> Table:
 
 
 def span(values: Sequence[str]) -> str:
-    """The first and the last of a row's moments, if they differ."""
+    """The first and the last of a row's moments, if they differ; nothing of nothing."""
+    if not values:
+        return ""
     return values[0] if values[0] == values[-1] else f"{values[0]} → {values[-1]}"
 
 
@@ -98,7 +109,8 @@ def show_row(row: Row, console: Console) -> None:
     console.print(Text(f"erpo_{row.name}", "bold"))
     point = " · ".join(f"{letter} = {value}" for letter, value in zip("Rαβ", row.point, strict=True))
     console.print(f"{point} · drawn from {row.source} · layout: {row.layout}\n")
-    console.print(f"{inspect.cleandoc(row.page)}\n", soft_wrap=True)
+    for paragraph in inspect.cleandoc(row.page).split("\n\n"):
+        console.print(f"{' '.join(paragraph.split())}\n")
     grid = Table("flag", "default", "", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for flag in row.flags:
         grid.add_row(dashed(flag), row.default_text(flag), FLAGS[flag].help)

@@ -3,11 +3,12 @@
 import hashlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -34,12 +35,18 @@ class Decoding(NamedTuple):
     remove_bpe: str | None = None
     user_dir: str | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a table has to say of it."""
+        return {"split": self.split, "beam": self.beam, "lenpen": self.lenpen}
+
 
 class Output(NamedTuple):
     """Sentences in the order of the test set; no references where the file has none."""
 
     hypotheses: Sequence[str]
     references: Sequence[str] | None
+    settings: Mapping[str, Any] | None = None  # `Decoding.settings`; None for a text that does not say how it was made
 
 
 def output_of(path: str, decoding: Decoding) -> Output:
@@ -55,7 +62,7 @@ def output_of(path: str, decoding: Decoding) -> Output:
     if not found.is_file():
         raise ValueError(f"there is no checkpoint, folder or text at {path}")
     if found.suffix == ".pt":
-        found = decoded(found, decoding)
+        return read(decoded(found, decoding))._replace(settings=decoding.settings)
     return read(found)
 
 
@@ -73,7 +80,17 @@ def read(path: Path) -> Output:
         return Output(lines, None)
     if references and len(references) != len(hypotheses):
         raise ValueError(f"{path} has {len(hypotheses)} hypotheses and {len(references)} references: it is not complete")
-    return Output(hypotheses, references or None)
+    return Output(hypotheses, references or None, settings_in(lines))
+
+
+def settings_in(lines: Sequence[str]) -> dict[str, Any] | None:
+    """Split and beam by fairseq-generate's last line, and the length penalty if its log is there too; None without that line."""
+    text = "\n".join(lines)
+    last = re.search(r"^Generate (\S+) with beam=(\d+)", text, re.MULTILINE)
+    if last is None:
+        return None
+    penalty = re.search(r"'lenpen': ([-+.\de]+)", text)
+    return {"split": last[1], "beam": int(last[2])} | ({"lenpen": float(penalty[1])} if penalty else {})
 
 
 def lines_of(path: Path) -> list[str]:

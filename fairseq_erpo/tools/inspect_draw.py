@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
@@ -14,10 +14,12 @@ from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
 from fairseq_erpo.plugin.decoder import sampling_mode
 from fairseq_erpo.plugin.row_inputs import RunCache
 from fairseq_erpo.rewards.base import Reference
+from fairseq_erpo.rewards.edit import Edit
 from fairseq_erpo.tools.load_run import Conditions, Loaded
 
 AT_ONCE = 64  # sentences in one pass of the model
 LEGEND = "Below each token: the letter of the expert that drew it, and ΔR (Eq. 3), by which it changed the reward."
+EDIT = " ΔR is here of `edit`, minus the edit distance: 0 is a token that adds no edit, the best that there is, and -1 adds one."
 
 
 class Look(NamedTuple):
@@ -66,6 +68,13 @@ class Inspection:
 
     conditions: Conditions
     sentences: Sequence[Sentence]
+    legend: str = LEGEND
+
+    @classmethod
+    def of(cls, loaded: Loaded, with_sources: bool = True) -> Self:
+        """Draw for all chosen sentences."""
+        legend = LEGEND + (EDIT if isinstance(loaded.settings.teacher, Edit) else "")
+        return cls(loaded.conditions, list(sentences_of(loaded, with_sources)), legend)
 
     @property
     def tokens(self) -> list[Token]:

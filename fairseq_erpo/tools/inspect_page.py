@@ -2,7 +2,7 @@
 
 from html import escape
 
-from fairseq_erpo.tools.inspect_draw import LEGEND, LOOKS, Inspection, Sentence, Token, number
+from fairseq_erpo.tools.inspect_draw import LOOKS, Inspection, Sentence, Token, number
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --quiet: #5c656e; --paper: #fff; --line: #d8dde2;
@@ -74,7 +74,7 @@ def page(inspection: Inspection) -> str:
         conditions=escape(inspection.conditions.line()),
         experts="\n".join(experts),
         figures="\n".join(_entry(name, value) for name, value in inspection.figures().items()),
-        legend=escape(LEGEND),
+        legend=escape(inspection.legend),
         sentences="\n".join(map(section, inspection.sentences)),
     )
 

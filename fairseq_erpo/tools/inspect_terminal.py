@@ -6,7 +6,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from fairseq_erpo.tools.inspect_draw import LEGEND, LOOKS, Inspection, Token, number
+from fairseq_erpo.tools.inspect_draw import LOOKS, Inspection, Token, number
 
 LABEL = 11  # columns: "reference" and two spaces
 
@@ -25,7 +25,7 @@ def show(inspection: Inspection, console: Console) -> None:
     conditions = inspection.conditions
     _print(console, Text(conditions.checkpoint, "bold"))
     _print(console, Text(conditions.line()))
-    _print(console, Text(LEGEND, "dim"))
+    _print(console, Text(inspection.legend, "dim"))
     for look, share, realised, mean in inspection.experts():
         line = Text.assemble((f"{look.letter} {look.name}", look.style), " " * (LABEL + 2 - len(look.name)))
         _print(console, line.append(f"λ {share:<6.3g} drew {realised:<5.0%} of the tokens, mean ΔR {mean}"))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from fairseq import checkpoint_utils, utils
+from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 from torch import nn
@@ -22,9 +23,11 @@ from fairseq_erpo.plugin import register, translation_task  # noqa: F401 - known
 from fairseq_erpo.plugin.decoder import check_model
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.safe_load import check_checkpoint
+from fairseq_erpo.rewards import REWARDS
+from fairseq_erpo.text_rewards import TEXT_REWARDS
 from fairseq_erpo.verbs import dashed
 
-SAMPLING = ("erpo_preset", "erpo_reward", "erpo_c", "erpo_c_model")
+SAMPLING = ("erpo_preset", "erpo_reward", "erpo_teacher", "erpo_c", "erpo_c_model")
 MIDWAY = Mixture(model=0.24, reward=0.32, data=0.44)  # A.3.2: the second step of the paper's schedule
 
 
@@ -43,8 +46,13 @@ class Conditions(NamedTuple):
         return f"{self.split} of {self.data} · λ {self.mixture} · {self.flags} · seed {self.seed}, update {self.update}"
 
 
-def add_arguments(parser: ArgumentParser, split: str, count: str, sentences: int) -> None:
-    """CHECKPOINT, DATA, and how to draw.  `count` is the flag that says how many sentences, `sentences` its default."""
+def add_arguments(parser: ArgumentParser, split: str, count: str, sentences: int, spread: bool = False) -> None:
+    """CHECKPOINT, DATA, and how to draw.  `count` is the flag that says how many sentences, `sentences` its default.
+
+    `spread`: without --shuffle, sentences to look at, of middle length and from all over the split; else those at its start.
+    """
+    parser.set_defaults(spread=spread)
+    where = "spread over those of middle length" if spread else "from the split's start"
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote")
     parser.add_argument("data", metavar="DATA", help="a folder that fairseq-preprocess made with the same dictionaries")
     parser.add_argument(
@@ -52,7 +60,7 @@ def add_arguments(parser: ArgumentParser, split: str, count: str, sentences: int
         dest="mixture",
         metavar="λ",
         help=f"the mixture of the experts, such as model=.12,reward=.16,data=.72 "
-        f"(default: where the schedule of the checkpoint's run ends; {MIDWAY} if it had none)",
+        f"(default: the run's own, where its schedule ends; {MIDWAY} if it drew nothing but the data)",
     )
     parser.add_argument("--split", default=split, help=f"train, valid or test (default: {split})")
     parser.add_argument(
@@ -61,9 +69,9 @@ def add_arguments(parser: ArgumentParser, split: str, count: str, sentences: int
         type=int,
         default=sentences,
         metavar="N",
-        help=f"how many sentences, from the split's start (default: {sentences})",
+        help=f"how many sentences, {where} (default: {sentences})",
     )
-    parser.add_argument("--shuffle", action="store_true", help="choose them at random, by --seed, instead")
+    parser.add_argument("--shuffle", action="store_true", help="choose them at random from all, by --seed, instead")
     parser.add_argument(
         "--seed", type=int, default=1, help="of the draws; a run's own, with --split train, shows what it drew next (default: 1)"
     )
@@ -100,6 +108,7 @@ def load(args: Namespace) -> Loaded:
             raise ValueError(f"there is no folder {folder}")
     utils.import_user_module(args)
     state = check_checkpoint(args.checkpoint)
+    _check_known(args.checkpoint, state)
     given, end = _flags(state, {name: getattr(args, name) for name in SAMPLING})
     # Only how Algorithm 1 draws is shown: a row may also have several samples of each sentence, or a baseline to draw for.
     settings = replace(resolve(given), samples=1, baseline="none")
@@ -123,8 +132,25 @@ def load(args: Namespace) -> Loaded:
     return Loaded(conditions, given, settings, task, model, dataset, _choose(dataset, task, model, args))
 
 
+def _check_known(checkpoint: str, state: Mapping[str, Any]) -> None:
+    """Raises ValueError if the run had something that only a plugin has that is not loaded."""
+    registries: dict[str, Mapping[str, Any]] = {
+        "task": TASK_REGISTRY,
+        "model": ARCH_MODEL_REGISTRY | MODEL_REGISTRY,
+        "criterion": CRITERION_REGISTRY,
+    }
+    used: list[tuple[str, Any, Mapping[str, Any]]] = [
+        (part, part_of(state, part).get("_name"), known) for part, known in registries.items()
+    ]
+    rewards = {**REWARDS, **TEXT_REWARDS}
+    used += [("reward", part_of(state, "criterion").get(flag), rewards) for flag in ("erpo_reward", "erpo_teacher")]
+    for part, name, known in used:
+        if name not in (None, "same", *known) and ":" not in name:  # module:function is imported when it is used
+            raise ValueError(f"there is no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it")
+
+
 def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], Mixture]:
-    """The sampling flags, typed or else the run's, and the λ at which the run's schedule ends."""
+    """The sampling flags, typed or else the run's, and the λ at which the run's schedule ends; a constant one is its own."""
     config = part_of(state, "criterion")
     prefix, _, name = str(config.get("_name")).partition("_")
     row = FAMILY.get(name) if prefix == "erpo" else None
@@ -134,8 +160,10 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
         run = {flag: values[flag] for flag in (*SAMPLING, "erpo_lambda") if flag in values}
         if "erpo_reward" not in row.flags:  # it has one for the log only
             run.pop("erpo_reward", None)
-    annealed = row is not None and "erpo_lambda" in row.flags
-    end = resolve(run).schedule.annealer.end if annealed else MIDWAY
+    end = MIDWAY
+    if row is not None:
+        own = resolve(run if "erpo_lambda" in row.flags else row.defaults).schedule.annealer.end
+        end = own if own.data < 1 else MIDWAY
     given = {name: value for name, value in typed.items() if value is not None}
     return {"erpo_preset": FLAGS["erpo_preset"].default} | ({} if "erpo_preset" in given else run) | given, end
 
@@ -148,10 +176,6 @@ def part_of(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 def _task_and_model(checkpoint: str, data: str, state: Mapping[str, Any]) -> tuple[Any, nn.Module]:
     """Both as fairseq builds them, on `data`."""
-    for part, known in (("task", TASK_REGISTRY), ("model", ARCH_MODEL_REGISTRY | MODEL_REGISTRY)):
-        name = part_of(state, part).get("_name")
-        if name is not None and name not in known:
-            raise ValueError(f"fairseq knows no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it")
     try:
         # References have to be padded on the right, whatever the run did.
         overrides = {"data": data, "left_pad_target": False}
@@ -172,5 +196,10 @@ def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:
     if not len(fitting):
         raise ValueError(f"--split {args.split}: no sentence is short enough for the model's {room} positions")
     if args.shuffle:
-        fitting = np.random.default_rng(args.seed).permutation(fitting)
-    return [int(i) for i in fitting[: args.sentences]]
+        return [int(i) for i in np.random.default_rng(args.seed).permutation(fitting)[: args.sentences]]
+    if not args.spread:
+        return [int(i) for i in fitting[: args.sentences]]
+    lengths = np.array([dataset.size(i)[1] for i in fitting])
+    middling = fitting[(lengths >= np.quantile(lengths, 0.25)) & (lengths <= np.quantile(lengths, 0.75))]
+    chosen = np.sort(middling if len(middling) >= args.sentences else fitting)
+    return [int(i) for i in chosen[:: max(1, len(chosen) // args.sentences)][: args.sentences]]

@@ -7,13 +7,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.files import atomic_write, read_json, write_text
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import curves, training_log
 from fairseq_erpo.tools.evaluate import legend, rows
-from fairseq_erpo.tools.inspect_draw import LEGEND, Inspection, sentences_of
+from fairseq_erpo.tools.inspect_draw import Inspection
 from fairseq_erpo.tools.inspect_page import STYLE, section
 from fairseq_erpo.tools.load_run import add_arguments, load, part_of
 from fairseq_erpo.tools.training_log import History, group_of
@@ -148,7 +150,7 @@ def score_panel(result: Mapping[str, Any]) -> curves.Panel:
 def sample_blocks(paths: Sequence[Path], count: int) -> Iterator[str]:
     """Sequences that training would draw from the best checkpoint of each annealed group's first run."""
     seen: set[str] = set()
-    for path in paths:
+    for path in tqdm(paths, "samples", unit="run", disable=None, leave=False):
         checkpoint = (path if path.is_dir() else path.parent) / "checkpoint_best.pt"
         group = group_of(checkpoint.absolute().parent.name)
         if not count or group in seen or not checkpoint.is_file():
@@ -172,10 +174,10 @@ def _annealed_on(checkpoint: Path) -> str | None:
 
 def _samples(checkpoint: Path, data: str, count: int) -> list[str]:
     parser = ArgumentParser()
-    add_arguments(parser, split="valid", count="--sentences", sentences=count)
-    loaded = load(parser.parse_args([str(checkpoint), data, "--shuffle"]))
-    inspection = Inspection(loaded.conditions, list(sentences_of(loaded)))
-    conditions = f'<p class="conditions">{escape(loaded.conditions.line())}<br>{escape(LEGEND)}</p>'
+    add_arguments(parser, split="valid", count="--sentences", sentences=count, spread=True)
+    loaded = load(parser.parse_args([str(checkpoint), data]))
+    inspection = Inspection.of(loaded)
+    conditions = f'<p class="conditions">{escape(loaded.conditions.line())}<br>{escape(inspection.legend)}</p>'
     return [conditions, *map(section, inspection.sentences)]
 
 
