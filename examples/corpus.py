@@ -280,11 +280,14 @@ def digest_of(sources: Sequence[Path], settings: Mapping[str, object]) -> str:
 def corpus_of(file: Path) -> dict[str, Any]:
     """What corpus.json says.  Ends the program with one line if it is damaged."""
     try:
-        found = read_json(file)
-    except ValueError as error:
-        raise SystemExit(f"corpus: {error}; choose another folder, or move it away") from None
-    if not isinstance(found, dict) or not found.keys() >= {"digest", "languages", "selection", "moses"}:
-        raise SystemExit(f"corpus: {file} is damaged; choose another folder, or move it away")
+        found: dict[str, Any] = read_json(file)
+        languages, pieces = found["languages"], found["selection"]["pieces"]
+        if not all(isinstance(text, str) for text in (found["digest"], *languages)) or len(languages) != 2:
+            raise TypeError
+        if not isinstance(pieces, int) or not isinstance(found["moses"], bool):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise SystemExit(f"corpus: {file} is damaged; choose another folder, or move it away") from None
     return found
 
 

@@ -24,6 +24,7 @@ from fairseq_erpo.tools.training_log import from_json
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = Path(sys.executable).parent  # fairseq's commands stand beside the interpreter, activated or not
 LOG = "train.jsonl"
+TIMES = ("seconds", "core_seconds")  # of a stage, in its done.json
 # PASSIVE: threads that wait for each other by spinning are many times slower when another program wants the cores too.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
 
@@ -145,7 +146,9 @@ class Runner:
         """What the stage left when it was done with these settings, or None."""
         done = self.folder / stage.name / "done.json"
         found = read_json(done) if done.exists() else {}
-        return found if isinstance(found, dict) and found.get("digest") == stage.digest else None
+        if not isinstance(found, dict) or not all(isinstance(found.get(name, 0), int | float) for name in TIMES):
+            raise ValueError(f"{done} is damaged; remove it, and the stage is run again")
+        return found if found.get("digest") == stage.digest else None
 
     def run(self, stages: Sequence[Stage]) -> None:
         """Do what is not done yet; stages that come first must stand first.

@@ -59,7 +59,7 @@ def load(path: Path, env_id: str | None = None) -> Demonstrations:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{path}: sha256 is not what its manifest says; the two files are not of one recording")
-    arrays = read_arrays(path, tuple(FIELDS), "; record with `python -m gail record`")
+    arrays = read_arrays(path, FIELDS, "; record with `python -m gail record`")
     try:
         return Demonstrations(env_id=manifest["env_id"], **arrays)
     except ValueError as error:

@@ -144,11 +144,19 @@ def parse_record(make: Callable[..., Record], example: Record, text: str, flag: 
         if name in found:
             raise ValueError(f"{flag}: {name} is there twice")
         if name not in known or not equals:
-            raise ValueError(f"{flag} {part}: write NAME=VALUE with NAME one of {', '.join(known)}")
+            raise ValueError(f"{flag} {shown(part)}: write NAME=VALUE with NAME one of {', '.join(known)}")
         try:
             found[name] = SWITCH[value.lower()] if known[name] is bool else known[name](value)
         except (ValueError, KeyError):
-            raise ValueError(f"{flag} {part}: {value!r} is not of type {known[name].__name__}") from None
+            raise ValueError(f"{flag} {name}: {shown(value)} is not of type {known[name].__name__}") from None
         if isinstance(found[name], float) and not math.isfinite(found[name]):
-            raise ValueError(f"{flag} {part}: must be finite")
-    return make(**(asdict(example) | found))  # type: ignore[call-overload]
+            raise ValueError(f"{flag} {name}: must be finite")
+    try:
+        return make(**(asdict(example) | found))  # type: ignore[call-overload]
+    except ValueError as error:
+        raise ValueError(f"{flag}: {str(error).removeprefix(f'{flag} ')}") from None
+
+
+def shown(text: str) -> str:
+    """What was typed, short and in one line."""
+    return (text if text.isprintable() else repr(text))[:80]

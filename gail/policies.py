@@ -38,6 +38,9 @@ def plain_expert(path: Path, box: Box) -> Act:
     """
     try:
         read = read_arrays(path, ARRAYS)
+        for name, array in read.items():
+            if array.dtype.kind not in "fiu":
+                raise ValueError(f"{name} is of {array.dtype}, and real numbers are wanted")
         arrays = {name: np.asarray(array, dtype=float) for name, array in read.items()}
         # Vectors may come as rows, [1, A].
         arrays |= {name: arrays[name].reshape(-1) for name in ARRAYS if name not in ("W0", "W_out")}

@@ -17,7 +17,8 @@ from gail.arrays import read_arrays
 from gail.demos import Demonstrations, from_episodes
 from gail.simulator import Simulator, make_env
 
-ARRAYS = ("obs", "acts", "rews", "lengths", "terminal")
+# name -> (kinds of number, how many axes)
+ARRAYS = {"obs": ("fiu", 2), "acts": ("fiu", 2), "rews": ("fiu", 1), "lengths": ("i", 1), "terminal": ("b", 1)}
 
 
 def to_arrays(demos: Demonstrations) -> list[dict[str, Any]]:
@@ -87,7 +88,7 @@ def load(path: Path, env_id: str) -> Demonstrations:
     """Read an exchange file.  Raises ValueError that names the file and the array."""
     try:
         arrays = read_arrays(path, ARRAYS)
-        check_lengths(arrays)
+        check_fit(arrays)
     except ValueError as error:
         raise ValueError(f"--from-trajectories {'' if str(path) in str(error) else f'{path}: '}{error}") from None
     ends = np.cumsum(arrays["lengths"])[:-1]
@@ -104,13 +105,14 @@ def load(path: Path, env_id: str) -> Demonstrations:
         raise ValueError(f"--from-trajectories {path}: {error}") from None
 
 
-def check_lengths(arrays: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the arrays hold as many steps as `lengths` says."""
+def check_fit(arrays: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the arrays are of their kinds, and hold as many steps as `lengths` says."""
+    for name, (kinds, axes) in ARRAYS.items():
+        if arrays[name].dtype.kind not in kinds or arrays[name].ndim != axes:
+            raise ValueError(f"{name} must not be of {arrays[name].dtype} with the shape {arrays[name].shape}")
     lengths = arrays["lengths"]
-    if lengths.ndim != 1 or lengths.dtype.kind != "i" or not len(lengths) or lengths.min() < 1:
+    if not len(lengths) or lengths.min() < 1:
         raise ValueError("lengths must be positive integers, one for each trajectory")
-    if arrays["terminal"].dtype.kind != "b":
-        raise ValueError("terminal must be of booleans")
     steps, count = sum(lengths.tolist()), len(lengths)
     for name, wanted in (("obs", steps + count), ("acts", steps), ("rews", steps), ("terminal", count)):
         if arrays[name].shape[:1] != (wanted,):

@@ -72,6 +72,7 @@ def test_plateau_counts_falls_below_the_best_of_the_stage():
     assert falls([], maximize=True) == 0
     assert falls([10, 12, 11, 11.5, 11.2], maximize=True) == 2  # 11 < 12; then a new stage: 11.5, and 11.2 below it
     assert falls([3.0, 2.9, 2.9, 3.1], maximize=False) == 1
+    assert falls([3.0, 3.0, 3.0], maximize=True) == falls([3.0, 3.0], maximize=False) == 0  # level is no fall
 
 
 def test_lambda_is_a_function_of_epoch_and_update_only():

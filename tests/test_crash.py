@@ -88,6 +88,7 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("schedule", "kills"), [("", 10), (PLATEAU, 3)], ids=["linear", "plateau"])
 def test_kills_change_nothing(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, schedule: str, kills: int) -> None:
     """SIGKILL at random moments, also while a checkpoint is written: parameters, draws, λ and log as if there had been none.

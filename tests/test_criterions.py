@@ -200,6 +200,15 @@ def test_drawing_gives_back_training_mode_after_an_error(tiny_data: Path, monkey
     assert all(module.training for module in model.modules())
 
 
+def test_padding_has_no_log_p(tiny_data: Path) -> None:
+    """What a frozen prior says of a sentence is a sum over its tokens."""
+    built = build(tiny_data, "--criterion erpo_raml")
+    sample = built.batch([0, 1, 2, 3])
+    log_p = built.criterion.batch(built.model, sample).inputs.log_p(sample["target"], 1, prior=False)
+    padding = sample["target"].eq(1)
+    assert padding.any() and log_p[padding].eq(0).all() and log_p[~padding].lt(0).all()
+
+
 def test_every_micro_batch_logs_the_same_keys(tiny_data: Path) -> None:
     """fairseq sums the logs of ranks and micro-batches key by key; one may be drawn and another not (pretraining ends)."""
     logs = []

@@ -17,6 +17,7 @@ from sacrebleu.metrics import BLEU
 
 from fairseq_erpo.__main__ import main
 from fairseq_erpo.scores import measures
+from fairseq_erpo.tools import evaluate as evaluation
 from fairseq_erpo.tools import generate
 from fairseq_erpo.tools.evaluate import cell, parse_systems
 
@@ -101,6 +102,19 @@ def test_seeds_are_a_mean_and_a_spread_and_pooled_for_the_test(evaluate: Run, te
     assert f"{other['difference']:+.2f}" in printed
     assert "mean ± standard deviation over 2 seeds" in printed and "against a, paired bootstrap" in printed
     assert result["systems"]["b"]["scores"]["bleu"]["values"][0] == pytest.approx(100)  # b-1 is the reference
+
+
+def test_seeds_are_pooled_by_adding_their_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every seed counts in the test: here the first ones are equal."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        evaluation, "p_values", lambda measure, baseline, others: seen.append((baseline, others["b"])) or {"b": 1.0}
+    )
+    evaluation.compare({"a": [["x y"], ["x y"]], "b": [["x y"], ["x z"]]}, ["x z"], "a")
+    bleu = measures()["bleu"]
+    baseline, other = seen[0]
+    assert (baseline == 2 * bleu.counts(["x y"], ["x z"])).all()
+    assert (other == bleu.counts(["x y"], ["x z"]) + bleu.counts(["x z"], ["x z"])).all()
 
 
 def test_markdown_and_columns(evaluate: Run, texts: Path) -> None:

@@ -93,6 +93,21 @@ def test_entropy() -> None:
     torch.testing.assert_close(bernoulli_entropy(logits), torch.distributions.Bernoulli(logits=logits).entropy())
 
 
+def test_the_entropy_of_d_lowers_the_loss() -> None:
+    expert, policy = pairs(5, 1.0, 1), pairs(7, 0.0, 2)
+    plain, soft = (Discriminator(3, 2, DiscriminatorSettings(entropy=entropy), seed=1) for entropy in (0.0, 1.0))
+    bonus = (bernoulli_entropy(plain(*expert)).mean() + bernoulli_entropy(plain(*policy)).mean()) / 2
+    assert bonus > 0.1
+    torch.testing.assert_close(soft.loss(expert, policy), plain.loss(expert, policy) - bonus)
+
+
+def test_the_norm_is_of_both_sides() -> None:
+    discriminator = Discriminator(3, 2, DiscriminatorSettings(), seed=1)
+    expert, policy = pairs(5, 3.0, 1), pairs(7, 0.0, 2)
+    discriminator.learn(expert, policy)
+    torch.testing.assert_close(discriminator.norm.mean, torch.cat([expert[0], policy[0]]).mean(0))
+
+
 def test_penalty_of_a_linear_discriminator() -> None:
     """Of logit = w·x + b it is (|w| - 1)², wherever it is measured."""
     discriminator = Discriminator(3, 2, DiscriminatorSettings(gradient_penalty=1.0), seed=1)

@@ -77,6 +77,16 @@ def test_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start > 800 and start + steps == 1000
 
 
+@pytest.mark.parametrize("mode", ["state", "replay"])
+def test_one_step_is_left_to_the_policy(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """λ_data = 1: all of a demonstration but its last step, whose end would be no beginning."""
+    monkeypatch.setattr(demo_prefix, "FULL_EPISODES", 0.0)
+    whole = demonstrations(PENDULUM, 1, noise(1, 3.0), stochastic=True)
+    env = begun(whole, 1.0, mode)
+    observation, _ = env.reset(seed=0)
+    assert env.skipped == whole.lengths[0] - 1 and np.array_equal(observation, whole.observations[-1])
+
+
 def test_share_of_full_episodes() -> None:
     """A tenth of the episodes begins at the environment's own reset: 1000 of them lie within 4 deviations of that."""
     env = begun(demonstrations(trajectories=2).subsample(50), 0.5)

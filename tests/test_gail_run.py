@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from gail.archive import load
 from gail.run import train
 from gail.settings import RunSettings
 
+KILLS = int(os.environ.get("KILLS", 1))  # ten by `make fuzz`
 FLAGS = [
     "--env",
     PENDULUM,
@@ -53,21 +55,27 @@ def kept(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in checkpoints.load(folder / "checkpoint.pt").items() if name != "seconds"}
 
 
+@pytest.mark.timeout(900)
 def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
     """Policy, discriminator, optimisers, norms, random numbers, λ_data, half-done episodes: as if never killed."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run = ["--method", "gail_interp", "--demos", str(demos), "--save-every", "1", *FLAGS]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "gail", "train", *run, "--iterations", "1000", "--until", ".002", "--out", str(broken)]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    limit = time.monotonic() + 120
-    while not (broken / "progress.csv").exists() or len(rows(broken / "progress.csv")) < 3:
-        assert process.poll() is None and time.monotonic() < limit, process.stderr and process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    at = checkpoints.load(broken / "checkpoint.pt")["iteration"]
-    assert 2 <= at < 1000
+    at, moments = 0, random.Random(5)
+    for _ in range(KILLS):
+        process = subprocess.Popen([*command, "--resume"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        limit, until = time.monotonic() + 120, at + moments.randint(3, 5)
+        while (
+            not (table := broken / "progress.csv").exists() or not (lines := rows(table)) or int(lines[-1]["iteration"]) < until
+        ):
+            assert process.poll() is None and time.monotonic() < limit, process.stderr and process.stderr.read()
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.2))  # an iteration takes about as long
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        before, at = at, checkpoints.load(broken / "checkpoint.pt")["iteration"]
+        assert before + 2 <= at < 1000
     assert any(torch.count_nonzero(one["state"]) and one["elapsed"] for one in kept(broken)["environments"])
     # The rest in this process, and only as far as it takes to see that it is the same.
     end = at + 2

@@ -690,12 +690,12 @@ def test_experts_of_other_shapes() -> None:
 @pytest.mark.parametrize("lengths", [[2, 9], [-2, 7], [2.0, 3.0], [[2, 3]], [0, 5], [2**62, 2**62]])
 def test_trajectories_whose_lengths_do_not_fit(lengths: Any) -> None:
     pytest.importorskip("gymnasium")
-    from gail.trajectories import check_lengths
+    from gail.trajectories import check_fit
 
     good = {"obs": np.zeros((7, 4)), "acts": np.zeros((5, 1)), "rews": np.zeros(5), "terminal": np.zeros(2, dtype=bool)}
-    check_lengths(good | {"lengths": np.array([2, 3])})
+    check_fit(good | {"lengths": np.array([2, 3])})
     with pytest.raises(ValueError, match="lengths"):
-        check_lengths(good | {"lengths": np.array(lengths)})
+        check_fit(good | {"lengths": np.array(lengths)})
 
 
 def test_a_run_whose_tables_are_gone_is_not_resumed(tmp_path: Path) -> None:

@@ -384,6 +384,8 @@ MALFORMED = {
     "tsv:2: expected .*utf-8": b"0\t1\ta\n0\t1\t\xff\n",
     "tsv:2: the index must": "0\t1\ta\n-1\t1\ta\n",
     "tsv:1: the index must": "0\tnan\ta\n",
+    "tsv:3: the index must": f"0\t1\ta\n1\t1\ta\n{2**63}\t1\ta\n",
+    "tsv:2: the index must be .* float32": "0\t1\ta\n1\t1e39\ta\n",
     "tsv:3: 1 samples end here, the first sentence has 2": "0\t1\ta\n0\t1\tb\n1\t1\ta\n2\t1\ta\n2\t1\tb\n",
     "tsv:5: 3 samples end here, the first sentence has 2": "0\t1\ta\n0\t1\tb\n1\t1\ta\n1\t1\ta\n1\t1\tb\n",
     "tsv:3: 1 samples end": "0\t1\ta\n0\t1\tb\n1\t1\ta\n",

@@ -28,7 +28,7 @@ from fairseq_erpo.algorithm.sampler import Sampler, length_caps
 from fairseq_erpo.algorithm.step import Step, draw_step, product_tilt
 from fairseq_erpo.algorithm.uniforms import Channel, Draws
 from fairseq_erpo.mixture import MLE, Mixture
-from fairseq_erpo.rewards import REWARDS, Reference, make_reward
+from fairseq_erpo.rewards import REWARDS, Gains, Reference, make_reward
 
 N = 20_000
 SHARP = InverseTemperature(number=math.inf)
@@ -130,7 +130,7 @@ def test_interior_is_the_mixture_of_algorithm_1(c, mixture, y_star):
 
 @pytest.mark.parametrize("alpha", [0.5, 2.0])
 def test_product_expert_is_eq_4(alpha):
-    """Eq. 4 with β = 0: p_θ exp{ΔR / α}, EOS included."""
+    """Eq. 4 with β = 0: p_θ exp{ΔR / α}, EOS included; c of the model's own draws is not the product's."""
     vocabulary = world(3)
     model = TableModel(vocabulary, seed=4)
     y_star = (4, 5)
@@ -142,7 +142,8 @@ def test_product_expert_is_eq_4(alpha):
         return [weight / sum(weights) for weight in weights]
 
     origin = torch.full((N, 3), int(Expert.PRODUCT))
-    sample = draw(y_star, None, vocabulary, alpha=alpha, model=model, n=N, cap=3, origin=origin)
+    experts = ExpertSettings(SHARP, c_model=2.0)
+    sample = draw(y_star, None, vocabulary, experts=experts, alpha=alpha, model=model, n=N, cap=3, origin=origin)
     assert_distributed(lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)})
 
 
@@ -197,6 +198,18 @@ def test_nothing_to_gain_is_uniform():
     assert q.tolist() == pytest.approx([0, 0, 0, *[1 / 6] * 6])  # every drawable token but EOS
 
 
+@pytest.mark.parametrize(("best", "eps"), [(0.0, 0.1), (1.0, 0.9)], ids=["nothing to gain", "few misses"])
+def test_auto_never_prefers_what_is_worse(best, eps):
+    """Where nothing can be gained all weigh the same, EOS at a loss too; where EPS is more than uniform noise has, c is 0."""
+    vocabulary = world(3)
+    reference = Reference.from_target(torch.tensor([[4, 5, EOS]]), vocabulary)
+    gains = Gains(hit=torch.tensor([[best, best, 0.0]]), miss=torch.zeros(1), eos=torch.tensor([-1.0]))
+    candidates = Candidates.from_reference(reference, vocabulary)
+    weights = reward_log_weights(gains, candidates, InverseTemperature(eps=eps), t=1)
+    q = reward_q(weights, candidates, vocabulary)[0]
+    assert q.tolist() == pytest.approx([0, 0, *[1 / 5] * 5])  # EOS, UNK and three words
+
+
 # EOS and length
 
 
@@ -208,6 +221,14 @@ def test_the_cap_invents_no_eos():
     assert sample.clipped.all()
     assert sample.tokens.shape == (8, 3 * 3 // 2 + 5)
     assert not sample.tokens.eq(EOS).any()
+
+
+def test_each_sentence_has_its_own_cap():
+    vocabulary = world(3)
+    model = TableModel(vocabulary)
+    model.row = lambda prefix: torch.tensor([0.0, 0, -1e9, -1e9, 0, 0, 0]).log_softmax(0)  # never ends
+    sample = draw([[4], [4, 5, 6]], Mixture(1, 0, 0), vocabulary, model=model)
+    assert sample.tokens.ne(PAD).sum(1).tolist() == [1 * 3 // 2 + 5, 3 * 3 // 2 + 5]
 
 
 def test_the_reward_expert_ends_no_sentence_before_its_first_token():

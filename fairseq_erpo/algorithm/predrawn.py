@@ -1,6 +1,5 @@
 """RAML's samples from a file, drawn before training starts."""
 
-import math
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fairseq_erpo.vocabulary import Vocabulary
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 class PredrawnSamples:
@@ -77,8 +78,8 @@ class PredrawnSamples:
             parsed = int(index), float(reward), tokens
         except ValueError as error:
             raise ValueError(f"{self.path}:{number}: expected index, reward and tokens between tabs ({error})") from None
-        if parsed[0] < 0 or not math.isfinite(parsed[1]):
-            raise ValueError(f"{self.path}:{number}: the index must not be negative, the reward must be finite")
+        if not 0 <= parsed[0] < 2**63 or not abs(parsed[1]) <= LARGEST:  # which nan is not either
+            raise ValueError(f"{self.path}:{number}: the index must be 0 to 2**63 - 1, the reward finite in float32")
         return parsed
 
     def _check_group(self, samples: Sequence[int], next_line: int) -> None:

@@ -67,6 +67,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     )
 
 
+MOST = 10**300  # of an integer, which Python's may exceed and its floats not
 LEAST_ALPHA = 1e-6  # R/α has to stay within float32
 LEAST_CLIP = 1e-6  # below it nothing would be learnt
 
@@ -131,7 +132,7 @@ class _Values:
         return str(value)
 
     def within(self, name: str, least: float, most: float) -> float:
-        value = self(name)
+        value = min(max(self(name), -MOST), MOST) if isinstance(self(name), int) else self(name)
         if least == 0 and most == math.inf and value < 0:
             raise ValueError(f"{dashed(name)} must not be negative, and is {value:g}")
         if not least <= value <= most:

@@ -23,11 +23,11 @@ def check_index(index: Path) -> None:
     if len(head) < header or not head.startswith(MAGIC):
         raise ValueError(f"{index} is damaged: it is no index of binarised text")
     _, version, code, count = struct.unpack(HEADER, head)
-    if version != 1 or code not in BYTES or index.stat().st_size < header + 12 * count:
+    if version != 1 or code not in BYTES or index.stat().st_size != header + 12 * count:
         raise ValueError(f"{index} is damaged: it does not hold what its header promises")
-    if not count:
-        return
-    sizes = np.fromfile(index, "<i4", count, offset=header).astype(np.int64)
-    ends = np.fromfile(index, "<i8", count, offset=header + 4 * count) + sizes * BYTES[code]
-    if sizes.min() < 0 or ends.min() < 0 or ends.max() > data.stat().st_size:
-        raise ValueError(f"{data} is damaged, or not of its index: it ends before the index does")
+    sizes = np.fromfile(index, "<i4", count, offset=header).astype(np.int64) * BYTES[code]
+    offsets = np.fromfile(index, "<i8", count, offset=header + 4 * count)
+    if (sizes < 0).any() or not np.array_equal(offsets + sizes, sizes.cumsum()):  # fairseq would silently read other words
+        raise ValueError(f"{index} is damaged: its sizes and offsets contradict each other")
+    if data.stat().st_size != sizes.sum():
+        raise ValueError(f"{data} is damaged, or not of its index: it does not end where the index does")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
+from omegaconf import OmegaConf
 
 from fairseq_erpo.checkup import Check, machine, report
 from fairseq_erpo.plugin import data_errors
@@ -60,7 +61,8 @@ def task_of(data: str) -> Any:
         "train_subset": "train",
         "required_seq_len_multiple": 1,
     }  # from other flags
-    return data_errors.setup_task(ErpoTranslationConfig(_name="erpo_translation", data=data, **elsewhere))
+    config = ErpoTranslationConfig(_name="erpo_translation", data=data, **elsewhere)
+    return data_errors.setup_task(OmegaConf.structured(config))
 
 
 def look_at_data(data: str) -> str:

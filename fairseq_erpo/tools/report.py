@@ -1,7 +1,6 @@
 """`python -m fairseq_erpo report`: one page with pictures from the logs of any runs; it loads nothing from the network."""
 
 import base64
-import json
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -11,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fairseq_erpo.family import FAMILY
-from fairseq_erpo.files import atomic_write, write_text
+from fairseq_erpo.files import atomic_write, read_json, write_text
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import curves, training_log
@@ -118,9 +117,11 @@ def read_scores(name: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise ValueError(f"--scores: there is no file {name}")
     try:
-        result: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-        rows(result, result["columns"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+        result: Mapping[str, Any] = read_json(path)
+        for _ in score_table(result):
+            pass
+        score_panel(result)
+    except Exception:  # whatever a file may hold: all that the page needs was tried
         raise ValueError(f"--scores {name} is not what `python -m fairseq_erpo evaluate --json` writes") from None
     return result
 

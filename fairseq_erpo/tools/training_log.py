@@ -61,7 +61,7 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
         if start >= 0:
             try:
                 yield json.loads(line[start:])
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
 
 
