@@ -4,7 +4,7 @@
 #   examples/summarization/table.sh --profile laptop --rows mle,interp --seeds 3 --data FOLDER
 #   examples/summarization/table.sh --profile paper --seeds 5 --slurm slurm_partition=gpu,gpus_per_node=1
 #
-# Rows      mle noising raml spg pg self_critic mixer mixer_alike scheduled_sampling interp (examples/recipes.py)
+# Rows      mle noising raml spg pg self_critic mrt mixer mixer_alike scheduled_sampling interp (examples/recipes.py)
 # Paper     Table 2, Gigaword 200K, ROUGE-1/2/L: MLE 36.11/16.39/32.32, RAML 36.30/16.69/32.49, self-critic 36.48/16.84/32.79,
 #           scheduled sampling 36.59/16.79/32.77, interpolation 36.72/16.99/32.95; these are rouge==0.2.1's, the columns (0.2.1)
 # Expected  with the profile paper on Gigaword, about these

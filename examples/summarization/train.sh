@@ -3,7 +3,7 @@
 #
 #   examples/summarization/train.sh ROW [SEED] [--profile paper] [any other flag of table.sh]
 #
-# Row       mle noising raml spg pg self_critic mixer mixer_alike scheduled_sampling interp
+# Row       mle noising raml spg pg self_critic mrt mixer mixer_alike scheduled_sampling interp
 # Paper     Table 2, the row's cell; the numbers stand in table.sh
 # Measured  laptop: docs/results.md, row by row
 row=${1:?usage: train.sh ROW [SEED] [--profile paper]}

@@ -4,7 +4,7 @@
 #   examples/translation/table.sh --profile laptop --rows mle,raml,interp --seeds 3 --data text.de text.en
 #   examples/translation/table.sh --profile paper --seeds 5 --slurm slurm_partition=gpu,gpus_per_node=1
 #
-# Rows      mle noising raml spg pg self_critic mixer mixer_alike scheduled_sampling interp (examples/recipes.py)
+# Rows      mle noising raml spg pg self_critic mrt mixer mixer_alike scheduled_sampling interp (examples/recipes.py)
 # Paper     Table 1, IWSLT14 De-En, BLEU: MLE 31.99±.17, RAML 32.51±.37, MIXER 32.69±.09, MIXER-alike 32.65±.11,
 #           self-critic 32.23±.15, scheduled sampling 32.13±.14, interpolation 33.35±.08
 # Expected  with the profile paper on IWSLT14, about these (`--tokenize none` of tokenised text, as the paper's era has it)

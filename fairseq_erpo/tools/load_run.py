@@ -165,6 +165,8 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
         own = resolve(run if "erpo_lambda" in row.flags else row.defaults).schedule.annealer.end
         end = own if own.data < 1 else MIDWAY
     given = {name: value for name, value in typed.items() if value is not None}
+    if given.get("erpo_reward") in REWARDS:  # ΔR is shown of the reward that was asked for
+        given.setdefault("erpo_teacher", "same")
     return {"erpo_preset": FLAGS["erpo_preset"].default} | ({} if "erpo_preset" in given else run) | given, end
 
 
