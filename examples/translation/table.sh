@@ -10,7 +10,7 @@
 # Expected  with the profile paper on IWSLT14, about these (`--tokenize none` of tokenised text, as the paper's era has it)
 # Measured  laptop on Tatoeba, three seeds, commit 117abb6: MLE 26.76±.26, RAML 26.82±.24, MIXER 26.15±.24, MIXER-alike
 #           26.94±.15, self-critic 26.36±.31, scheduled sampling 26.78±.06, interpolation 26.73±.22 (docs/results.md).
-#           A seed of all ten rows takes half an hour of one core
+#           A seed of the ten rows but mrt takes half an hour of one core
 #
 # Killed and started again, it goes on. --data may be left out after a prepare_*.sh. --help lists everything.
 exec "$(dirname "$0")/../run" table.py translation "$@"
