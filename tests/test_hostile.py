@@ -12,7 +12,7 @@ import corpus
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, load
+from conftest import ROOT, build, load
 from recipes import Selection
 
 import fairseq_erpo.tasks  # noqa: F401 - the plugin, as --user-dir loads it
@@ -107,6 +107,29 @@ def test_no_verb_evaluates_what_a_checkpoints_configuration_says(
     assert str(stopped.value).startswith("erpo: ") and "\n" not in str(stopped.value)
     assert "".join(sample_blocks([run], 1)).count("No samples: ") == 1  # of the report, which goes on
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("verb", ["inspect", "variance", "report", "validate"])
+def test_a_reward_named_in_a_file_imports_no_module(
+    verb: str, tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics of one's own are imported from the current folder; a file that names one must not choose what is imported."""
+    (tmp_path / "evil_metric.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    state = load(tiny_checkpoint)
+    for name in ("interp", "self_critic"):
+        state["cfg"]["criterion"] = {"_name": f"erpo_{name}", "erpo_reward": "evil_metric:score", "erpo_baseline": "none"}
+        torch.save(state, tmp_path / "checkpoint_best.pt")
+        if verb == "report":
+            assert "type it, as --erpo-reward" in "".join(sample_blocks([tmp_path], 1)) or name == "self_critic"
+        elif verb == "validate":  # which builds the criterion that the file names, and takes its loss of the data
+            built = build(tiny_data, f"--criterion erpo_{name} --erpo-reward evil_metric:score")
+            built.model.eval()
+            built.criterion.eval()(built.model, built.batch([3, 14]))
+        else:
+            with pytest.raises(SystemExit, match=r"^erpo: [^\n]*evil_metric:score[^\n]*type it, as --erpo-reward$"):
+                main([verb, "checkpoint_best.pt", str(tiny_data)])
+        assert not (tmp_path / "executed").exists()
 
 
 def test_a_broken_checkpoint_costs_the_report_its_samples_only(tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.forward import in_pieces, shared_encoder
 from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline
 from fairseq_erpo.plugin.safe_load import check_checkpoint
-from fairseq_erpo.text_rewards import find
 
 NEWEST = "checkpoint_last.pt"  # what fairseq restores if nothing else is named
 WATCH_EVERY = 100  # batches between two checks for samples that cannot teach anything
@@ -105,8 +104,6 @@ class ErpoCriterion(FairseqCriterion):
             criterion = cls(clocked(task), settings, cfg)
             with named("erpo_samples_file"):
                 _ = criterion.cache.predrawn  # read now, not in the middle of training
-            if isinstance(settings.reward, str):
-                find(settings.reward)
             return criterion
         except (ValueError, OSError) as error:
             raise SystemExit(f"erpo: {error}") from None
@@ -153,6 +150,10 @@ class ErpoCriterion(FairseqCriterion):
 
     def draw(self, model: Any, sample: dict[str, Any]) -> Drawn | None:
         """E-step: draw and weigh, without gradient or dropout; None for the data themselves."""
+        try:
+            self.cache.check_reward()
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}") from None
         if self.settings.schedule.elapsed(*self.now) is None:
             return None
         if self.follower is not None:

@@ -22,7 +22,7 @@ from fairseq_erpo.plugin.decoder import sampling_mode
 from fairseq_erpo.plugin.forward import shared_encoder
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.plugin.texts import UNKNOWN_FOUND, UNKNOWN_WANTED, check_words, spelt
-from fairseq_erpo.text_rewards import Pool
+from fairseq_erpo.text_rewards import Pool, find
 from fairseq_erpo.vocabulary import Vocabulary
 
 MOST_WORKERS = 4  # that score texts
@@ -72,6 +72,14 @@ class RunCache:
             return [dictionary.index(word) for word in line.split()]
 
         return PredrawnSamples(self.settings.samples_file, encode, self.vocabulary)
+
+    def check_reward(self) -> None:
+        """Find a reward of text at the first batch of training.  Raises ValueError.
+
+        Not when the criterion is built: fairseq-validate builds the one of a checkpoint, and no file may name what is imported.
+        """
+        if isinstance(self.settings.reward, str):
+            find(self.settings.reward)
 
     @cached_property
     def text_pool(self) -> Pool:

@@ -165,6 +165,10 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
         own = resolve(run if "erpo_lambda" in row.flags else row.defaults).schedule.annealer.end
         end = own if own.data < 1 else MIDWAY
     given = {name: value for name, value in typed.items() if value is not None}
+    if ":" in str(run.get("erpo_reward")) and not given.keys() & {"erpo_reward", "erpo_preset"}:
+        raise ValueError(
+            f"the run was paid by {run['erpo_reward']}, and no file may name a module to import: type it, as --erpo-reward"
+        )
     if given.get("erpo_reward") in REWARDS:  # ΔR is shown of the reward that was asked for
         given.setdefault("erpo_teacher", "same")
     return {"erpo_preset": FLAGS["erpo_preset"].default} | ({} if "erpo_preset" in given else run) | given, end
