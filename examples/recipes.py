@@ -145,10 +145,10 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             selection=Selection(train=20_000, valid=1_000, test=2_000, min_target=6, max_target=25, max_source=40, pieces=3_000),
             model=SMALL_TRANSFORMER,
             optimiser=f"{ADAM} --max-tokens 1000 --cpu",
-            pretrain=f"--lr {5 * '2e-3,'}1.5e-3,1e-3,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 400",
-            pretrain_epochs=10,
+            pretrain=f"--lr {8 * '2e-3,'}1.5e-3,1.5e-3,1e-3,1e-3,5e-4,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 400",
+            pretrain_epochs=16,
             more="--lr 2e-4 --lr-scheduler fixed",
-            more_epochs=1,
+            more_epochs=2,
             values={
                 "reward": "bleu",
                 "samples": "2",
@@ -156,7 +156,7 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
                 "mixer": "--erpo-anneal-every 50u",
                 "critic": "--erpo-baseline leave_one_out --erpo-samples 3",
                 "gentle": "--lr 5e-5",
-                "interp": "--erpo-preset finish {gentle}",
+                "interp": "--erpo-preset corpus {gentle}",
             },
         ),
         # The demo: all rows start from a model that MLE has finished with, which comes along (docs/demo.md has its training).
@@ -186,7 +186,7 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             pretrain=f"--lr {6 * '3e-3,'}2e-3,2e-3,1e-3,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 200",
             pretrain_epochs=12,
             more="--lr 2e-4 --lr-scheduler fixed",
-            more_epochs=1,
+            more_epochs=2,
             values={
                 "reward": "rouge",
                 "samples": "2",
@@ -194,7 +194,7 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
                 "mixer": "--erpo-anneal-every 40u",
                 "critic": "",
                 "gentle": "--lr 5e-5",
-                "interp": "--erpo-preset finish {gentle}",
+                "interp": "--erpo-preset corpus --erpo-reward {reward} {gentle}",
             },
         ),
     }

@@ -4,6 +4,9 @@
 
 Killed and started again, it goes on where it was; what is done is left alone.  What was begun with
 other settings starts afresh; what was finished with other settings is removed after --force only.
+
+With --try, given as often as one likes, every row has equally many trials: each of the flags, by the first seed, judged by beam
+search on the validation set.  All seeds then run with the best, and only these are decoded on the test set.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import corpus
 from recipes import ROWS, TASKS, Profile, Task, flags_of, profile_of
 from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
 
-from fairseq_erpo.files import alone, reason_of
+from fairseq_erpo.files import alone, read_json, reason_of
 
 PRETRAIN = "pretrain"
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
@@ -40,8 +43,10 @@ class Plan:
     profile: Profile
     folder: Path
     data: Path
-    rows: dict[str, tuple[str, str]]  # name -> (row of the family, flags)
+    rows: dict[str, tuple[str, str]]  # name -> (row of the family, flags); NAME.K is NAME with the K-th --try
     seeds: Sequence[int]
+    one_start: bool = False  # all seeds continue the first one's MLE model
+    split: str = "test"
 
     @property
     def corpus(self) -> dict[str, Any]:
@@ -67,18 +72,20 @@ class Plan:
         return Stage(name, command, (after,) if after else (), self.corpus["digest"], epochs)
 
     def start(self, seed: int) -> Stage:
-        """MLE, or the one model that the profile brings along for all seeds."""
+        """MLE, or the model that the profile brings along."""
+        seed = self.seeds[0] if self.one_start else seed
+        name = f"{PRETRAIN}-{seed}"
         if not self.profile.start:
-            return self.training(f"{PRETRAIN}-{seed}", "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
-        name = f"{PRETRAIN}-{self.seeds[0]}"
+            return self.training(name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
         command = ("python", f"examples/{self.profile.start}", "unpack", str(self.folder / name), str(self.data))
         return Stage(name, command, (), self.corpus["digest"])
 
     def evaluation(self, systems: Sequence[str]) -> list[str]:
-        """`python -m fairseq_erpo evaluate` on the test set."""
-        reference = self.data / f"test.{self.corpus['languages'][1]}"
+        """`python -m fairseq_erpo evaluate` on the plan's split."""
+        reference = self.data / f"{self.split}.{self.corpus['languages'][1]}"
+        split = [] if self.split == "test" else ["--split", self.split]
         tokenise = ["--tokenize", "none"] if self.corpus["moses"] else []
-        options = ["--reference", str(reference), "--columns", self.task.columns, *tokenise]
+        options = ["--reference", str(reference), *split, "--columns", self.task.columns, *tokenise]
         return ["-m", "fairseq_erpo", "evaluate", *systems, *options]
 
     def stages(self) -> list[Stage]:
@@ -91,7 +98,9 @@ class Plan:
         ]
         trained = [*dict.fromkeys(first.values()), *further]
         tests = [
-            Stage(f"test-{stage.name}", ("python", *self.evaluation([str(self.folder / stage.name)])), (stage,), stage.data)
+            Stage(
+                f"{self.split}-{stage.name}", ("python", *self.evaluation([str(self.folder / stage.name)])), (stage,), stage.data
+            )
             for stage in trained
         ]
         return [*trained, *tests]
@@ -99,11 +108,36 @@ class Plan:
     def table(self) -> list[str]:
         """The command that prints it; its outputs are decoded by then."""
         runs = {name: [f"{name}-{seed}" for seed in self.seeds] for name in (PRETRAIN, *self.rows)}
-        if self.profile.start:
+        if self.one_start:
             runs[PRETRAIN] = runs[PRETRAIN][:1]
-        systems = [f"{name}=" + ",".join(str(self.folder / run) for run in names) for name, names in runs.items()]
-        baseline = ["--baseline", "mle"] if "mle" in self.rows else []
-        return [*self.evaluation(systems), *baseline, "--json", str(self.folder / "scores.json")]
+        labels = {name: name.partition(".")[0] if self.split == "test" else name for name in runs}
+        systems = [f"{labels[name]}=" + ",".join(str(self.folder / run) for run in names) for name, names in runs.items()]
+        baseline = ["--baseline", "mle"] if "mle" in labels.values() else []
+        return [*self.evaluation(systems), *baseline, "--json", str(self.scores)]
+
+    # ---- trials ----
+
+    @property
+    def scores(self) -> Path:
+        """What `table` writes."""
+        return self.folder / ("scores.json" if self.split == "test" else "trials.json")
+
+    def trials(self, flags: Sequence[str]) -> "Plan":
+        """Every row with every one of the flags, by the first seed, judged on validation."""
+        rows = {
+            f"{name}.{number}": (row, f"{own} {more}")
+            for name, (row, own) in self.rows.items()
+            for number, more in enumerate(flags, 1)
+        }
+        return replace(self, rows=rows, seeds=self.seeds[:1], split="valid")
+
+    def best(self, trials: "Plan") -> "Plan":
+        """Each row as it had the best score in the trials, the first of equals."""
+        lead = self.task.columns.partition(",")[0]
+        found = read_json(ROOT / trials.scores)["systems"]
+        score = {name: found[name]["scores"][lead]["mean"] for name in trials.rows}
+        chosen = {max((name for name in score if name.partition(".")[0] == row), key=score.__getitem__) for row in self.rows}
+        return replace(self, rows={name: what for name, what in trials.rows.items() if name in chosen})
 
 
 def numbers(text: str) -> list[int]:
@@ -128,7 +162,19 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--row", action="append", default=[], metavar="NAME=FLAGS", help="one more row: --row 'soft=interp --erpo-c 5'"
     )
     parser.add_argument(
+        "--try",
+        dest="trials",
+        action="append",
+        default=[],
+        metavar="FLAGS",
+        help="flags that every row is tried with by the first seed; the best on validation is kept: "
+        "--try '--lr 5e-5' --try '--lr 2e-4'",
+    )
+    parser.add_argument(
         "--seeds", type=numbers, default=[1], metavar="N", help="how many seeds, or a list such as 4,7 (default: 1)"
+    )
+    parser.add_argument(
+        "--one-start", action="store_true", help="train MLE by the first seed only; all seeds continue that model"
     )
     parser.add_argument(
         "--data",
@@ -172,6 +218,13 @@ def rows_of(args: argparse.Namespace, profile: Profile) -> dict[str, tuple[str, 
         rows[name] = (row, f"{flags_of(row, profile.values)} {more}")
     if not rows:
         raise SystemExit("--rows and --row name no row")
+    for text in args.trials:
+        try:
+            shlex.split(text)
+        except ValueError as error:
+            raise SystemExit(f"--try {text!r}: {error}") from None
+    if len(set(args.trials)) < len(args.trials):
+        raise SystemExit("--try gives the same flags twice")
     return rows
 
 
@@ -211,7 +264,8 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[Path]]:
             data = paths[0]
         else:
             sources = paths
-    return Plan(TASKS[args.task], profile, folder, data, rows_of(args, profile), args.seeds), sources
+    one_start = args.one_start or bool(profile.start)
+    return Plan(TASKS[args.task], profile, folder, data, rows_of(args, profile), args.seeds, one_start), sources
 
 
 def minutes(runner: Runner, stage: Stage) -> str:
@@ -221,13 +275,27 @@ def minutes(runner: Runner, stage: Stage) -> str:
     return f"{stage.name} {result.get('seconds', 0) / 60:.1f}{core}"
 
 
+def carry_out(plan: Plan, runner: Runner, examples: int = 0) -> None:
+    """Run what is not done, and print the table."""
+    stages = plan.stages()
+    print(f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done", flush=True)
+    runner.run(stages)
+    print()
+    subprocess.run([sys.executable, *plan.table(), "--examples", str(examples)], check=True)
+    print("minutes (of one core):", ", ".join(minutes(runner, stage) for stage in stages if stage.epochs), flush=True)
+
+
 def main(argv: Sequence[str]) -> None:
     args = arguments(argv)
     plan, sources = plan_of(args)
+    trials = plan.trials(args.trials) if args.trials else None
     os.chdir(ROOT)
     if args.dry_run:
+        first = trials or plan
         print(
-            "\n".join(shlex.join(command) for command in [*(stage.command for stage in plan.stages()), ("python", *plan.table())])
+            "\n".join(
+                shlex.join(command) for command in [*(stage.command for stage in first.stages()), ("python", *first.table())]
+            )
         )
         return
     worker = Local if args.slurm is None else slurm_worker(args.slurm, plan.folder)
@@ -240,13 +308,12 @@ def main(argv: Sequence[str]) -> None:
             f"{plan.data} is no prepared corpus: name two text files with --data, or run examples/{args.task}/prepare_*.sh"
         )
     runner = Runner(plan.folder, args.jobs, worker, args.share_cores, args.force)
-    stages = plan.stages()
-    print(f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done", flush=True)
-    runner.run(stages)
-    print()
-    subprocess.run([sys.executable, *plan.table(), "--examples", str(args.examples)], check=True)
-    print("minutes (of one core):", ", ".join(minutes(runner, stage) for stage in stages if stage.epochs))
-    runs = [str(plan.folder / stage.name) for stage in stages if stage.epochs and stage.after]  # without the start
+    if trials:
+        carry_out(trials, runner)
+        plan = plan.best(trials)
+        print("table: the best trials are", ", ".join(plan.rows), flush=True)
+    carry_out(plan, runner, args.examples)
+    runs = [str(plan.folder / stage.name) for stage in plan.stages() if stage.epochs and stage.after]  # without the start
     report = ["report", *runs, "--scores", str(plan.folder / "scores.json"), "--out", str(plan.folder / "report")]
     subprocess.run([sys.executable, "-m", "fairseq_erpo", *report], check=True)
 

@@ -96,9 +96,10 @@ def test_the_paper_profile_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_interp_of_the_laptop_profile_is_what_the_published_table_ran(task: str) -> None:
+def test_finish_is_what_the_first_published_tables_ran(task: str) -> None:
     """The eight flags of commit 117abb6, now one preset."""
-    (stage,) = [stage for stage in plan(task, "--rows", "interp").stages() if stage.name == "interp-1"]
+    made = plan(task, "--row", "finish=interp --erpo-preset finish --erpo-reward edit --lr 5e-5")
+    (stage,) = [stage for stage in made.stages() if stage.name == "finish-1"]
     args = options_of(stage)
     settings = FAMILY["interp"].settings({flag: getattr(args, flag) for flag in FAMILY["interp"].flags})
     end = settings.schedule.annealer.end
@@ -120,12 +121,55 @@ def test_evaluation_reads_the_arguments_it_is_given(tmp_path: Path) -> None:
     assert len(tests) == 6 and all(len(stage.after) == 1 and stage.name == f"test-{stage.after[0].name}" for stage in tests)
 
 
+def test_all_seeds_may_continue_one_model() -> None:
+    made = plan("translation", "--rows", "mle", "--seeds", "4,7", "--one-start")
+    assert [stage.name for stage in made.stages() if stage.epochs] == ["pretrain-4", "mle-4", "mle-7"]
+    assert {options_of(stage).finetune_from_model for stage in made.stages()[1:3]} == {
+        f"{made.folder}/pretrain-4/checkpoint_best.pt"
+    }
+    assert f"pretrain={made.folder}/pretrain-4" in made.table()
+
+
 def test_a_row_of_ones_own() -> None:
     made = plan("translation", "--rows", "mle", "--row", "soft=interp --erpo-c 5", "--seeds", "7,9")
     names = [stage.name for stage in made.stages() if stage.epochs]
     assert names == ["pretrain-7", "pretrain-9", "mle-7", "soft-7", "mle-9", "soft-9"]
     args = options_of(made.stages()[3])
-    assert (args.criterion, args.erpo_c, args.seed, args.erpo_preset) == ("erpo_interp", "5", 7, "finish")
+    assert (args.criterion, args.erpo_c, args.seed, args.erpo_preset) == ("erpo_interp", "5", 7, "corpus")
+
+
+def test_every_row_has_the_same_trials_and_the_best_on_validation_is_what_is_tested(tmp_path: Path) -> None:
+    tries = ("--try", "--lr 5e-5", "--try", "--lr 2e-4")
+    args = table.arguments(["translation", "--rows", "mle,interp", "--seeds", "2", *tries, "--out", str(tmp_path)])
+    made = table.plan_of(args)[0]
+    trials = made.trials(args.trials)
+    rates = {stage.name: options_of(stage).lr for stage in trials.stages() if stage.after and stage.epochs}
+    wanted = {"mle.1-1": [5e-5], "mle.2-1": [2e-4], "interp.1-1": [5e-5], "interp.2-1": [2e-4]}
+    assert rates == wanted, "a trial's flags count more than the row's"
+    words = trials.table()
+    assert words[words.index("--split") + 1] == "valid" and f"interp.2={tmp_path}/interp.2-1" in words
+    judged = [stage.name for stage in trials.stages() if not stage.epochs]
+    assert judged == [f"valid-{name}" for name in ("pretrain-1", *rates)], "no trial is decoded on the test set"
+
+    def scored(**found: float) -> list[str]:
+        systems = {name.replace("_", "."): {"scores": {"bleu": {"mean": value}}} for name, value in found.items()}
+        trials.scores.write_text(json.dumps({"systems": systems}))
+        return [*made.best(trials).rows]
+
+    assert scored(pretrain=9, mle_1=2, mle_2=1, interp_1=3, interp_2=4) == ["mle.1", "interp.2"]
+    assert scored(mle_1=2, mle_2=2, interp_1=3, interp_2=3) == ["mle.1", "interp.1"], "the first of equals"
+    best = made.best(trials)
+    assert best.stages()[2].digest == trials.stages()[1].digest, "the first seed is not trained twice"
+    assert f"mle={tmp_path}/mle.1-1,{tmp_path}/mle.1-2" in best.table() and "--split" not in best.table()
+    assert [stage.name for stage in best.stages() if not stage.epochs][2:] == [
+        f"test-{row}.1-{seed}" for seed in (1, 2) for row in ("mle", "interp")
+    ]
+
+
+@pytest.mark.parametrize("flags", [["--try", "--lr '1"], ["--try", "--lr 1", "--try", "--lr 1"]])
+def test_trials_that_cannot_be_are_refused(flags: list[str]) -> None:
+    with pytest.raises(SystemExit, match="--try"):
+        plan("translation", *flags)
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("1", [1]), ("3", [1, 2, 3]), ("4,7", [4, 7]), ("5,", [5])])
