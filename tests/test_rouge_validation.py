@@ -66,6 +66,7 @@ def test_unknown_words_never_match(tiny_data: Path, tiny_checkpoint: Path, monke
     assert sums["_rouge_sentences"] == 2 and sums["_rouge1"] == 0
 
 
+@pytest.mark.slow
 def test_checkpoints_are_selected_on_it_and_the_plateau_schedule_reads_it(
     fairseq: Fairseq, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def kill_and_resume(fairseq: Fairseq, data: Path, folder: Path, flags: str, at: 
     return whole, parts
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """By the console script: every process starts from nothing. Killed in the first epoch in which anything is drawn."""
     whole, _ = kill_and_resume(fairseq, tiny_data, tmp_path, f"{ANNEALED} --no-epoch-checkpoints", at=33, console=True)
@@ -71,6 +72,7 @@ def test_killed_and_resumed_is_uninterrupted(fairseq: Fairseq, tiny_data: Path, 
     assert shares == [(0, 0, 1), (0.12, 0.16, 0.72), (0.24, 0.32, 0.44), (0.36, 0.48, 0.16)]
 
 
+@pytest.mark.slow
 def test_plateau_schedule_is_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """λ steps when the validation score falls: here the loss, taken as something to maximise, which does fall.
 
@@ -306,6 +308,7 @@ def test_hydra(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     assert load(tmp_path / "save" / LAST)["optimizer_history"][-1]["num_updates"] == 3
 
 
+@pytest.mark.slow
 def test_pretraining_by_another_command(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The interpolation starts from the MLE checkpoint's parameters, with a clock, an optimizer and a log of its own; once it has
     a checkpoint, neither resuming nor validating needs the first one any more."""
