@@ -282,7 +282,11 @@ def corpus_of(file: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = read_json(file)
         languages, pieces = found["languages"], found["selection"]["pieces"]
-        if not all(isinstance(text, str) for text in (found["digest"], *languages)) or len(languages) != 2:
+        if (
+            not isinstance(languages, list)
+            or not all(isinstance(text, str) for text in (found["digest"], *languages))
+            or len(languages) != 2
+        ):
             raise TypeError
         if not isinstance(pieces, int) or not isinstance(found["moses"], bool):
             raise TypeError

@@ -172,7 +172,7 @@ def test_training_logs(folder: Path, lines: list[str], before: str) -> None:
     if history is not None:
         figures = [*history.train_inner.values(), *history.train.values(), *history.valid.values()]
         assert all(math.isfinite(value) for one in figures for value in one.values())
-        for panel in (panel for made in curves.panels({"a": [history]}).values() for panel in made):
+        for panel in (panel for made in curves.panels({"a": [history]}, curves.looks("a")).values() for panel in made):
             if LONG:
                 curves.svg(panel)
 
@@ -200,7 +200,7 @@ def test_scores(folder: Path, scores: dict[str, Any], data: st.DataObject) -> No
     found = judged("scores.json", lambda: report.read_scores(str(folder / "scores.json")), "--scores")
     if found is not None:
         assert "<script" not in "".join(report.score_table(found))
-        panel = report.score_panel(found)
+        panel = report.score_panel(found, curves.looks(found["systems"]))
         if LONG:
             curves.svg(panel)
 

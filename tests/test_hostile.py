@@ -293,7 +293,7 @@ def test_the_first_validation_subset_drives_the_plateau() -> None:
 def test_a_title_cannot_leave_its_attribute() -> None:
     from fairseq_erpo.tools import curves
 
-    panel = curves.dots("x", '"><meta http-equiv=refresh>', {"a": [1.0]})
+    panel = curves.dots("x", '"><meta http-equiv=refresh>', {"a": [1.0]}, curves.looks("a"))
     assert "<meta" not in curves.svg(panel) and np.isfinite(panel.figure.get_figwidth())
 
 
@@ -852,7 +852,8 @@ def test_a_corpus_that_holds_more_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(SystemExit, match=r"also holds thesis\.tex"):
         corpus.check_own(tmp_path, ("de", "en"))
-    for content in ("{", "[]", "{}"):
+    keyed = '{"digest": "0", "languages": {"0": null, "1": null}, "selection": {"pieces": 1}, "moses": false}'
+    for content in ("{", "[]", "{}", keyed):
         (tmp_path / "corpus.json").write_text(content)
         with pytest.raises(SystemExit, match=r"^corpus: .*corpus\.json is"):
             corpus.corpus_of(tmp_path / "corpus.json")

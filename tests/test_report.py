@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from conftest import load
 
+from fairseq_erpo import __version__
 from fairseq_erpo.__main__ import main
 from fairseq_erpo.tools import curves, training_log
 from fairseq_erpo.tools.report import grouped
@@ -94,6 +95,9 @@ def test_logs_of_fairseq_train(tiny_checkpoint: Path) -> None:
     history = training_log.read(tiny_checkpoint.parent)
     assert history.progress == 5 and len(history.valid) == len(history.train) == 5
     assert set(history.curve("lambda_data").values()) == {1.0}
+    (start,) = history.commands
+    assert start["command"].startswith("fairseq-train ") and "--criterion erpo_mle" in start["command"]
+    assert start["version"] == __version__ and re.fullmatch(r"([0-9a-f]{7,}\+?)?", start["commit"])
 
 
 def test_events_of_tensorboard(tmp_path: Path) -> None:
@@ -119,27 +123,28 @@ def test_one_validation_is_a_line_for_each_row_and_no_curve(tmp_path: Path) -> N
     runs = [
         write_log(tmp_path / f"{name}-{seed}", 1, start) for name, seed, start in (("mle", 1, 20), ("mle", 2, 24), ("pg", 1, 9))
     ]
-    (panel,) = curves.metric_panels(grouped(runs))
+    (panel,) = curves.metric_panels(grouped(runs), curves.looks(["mle", "pg"]))
     (axes,) = panel.figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mle", "pg"]
     assert [list(line.get_xdata()) for line in axes.get_lines()] == [[21, 25], [23], [10], [10]]  # seeds, then their mean
 
 
 def test_scores_are_shown_seed_by_seed_beside_the_baseline() -> None:
-    (axes,) = curves.dots("scores", "BLEU", {"mle": [1.0, 3.0], "lost": [], "pg": [4.0]}, "mle").figure.axes
+    scores = {"mle": [1.0, 3.0], "lost": [], "pg": [4.0]}
+    (axes,) = curves.dots("scores", "BLEU", scores, curves.looks(scores), "mle").figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mle", "pg"]
     # Seeds, mean, upright through the baseline's mean; seeds and mean of the other.
     assert [list(line.get_xdata()) for line in axes.get_lines()] == [[1, 3], [2], [2, 2], [4], [4]]
 
 
 def test_panels_show_what_was_logged(runs: list[Path]) -> None:
-    made = curves.panels(grouped(runs))
+    made = curves.panels(grouped(runs), curves.looks(["mle", "interp"]))
     stems = {title: [panel.stem for panel in panels] for title, panels in made.items()}
     assert stems == {
-        "Validation": ["valid-bleu"],
+        "Validation": ["valid-bleu", "valid-loss"],
         "λ and realised shares z": ["lambda-interp"],  # mle drew nothing
         "Reward by expert, ΔR": ["gain-interp"],
-        "Reward, length and clipped share": ["reward", "length", "clipped"],
+        "Loss, reward, length and clipped share": ["loss", "reward", "length", "clipped"],
     }
     (axes,) = made["Validation"][0].figure.axes
     lines = {str(line.get_label()): list(zip(*map(list, line.get_data()), strict=True)) for line in axes.get_lines()}
@@ -155,8 +160,32 @@ def test_panels_show_what_was_logged(runs: list[Path]) -> None:
     assert {str(line.get_label()) for line in axes.get_lines()} == {"model", "reward", "data"}
 
 
+def test_a_name_has_one_look_in_all_pictures(runs: list[Path]) -> None:
+    looks = curves.looks(["mle", "interp", "mle", "pretrain"])
+    assert [*looks] == ["mle", "interp", "pretrain"] and len({look.colour for look in looks.values()}) == 3
+    (axes,) = curves.dots("scores", "BLEU", {"pretrain": [1.0], "interp": [2.0]}, looks).figure.axes
+    assert {line.get_color() for line in axes.get_lines()} == {looks["pretrain"].colour, looks["interp"].colour}
+    for panel in curves.panels(grouped(runs), looks)["Validation"]:
+        (axes,) = panel.figure.axes
+        assert {line.get_label(): line.get_color() for line in axes.get_lines()} == {
+            name: looks[name].colour for name in ("mle", "interp")
+        }
+
+
+def test_the_page_says_how_each_run_was_started(runs: list[Path], report: Report) -> None:
+    """Every start once, what is no such line left out."""
+    assert "do not say how the runs were started" in Page(report(*runs)).text
+    start = {"command": "fairseq-train <data> --seed 1", "version": "0.3.0", "commit": "abc1234+"}
+    lines = [{"erpo_run": start}, {"erpo_run": start}, {"erpo_run": start | {"commit": ""}}, {"erpo_run": {"command": 1}}]
+    with (runs[0] / "train.jsonl").open("a") as log:
+        log.write("\n" + "\n".join(["2026 | INFO | x | " + json.dumps(line) for line in lines]) + '\n{"erpo_run": {"comm')
+    text = report(*runs)
+    assert text.count("<pre>fairseq-train &lt;data&gt; --seed 1</pre>") == 2
+    assert "mle-1, version 0.3.0, commit abc1234+" in Page(text).text and not Page(text).open
+
+
 def test_pictures_in_the_page_take_its_colours_and_name_no_address(runs: list[Path]) -> None:
-    panels = [panel for made in curves.panels(grouped(runs)).values() for panel in made]
+    panels = [panel for made in curves.panels(grouped(runs), curves.looks(["mle", "interp"])).values() for panel in made]
     drawn = [curves.svg(panel) for panel in panels]
     ids = [name for text in drawn for name in re.findall(r'\bid="([^"]+)"', text)]
     assert len(ids) == len(set(ids))  # apart from those of other panels
@@ -230,7 +259,7 @@ def test_the_page_shows_it_all_and_loads_nothing(
     assert not page.tags & {"script", "link", "iframe", "object"}
     assert "default-src 'none'" in text and "prefers-color-scheme: dark" in text and 'name="viewport"' in text
     pictures = {file.name for file in (tmp_path / "page").iterdir()} - {"report.html"}
-    names = ("scores", "valid-bleu", "lambda-interp", "gain-interp", "reward", "length", "clipped")
+    names = ("scores", "valid-bleu", "valid-loss", "loss", "lambda-interp", "gain-interp", "reward", "length", "clipped")
     assert pictures == {f"{name}.png" for name in names}
 
 

@@ -1,5 +1,7 @@
 """A fairseq task with the training clock, whatever its class."""
 
+import json
+import logging
 import weakref
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from fairseq_erpo.plugin.binarised import check_index
 from fairseq_erpo.plugin.clock import Clock, is_parallel
 from fairseq_erpo.plugin.decoder import check_model, feature_size, unwrapped
 from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
+from fairseq_erpo.provenance import provenance
+
+LOG = logging.getLogger("fairseq_cli.train")  # the one that --log-file listens to
 
 
 class Clocked:
@@ -41,6 +46,9 @@ class Clocked:
             check_model(unwrapped(model))
         except ValueError as error:
             raise SystemExit(f"erpo: {error}") from None
+        if not self.__dict__.setdefault("_erpo_logged", False):
+            self.__dict__["_erpo_logged"] = True
+            LOG.info(json.dumps({"erpo_run": provenance()}))
         self.clock.epoch = epoch
         super().begin_epoch(epoch, model)  # type: ignore[misc]
 

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -38,25 +38,44 @@ class Curves(NamedTuple):
     name: str  # fairseq's name of the figure in training
 
 
+class Look(NamedTuple):
+    """A name's colour, line and marker, the same in every picture of a page."""
+
+    colour: str
+    line: str
+    marker: str
+
+
+Looks = Mapping[str, Look]
+
 TOGETHER = (
+    Curves("loss", "training loss, each row's own", "loss"),
     Curves("reward", "reward of the drawn sequences, each row's own", "seq_reward"),
     Curves("length", "length of the drawn sequences, with EOS", "sampled_length"),
     Curves("clipped", "share of drawn sequences that reached the cap", "clipped"),
 )
 
 
-def panels(groups: Groups) -> dict[str, list[Panel]]:
+def looks(names: Iterable[str]) -> Looks:
+    """By the order of the names."""
+    return {
+        name: Look(COLOURS[i % len(COLOURS)], LINES[i % len(LINES)], MARKERS[i % len(MARKERS)])
+        for i, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def panels(groups: Groups, looks: Looks) -> dict[str, list[Panel]]:
     """All pictures by section; what was not logged is left out."""
     found = {
-        "Validation": list(metric_panels(groups)),
+        "Validation": [*metric_panels(groups, looks), *loss_panel(groups, looks)],
         "λ and realised shares z": list(_each(groups, "lambda", share_panel)),
         "Reward by expert, ΔR": list(_each(groups, "gain", gain_panel)),
-        "Reward, length and clipped share": [panel for curves in TOGETHER for panel in _together(groups, curves)],
+        "Loss, reward, length and clipped share": [panel for curves in TOGETHER for panel in _together(groups, curves, looks)],
     }
     return {section: made for section, made in found.items() if made}
 
 
-def metric_panels(groups: Groups) -> Iterator[Panel]:
+def metric_panels(groups: Groups, looks: Looks) -> Iterator[Panel]:
     """Mean over seeds of the validation score, and the range of the seeds; one panel for each metric."""
     metrics = sorted({history.metric for runs in groups.values() for history in runs if history.valid})
     for metric in metrics:
@@ -66,42 +85,58 @@ def metric_panels(groups: Groups) -> Iterator[Panel]:
         }
         title = f"validation {'ROUGE-1 + 2 + L' if metric == 'rouge' else metric.upper()}"
         if max(len(scores) for seeds in curves.values() for scores in seeds) > 1:
-            yield _compared(f"valid-{metric}", title, curves)
+            yield _compared(f"valid-{metric}", title, curves, looks)
         else:  # one epoch is no curve
             last = {name: [next(iter(scores.values())) for scores in seeds if scores] for name, seeds in curves.items()}
-            yield dots(f"valid-{metric}", title, last)
+            yield dots(f"valid-{metric}", title, last, looks)
 
 
-def _together(groups: Groups, wanted: Curves) -> Iterator[Panel]:
+def loss_panel(groups: Groups, looks: Looks) -> Iterator[Panel]:
+    """Cross-entropy on the validation set, which is comparable whatever a row trains; where it is not the metric itself."""
+    curves = {
+        name: [
+            {
+                update: figures["loss"]
+                for update, figures in history.valid.items()
+                if "loss" in figures and history.metric != "loss"
+            }
+            for history in runs
+        ]
+        for name, runs in groups.items()
+    }
+    if max((len(loss) for seeds in curves.values() for loss in seeds), default=0) > 1:
+        yield _compared("valid-loss", "validation loss, bits per token", curves, looks)
+
+
+def _together(groups: Groups, wanted: Curves, looks: Looks) -> Iterator[Panel]:
     curves = {name: [history.curve(wanted.name) for history in runs] for name, runs in groups.items()}
     if any(any(each) for each in curves.values()):
-        yield _compared(wanted.stem, wanted.title, curves)
+        yield _compared(wanted.stem, wanted.title, curves, looks)
 
 
-def _compared(stem: str, title: str, curves: Mapping[str, Sequence[Mapping[int, float]]]) -> Panel:
+def _compared(stem: str, title: str, curves: Mapping[str, Sequence[Mapping[int, float]]], looks: Looks) -> Panel:
     """A line for each group."""
     figure, axes = _axes(title)
-    for i, (name, seeds) in enumerate(curves.items()):
+    for name, seeds in curves.items():
         values = gathered(seeds)
         if not values:
             continue
         updates = sorted(values)
-        colour = COLOURS[i % len(COLOURS)]
+        look = looks[name]
         means = [sum(values[update]) / len(values[update]) for update in updates]
-        style = LINES[i % len(LINES)]
-        axes.plot(updates, means, style, color=colour, marker=MARKERS[i % len(MARKERS)], ms=4.5, lw=1.6, label=name)
+        axes.plot(updates, means, look.line, color=look.colour, marker=look.marker, ms=4.5, lw=1.6, label=name)
         if len(seeds) > 1:
             low, high = ([edge(values[update]) for update in updates] for edge in (min, max))
-            axes.fill_between(updates, low, high, color=colour, alpha=0.18, lw=0)
+            axes.fill_between(updates, low, high, color=look.colour, alpha=0.18, lw=0)
     return _finished(stem, title, figure, axes)
 
 
-def dots(stem: str, title: str, values: Mapping[str, Sequence[float]], baseline: str | None = None) -> Panel:
+def dots(stem: str, title: str, values: Mapping[str, Sequence[float]], looks: Looks, baseline: str | None = None) -> Panel:
     """A row for each group: a small mark per seed, a large one for the mean; a dotted line through the baseline's mean."""
     shown = {name: seeds for name, seeds in values.items() if seeds}
     figure, axes = _axes(title, f"each seed, and the mean{f'; dotted line: {baseline}' if baseline else ''}")
     for i, (name, seeds) in enumerate(shown.items()):
-        colour = COLOURS[0] if name == baseline else COLOURS[1]
+        colour = looks[name].colour
         axes.plot(seeds, [i] * len(seeds), "|", color=colour, ms=8, mew=1.4)
         axes.plot(sum(seeds) / len(seeds), i, "o", color=colour, ms=6)
         if name == baseline:

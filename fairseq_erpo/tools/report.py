@@ -29,7 +29,10 @@ h3 { font-size: 1rem; margin: 1rem 0 .25rem; }
 .wide th, .wide td { white-space: nowrap; border-bottom: 1px solid var(--line); text-align: right; }
 .wide :is(th, td):first-child { text-align: left; }
 .panels { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
-.panels > figure:only-child:not(.whole) { grid-column: 1 / -1; max-width: 44rem; }
+.blocks { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
+.blocks > section:not(.narrow) { grid-column: 1 / -1; }
+summary { cursor: pointer; }
+pre { white-space: pre-wrap; font-size: .875rem; }
 figure { margin: 0; }
 figure svg, figure img { display: block; width: 100%; height: auto; }
 figure img { background: #fff; border-radius: .3rem; }
@@ -50,7 +53,9 @@ PAGE = """<!DOCTYPE html>
 <body>
 <h1>{title}</h1>
 <p class="conditions">{runs}</p>
+<div class="blocks">
 {body}
+</div>
 </body>
 </html>
 """
@@ -74,18 +79,21 @@ def report(parser: ArgumentParser, argv: Sequence[str]) -> None:
     paths = [Path(run) for run in args.runs]
     groups = grouped(paths)
     scores = read_scores(args.scores) if args.scores else None
+    looks = curves.looks([*groups, *(scores["systems"] if scores else ())])
     gail = gail_figures(Path(args.gail)) if args.gail else []
     out = Path(args.out)
     body = []
     if scores:
-        panel = score_panel(scores)
+        panel = score_panel(scores, looks)
         save_panels([panel], out)
-        body.append(_block("Scores", [*score_table(scores), _panels([_drawn(panel)])]))
-    for title, panels in curves.panels(groups).items():
+        table = "<div>" + "\n".join(score_table(scores)) + "</div>"
+        body.append(_block("Scores", [_panels([table, _drawn(panel)])]))
+    for title, panels in curves.panels(groups, looks).items():
         save_panels(panels, out)
-        body.append(_block(title, [_panels(list(map(_drawn, panels)))]))
+        body.append(_block(title, [_panels(list(map(_drawn, panels)))], narrow=len(panels) == 1))
     body += [_block("Samples", samples)] if (samples := list(sample_blocks(paths, args.samples))) else []
     body += [_block("Imitation learning", [_panels(gail)])] if gail else []
+    body.append(_block("Commands", list(commands(groups)) or [UNKNOWN]))
     described = ", ".join(f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name for name, runs in groups.items())
     page = PAGE.format(title="Training report", style=STYLE + MORE_STYLE, runs=escape(described), body="\n".join(body))
     write_text(out / "report.html", page, "--out")
@@ -120,7 +128,7 @@ def read_scores(name: str) -> Mapping[str, Any]:
         result: Mapping[str, Any] = read_json(path)
         for _ in score_table(result):
             pass
-        score_panel(result)
+        score_panel(result, curves.looks(result["systems"]))
     except Exception:  # whatever a file may hold: all that the page needs was tried
         raise ValueError(f"--scores {name} is not what `python -m fairseq_erpo evaluate --json` writes") from None
     return result
@@ -136,12 +144,12 @@ def score_table(result: Mapping[str, Any]) -> Iterator[str]:
     yield f'<p class="conditions">{"<br>".join(map(escape, legend(result)))}</p>'
 
 
-def score_panel(result: Mapping[str, Any]) -> curves.Panel:
+def score_panel(result: Mapping[str, Any], looks: curves.Looks) -> curves.Panel:
     """The first column of the table, seed by seed."""
     key = result["columns"][0]
     values = {name: system["scores"][key]["values"] for name, system in result["systems"].items()}
     title = ", ".join([measures()[key].title, *([result["decoding"]["split"]] if "decoding" in result else [])])
-    return curves.dots("scores", title, values, result["baseline"])
+    return curves.dots("scores", title, values, looks, result["baseline"])
 
 
 # ---- samples ----
@@ -181,6 +189,20 @@ def _samples(checkpoint: Path, data: str, count: int) -> list[str]:
     return [conditions, *map(section, inspection.sentences)]
 
 
+# ---- commands ----
+
+UNKNOWN = '<p class="conditions">The logs do not say how the runs were started; training logs it since version 0.3.</p>'
+
+
+def commands(groups: Mapping[str, Sequence[History]]) -> Iterator[str]:
+    """How each run was started."""
+    for history in (run for runs in groups.values() for run in runs):
+        for start in history.commands:
+            made = f"version {start['version']}" + f", commit {start['commit']}" * bool(start["commit"])
+            summary = f"<summary>{escape(history.name)}, {escape(made)}</summary>"
+            yield f"<details>{summary}<pre>{escape(start['command'])}</pre></details>"
+
+
 # ---- pictures ----
 
 
@@ -207,5 +229,7 @@ def _panels(figures: Sequence[str]) -> str:
     return '<div class="panels">\n' + "\n".join(figures) + "\n</div>"
 
 
-def _block(title: str, content: Iterator[str] | Sequence[str]) -> str:
-    return f"<section><h2>{escape(title)}</h2>\n" + "\n".join(content) + "\n</section>"
+def _block(title: str, content: Iterator[str] | Sequence[str], narrow: bool = False) -> str:
+    """A section; two narrow ones stand side by side where there is room."""
+    kind = ' class="narrow"' if narrow else ""
+    return f"<section{kind}><h2>{escape(title)}</h2>\n" + "\n".join(content) + "\n</section>"

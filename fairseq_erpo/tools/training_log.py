@@ -28,6 +28,7 @@ class History:
     valid: Figures = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)  # update -> epoch, at the ends of epochs
     progress: float = 0  # epochs done
+    commands: list[dict[str, str]] = field(default_factory=list)  # each start with another command, version or commit
 
     @property
     def metric(self) -> str:
@@ -65,6 +66,20 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
+def commands(path: Path) -> list[dict[str, str]]:
+    """How the run was started, and started again otherwise: command, version and commit (`fairseq_erpo.provenance`)."""
+    found: list[dict[str, str]] = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+        try:
+            made = json.loads(line[line.index('{"erpo_run"') :])["erpo_run"]
+            start = {name: str(made[name]) for name in ("command", "version", "commit")}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if start not in found:
+            found.append(start)
+    return found
+
+
 def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
     """The figures of an entry: fairseq logs rounded ones as strings.  Names of versions before 0.2 become today's."""
     found = {}
@@ -78,7 +93,7 @@ def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def from_json(name: str, path: Path) -> History:
     """A run's history from its JSON lines; empty if there are none."""
-    history = History(name)
+    history = History(name, commands=commands(path))
     for entry in map(numbers, entries(path)):
         for part in ("valid", "train"):
             if f"{part}_loss" in entry or f"{part}_nll_loss" in entry:
