@@ -47,6 +47,12 @@ VERBS: Mapping[str, Verb] = {
         "measure the gradient's variance per target token on one batch, with and without each variance switch",
         "python -m fairseq_erpo variance checkpoints/checkpoint_best.pt data-bin --batch 32 --draws 16",
     ),
+    "convert": Verb(
+        "fairseq_erpo.tools.convert",
+        "convert",
+        "rewrite a checkpoint of an older fairseq or torch as one that loads without executing code",
+        "python -m fairseq_erpo convert old.pt new.pt",
+    ),
     "family": Verb(
         "fairseq_erpo.tools.family_page",
         "family",

@@ -25,7 +25,7 @@ FLOORS = (
     {"__main__"},
 )
 STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "verbs", "provenance"}
-FAIRSEQ = {"plugin", "tasks", "tools.load_run", "tools.generate", "tools.variance", "tools.doctor"}
+FAIRSEQ = {"plugin", "tasks", "tools.load_run", "tools.generate", "tools.variance", "tools.doctor", "tools.convert"}
 SHARED_WITH_GAIL = {"mixture", "annealers", "files", "processes", "checkup", "verbs"}
 STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies"}
 

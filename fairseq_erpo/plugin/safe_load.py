@@ -1,6 +1,7 @@
 """Safe reading of fairseq's checkpoints: nothing in the file is executed (`literals` sees to its configuration)."""
 
 import argparse
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def _checked(path: str, changed: int, size: int) -> dict[str, Any]:
     try:
         check_archive(path)
     except Exception as error:  # a broken archive raises anything
-        raise ValueError(f"{path} is not a checkpoint: {reason_of(error)}") from None
+        hint = "" if zipfile.is_zipfile(path) else f"; if an older torch wrote it: python -m fairseq_erpo convert {path} NEW"
+        raise ValueError(f"{path} is not a checkpoint: {reason_of(error)}{hint}") from None
     try:
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except Exception as error:  # a broken pickle raises anything
