@@ -63,6 +63,12 @@ def test_the_help_of_fairseq_train_says_where_the_flags_are(fairseq: Fairseq, cr
     assert ("--erpo-preset" in shown) == bool(criterion)
 
 
+def test_a_command_without_a_model_says_so(fairseq: Fairseq, tiny_data: Path) -> None:
+    done = fairseq.start("fairseq-train", [tiny_data, "--user-dir", "fairseq_erpo", "--criterion", "erpo_interp"]).wait()
+    assert done.code == 1 and "Traceback" not in done.output
+    assert [line[:25] for line in done.refusals] == ["erpo: --arch is missing: "]
+
+
 @pytest.mark.slow
 def test_the_own_data_block_works_as_printed(tmp_path: Path) -> None:
     """In a folder that looks like the repository, so that what it writes stays there."""

@@ -1,6 +1,7 @@
 """`fairseq-train --user-dir fairseq_erpo --criterion erpo_interp --help` shows the criterion's flags.
 
 fairseq prints its help before it adds the flags of the task, the model and the criterion, so that no help ever shows these.
+And it ends with a traceback and no word where --arch is missing.
 """
 
 import functools
@@ -42,7 +43,12 @@ def with_our_help(
     words = sys.argv[1:] if input_args is None else input_args
     if HELP & set(words):
         show_criterion(parser, words)
-    return _fairseqs(parser, input_args, *more, **named)
+    try:
+        return _fairseqs(parser, input_args, *more, **named)
+    except RuntimeError as error:  # without a word, where the command line names no model
+        if str(error):
+            raise
+        raise SystemExit("erpo: --arch is missing: name the model to train, such as --arch transformer_iwslt_de_en") from None
 
 
 options.parse_args_and_arch = with_our_help
