@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import Case
+from measure import DEVICE, Case
 from torch import Tensor
 from workload import Workload
 
@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary(WORDS, pad=1, eos=2, unk=3, never=(0, 1))
 
 
 def references(batch: int, r: int) -> Tensor:
-    return torch.randint(4, WORDS, (batch, r), generator=torch.Generator().manual_seed(1))
+    return torch.randint(4, WORDS, (batch, r), generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
 
 def engine(reward: str, batch: int, r: int, steps: int | None = None) -> Case:
@@ -27,7 +27,7 @@ def engine(reward: str, batch: int, r: int, steps: int | None = None) -> Case:
 
     @torch.inference_mode()  # as in training
     def run() -> None:
-        state, live = made.start(Reference.from_target(target, VOCABULARY)), torch.ones(batch, dtype=torch.bool)
+        state, live = made.start(Reference.from_target(target, VOCABULARY)), torch.ones(batch, dtype=torch.bool, device=DEVICE)
         for t in range(steps or r):
             made.gains(state)
             state = made.advance(state, target[:, t], live)

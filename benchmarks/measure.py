@@ -1,4 +1,7 @@
-"""How things are measured: in alternation, in one process, on one thread, in seconds of the processor."""
+"""How things are measured: in alternation, in one process, on one thread, in seconds of the processor.
+
+On a GPU it is seconds by the clock, from one moment at which the device is idle to the next.
+"""
 
 import json
 import os
@@ -13,7 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tqdm import tqdm
+
+DEVICE = torch.device(os.environ.get("BENCHMARK_DEVICE", "cpu"))  # `run.py --device` sets it
 
 
 class Figure(NamedTuple):
@@ -29,6 +35,14 @@ class Figure(NamedTuple):
 Case = Callable[[], Any]
 
 
+def now() -> float:
+    """Seconds: of the processor, or by the clock once the GPU has done all it was given."""
+    if DEVICE.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(DEVICE)
+    return time.perf_counter()
+
+
 def alternate(cases: Mapping[str, Case], rounds: int, name: str) -> dict[str, Figure]:
     """Every round runs each case once, so that what else the machine does meets all of them alike.
 
@@ -37,10 +51,10 @@ def alternate(cases: Mapping[str, Case], rounds: int, name: str) -> dict[str, Fi
     seconds: dict[str, list[float]] = {case: [] for case in cases}
     for turn in tqdm(range(rounds + 1), name, leave=False):
         for case, run in cases.items():
-            began = time.process_time()
+            began = now()
             run()
             if turn:  # the first round warms up
-                seconds[case].append(time.process_time() - began)
+                seconds[case].append(now() - began)
     base = next(iter(seconds.values()))
     found = {}
     for case, times in seconds.items():
@@ -52,7 +66,16 @@ def alternate(cases: Mapping[str, Case], rounds: int, name: str) -> dict[str, Fi
 
 
 def peak(run: Case) -> int:
-    """Bytes that `run` needs at most beyond what the process has already: measured in a fork, whose peak starts at its size."""
+    """Bytes that `run` needs at most beyond what the process has already: measured in a fork, whose peak starts at its size.
+
+    On a GPU it is the device's memory.
+    """
+    if DEVICE.type != "cpu":
+        run()  # what stays, such as gradients, is not counted
+        torch.cuda.reset_peak_memory_stats(DEVICE)
+        had = torch.cuda.memory_allocated(DEVICE)
+        run()
+        return torch.cuda.max_memory_allocated(DEVICE) - had
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -89,6 +112,7 @@ def environment(*packages: str) -> dict[str, str]:
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
     return {
         "cpu": f"{cpu}, {os.cpu_count()} cores",
+        **({"gpu": torch.cuda.get_device_name(DEVICE)} if DEVICE.type == "cuda" else {}),
         "python": sys.version.split()[0],
         **{package: version(package) for package in packages},
         "commit": git.stdout.strip(),

@@ -1,13 +1,16 @@
 """What the algorithms cost, beside fairseq's cross_entropy and beside plain implementations of the same.
 
     python benchmarks/run.py [TABLE ...] [--quick] [--json FILE]        (or `make bench`, `make bench-quick`)
+    python benchmarks/run.py --device cuda --json gpu.json              on a GPU, where nobody has run it yet
 
 Every figure is a ratio, measured in alternation in one run: median, least and largest over the rounds. Time is the processor's,
-of one thread. Synthetic words by Zipf's law; sentence lengths of real titles, in the batches that fairseq makes of them.
+of one thread, or by the clock on a GPU. Synthetic words by Zipf's law; sentence lengths of real titles, in the batches that
+fairseq makes of them.
 """
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 warnings.filterwarnings("ignore")
 logging.disable(logging.INFO)
+
+if "cuda" in sys.argv[1:]:  # of --device; before `measure` and what builds on it are imported
+    os.environ["BENCHMARK_DEVICE"] = "cuda"
 
 import torch  # noqa: E402
 from baselines import CANDIDATES, drawing, engine, recomputing  # noqa: E402
@@ -135,7 +141,10 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"some of {', '.join(TABLES)}; all without")
     parser.add_argument("--quick", action="store_true", help="a minute: fewer models, cases, sentences and rounds")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default: cpu)")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU; `python -m fairseq_erpo doctor` says what it sees")
     if unknown := set(args.tables) - set(TABLES):
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     torch.set_num_threads(1)

@@ -8,6 +8,8 @@ import torch
 from fairseq import options
 from fairseq.data import Dictionary, LanguagePairDataset, data_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.utils import apply_to_sample
+from measure import DEVICE
 from tqdm import tqdm
 
 from fairseq_erpo.tasks.erpo_translation import ErpoTranslationTask
@@ -42,10 +44,10 @@ class Workload:
         self.dictionary = Dictionary()
         for i in range(words - self.dictionary.nspecial):
             self.dictionary.add_symbol(f"w{i}", n=10)
-        self.sample = self.batch(rng, sentences, lengths)
+        self.sample = apply_to_sample(lambda tensor: tensor.to(DEVICE), self.batch(rng, sentences, lengths))
         torch.manual_seed(1)
         task, cfg = self.build("--criterion cross_entropy")
-        self.model = task.build_model(cfg.model)
+        self.model = task.build_model(cfg.model).to(DEVICE)
         criterion = task.build_criterion(cfg.criterion)
         optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
         for _ in tqdm(range(warm_up), "a model that ends its sentences", leave=False):
@@ -85,7 +87,7 @@ class Workload:
     def criterion(self, flags: str) -> Any:
         task, cfg = self.build(f"--criterion {flags}")
         self.model_of_task = task.build_model(cfg.model)  # which MIXER's baseline asks for its width
-        return task.build_criterion(cfg.criterion).train()
+        return task.build_criterion(cfg.criterion).to(DEVICE).train()
 
     def step(self, flags: str) -> Callable[[], None]:
         """Forward and backward of one training step."""
