@@ -84,7 +84,7 @@ def test_pairs_are_chosen_by_length_and_by_lot() -> None:
     assert corpus.choose({"train": pairs, "valid": pairs}, selection) == chosen
 
 
-@pytest.mark.parametrize("pieces", [0, 60])
+@pytest.mark.parametrize("pieces", [0, pytest.param(60, marks=pytest.mark.slow)])
 def test_prepared_data_are_whole_and_made_once(pieces: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources = write_sides(tmp_path, "all", text(300), packed=True)
     selection = Selection(train=100, valid=5, test=5, pieces=pieces, words=0 if pieces else 50, joined=True)

@@ -76,6 +76,7 @@ def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
         evaluate(run)
 
 
+@pytest.mark.slow
 def test_nothing_but_the_table_is_printed(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Not what the libraries have to say to their programmers."""
     shutil.copy(tiny_checkpoint, tmp_path / "checkpoint_best.pt")

@@ -39,6 +39,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(source))
 
 
+@pytest.mark.slow
 def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two methods, one of them done before; a second call runs nothing anew; then the figures."""
     demos, out = tmp_path / "demos", tmp_path / "out"
@@ -71,6 +72,7 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert curve[0].tolist() == [128, 256]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends children only there")
 def test_no_run_outlives_its_sweep(tmp_path: Path) -> None:
     """Else the sweep, started again, would train in a folder that another process still writes to."""

@@ -213,6 +213,7 @@ def test_a_restore_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     check_restore_file(str(tmp_path / "checkpoint_best.pt"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_an_interrupted_sweep_begins_no_further_run(tmp_path: Path) -> None:
     """SIGTERM raises what Ctrl-C does."""

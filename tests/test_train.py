@@ -164,7 +164,8 @@ def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:
     return load(checkpoint)["model"]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
 def test_several_processes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, spy: Path, world: int) -> None:
     """Ranks draw for different sentences with equal λ, end with equal parameters, and do what one process with --update-freq
     does: rank r of n gets the batches r, r+n, ..., and draws belong to sentences, not to ranks.
@@ -339,6 +340,7 @@ def test_a_learned_baseline_starts_from_an_mle_checkpoint(
     torch.testing.assert_close(load(tmp_path / "run" / LAST)["criterion"]["baseline.weight"], learned, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_checkpoints_selected_by_bleu_load_and_resume(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """With --eval-bleu fairseq puts arrays into its checkpoints, which torch's safe loading has to be told of."""
     flags = "--criterion erpo_interp --erpo-preset robust --no-epoch-checkpoints --eval-bleu --maximize-best-checkpoint-metric"
