@@ -20,6 +20,7 @@ extensions = ["myst_parser"]
 myst_heading_anchors = 3
 exclude_patterns = ["conf.py", "pages.py"]
 html_theme = "furo"
+smartquotes = False  # which make a dash of the two of a flag
 html_title = "fairseq-erpo"
 html_show_sphinx = False
 html_copy_source = False
