@@ -28,7 +28,8 @@ h3 { font-size: 1rem; margin: 1rem 0 .25rem; }
 .wide { overflow-x: auto; }
 .wide th, .wide td { white-space: nowrap; border-bottom: 1px solid var(--line); text-align: right; }
 .wide :is(th, td):first-child { text-align: left; }
-.panels { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+.panels { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+@media (min-width: 75rem) { .panels > div { grid-column: span 2; } }
 .blocks { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); }
 .blocks > section:not(.narrow) { grid-column: 1 / -1; }
 summary { cursor: pointer; }
