@@ -1,5 +1,6 @@
 """Rewards of text: by name against the public scorers, as a function of one's own, and inside a run."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Done, build
+from conftest import ROOT, Built, Done, build
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 
+from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
 from fairseq_erpo.text_rewards import TEXT_REWARDS, Pool, checked, find
 
 SOURCES = ["a b", "c", "d e f"]
@@ -144,27 +146,31 @@ def test_beam_candidates_are_the_generators(tiny_data: Path) -> None:
 
 
 def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
-    """Counted at an epoch's first batch, kept for a run that goes on within it, counted anew by the next epoch."""
-    flags = f"{FLAGS} --erpo-reward corpus_bleu --save-dir {tmp_path}"
-    built = build(tiny_data, flags)
-    built.criterion.draw(built.model, built.batch([3]))
-    first = built.criterion.settings.reward.statistics
-    assert first == built.criterion.cache.settings.teacher.statistics and math.isfinite(first.bleu)
-    with torch.no_grad():
-        next(iter(built.model.parameters())).mul_(3)
-    built.task.clock.update = 5
-    built.criterion.draw(built.model, built.batch([3]))
-    assert built.criterion.settings.reward.statistics == first
+    """Counted at the first batch and at every 50th update, and kept for a run that goes on in between."""
 
-    resumed = build(tiny_data, flags)
-    resumed.task.clock.update = 5
-    resumed.criterion.draw(resumed.model, resumed.batch([3]))
-    assert resumed.criterion.settings.reward.statistics == first
-    resumed.task.clock.epoch = 2
-    with torch.no_grad():
-        next(iter(resumed.model.parameters())).mul_(-1)
-    resumed.criterion.draw(resumed.model, resumed.batch([3]))
-    assert resumed.criterion.settings.reward.statistics != first
+    def statistics(built: Built, update: int) -> CorpusStatistics:
+        built.task.clock.update = update
+        with torch.no_grad():  # another model at each update, the same in each run
+            next(iter(built.model.parameters())).fill_(0.01 * (update + 1))
+        built.criterion.draw(built.model, built.batch([3]))
+        found = built.criterion.settings.reward.statistics
+        assert found == built.criterion.cache.settings.teacher.statistics and math.isfinite(found.bleu)
+        return found  # type: ignore[no-any-return]
+
+    flags = f"{FLAGS} --erpo-reward corpus_bleu --save-dir {tmp_path}"
+    whole = build(tiny_data, flags)
+    first, same, next_, last = (statistics(whole, update) for update in (7, 49, 50, 99))
+    assert first == same and next_ == last != first
+    for at, found in ((7, first), (8, first), (49, first), (50, next_), (51, next_)):
+        assert statistics(build(tiny_data, flags), at) == found, f"a run that goes on at {at}"
+    # Killed after a count that no checkpoint saw, the run goes on from before, and counts the same again.
+    again = build(tiny_data, flags)
+    assert [statistics(again, update) for update in (20, 50)] == [first, next_]
+    (tmp_path / "erpo_corpus.json").write_text(json.dumps({"epoch": 1, "update": 0}))  # of 0.3.0
+    assert statistics(build(tiny_data, flags), 7) == first
+    (tmp_path / "erpo_corpus.json").write_text('[{"update": 0}]')
+    with pytest.raises(SystemExit, match=r"erpo_corpus\.json is damaged"):
+        statistics(build(tiny_data, flags), 8)
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """Eq. 3 for a sentence's share of corpus BLEU: the corpus score, linearised at the model's own statistics."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -40,6 +41,14 @@ class CorpusStatistics:
         return math.exp(sum(precisions) / ORDERS + min(0.0, 1 - self.wanted / self.length))
 
     @classmethod
+    def from_plain(cls, found: Mapping[str, Any]) -> Self:
+        """From numbers by name, as JSON has them; other names are left out.  Raises ValueError, TypeError or KeyError."""
+        matches, ngrams = (tuple(map(float, found[name])) for name in ("matches", "ngrams"))
+        if len(matches) != ORDERS or len(ngrams) != ORDERS:
+            raise ValueError(f"{ORDERS} orders of n-grams are needed")
+        return cls(matches, ngrams, *(float(found[name]) for name in ("length", "wanted", "sentences")))
+
+    @classmethod
     def from_counts(cls, counts: Tensor) -> Self:
         """From `CorpusBleu.counts` of many sentences; an order without a match counts as half a match.  [N, 10] -> statistics"""
         sums = counts.double().sum(0).clamp(min=0.5).tolist()
@@ -60,7 +69,7 @@ class CorpusBleu(OverlapReward):
     part of the brevity penalty, which a sentence's BLEU does not see. The slope of the penalty is 1 where L > H and 0 elsewhere;
     s smooths that step, since a model that stands at it would be pushed to and fro.
 
-    The statistics have to follow the model: in training they are counted anew at the start of each epoch. m_n and t_n are of
+    The statistics have to follow the model: in training they are counted anew every 50 updates. m_n and t_n are of
     samples, which are what is paid: at the statistics of better outputs nearly all samples would lose by every token, and the
     shortest would win. H is of greedy outputs, which are what is read.
 

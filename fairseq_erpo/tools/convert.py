@@ -45,7 +45,7 @@ def read_legacy(path: str) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint at {path}")
-    known = [(Inert, f"{home}.{name}") for home in HOMES for name in METERS]
+    known: list[Any] = [(Inert, f"{home}.{name}") for home in HOMES for name in METERS]
     try:
         with torch.serialization.safe_globals(known):
             state = torch.load(path, map_location="cpu", weights_only=True)
