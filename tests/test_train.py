@@ -73,6 +73,15 @@ def test_killed_and_resumed_is_uninterrupted(fairseq: Fairseq, tiny_data: Path, 
 
 
 @pytest.mark.slow
+def test_statistics_of_the_corpus_are_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
+    """Counted at updates 0 and 50; killed after 62, it goes on with what was counted at 50."""
+    flags = "--criterion erpo_interp --erpo-preset corpus --erpo-anneal-every 22u --max-update 80 --disable-validation"
+    whole, parts = kill_and_resume(fairseq, tiny_data, tmp_path, f"{flags} --no-epoch-checkpoints", at=62)
+    counted = [json.loads((folder / "erpo_corpus.json").read_text()) for folder in (whole, parts)]
+    assert counted[0] == counted[1] and [entry["update"] for entry in counted[0]] == [0, 50]
+
+
+@pytest.mark.slow
 def test_plateau_schedule_is_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """λ steps when the validation score falls: here the loss, taken as something to maximise, which does fall.
 
