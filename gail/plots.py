@@ -37,6 +37,11 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     rows = read_results(args.sweep)
     out = args.out or args.sweep
+    table = markdown(rows)
+    print(table)
+    with atomic_write(out / "table.md") as part:
+        part.write_text(table, "utf-8")
+    print(out / "table.md")
     figures = {"figure3": demonstrations(rows), "figure4": learning(rows), "score": scores(rows)}
     for name, figure in figures.items():
         if figure is not None:
@@ -45,9 +50,6 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
                     figure.savefig(part, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
                 print(out / f"{name}.{suffix}")
             plt.close(figure)
-    with atomic_write(out / "table.md") as part:
-        part.write_text(markdown(rows), "utf-8")
-    print(out / "table.md")
 
 
 def values_of(rows: Sequence[Row], field: str) -> list[Any]:

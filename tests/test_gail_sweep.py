@@ -58,10 +58,13 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     main([*command, "--seed", "1"])
     assert {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")} == before and len(before) == 2
     assert read(out / "results.csv") == rows
+    capsys.readouterr()
     main(["plot", str(out), "--out", str(tmp_path / "figures")])
+    printed = capsys.readouterr().out
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {f"{name}.{suffix}" for name in ("figure3", "figure4", "score") for suffix in ("svg", "png")} | {"table.md"}
     table = (tmp_path / "figures" / "table.md").read_text().splitlines()
+    assert all(line in printed for line in table) and str(tmp_path / "figures" / "figure4.png") in printed
     assert [line.split(" | ")[1:4] for line in table[2:]] == [["-", "`random`", "1"], ["1", "`gail_interp`", "1"]]
     assert table[2].endswith("| 0.00 |")
     returns = [float(row["return"]) for row in read(out / PENDULUM / "gail_interp" / "n1" / "seed1" / "evaluations.csv")]
