@@ -5,6 +5,7 @@ so that --help starts at once.  A verb raises ValueError or OSError for bad inpu
 """
 
 import io
+import os
 import signal
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -60,6 +61,8 @@ def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Se
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: child processes end too, and one line is said
     try:
         verbs[argv[0]].load()(parsers[argv[0]], argv[1:])
+    except BrokenPipeError:  # `| head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         raise SystemExit(f"{prefix}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
     except ModuleNotFoundError as error:

@@ -100,6 +100,12 @@ def test_needs_no_fairseq() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_a_closed_pipe_ends_it_without_a_word() -> None:
+    program = f"{sys.executable} -u -m fairseq_erpo family | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
