@@ -101,7 +101,7 @@ def test_needs_no_fairseq() -> None:
 
 
 def test_a_closed_pipe_ends_it_without_a_word() -> None:
-    program = f"{sys.executable} -u -m fairseq_erpo family | true"  # which reads nothing
+    program = f"{sys.executable} -u -m fairseq_erpo path | true"  # which reads nothing
     done = subprocess.run(["bash", "-o", "pipefail", "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
