@@ -243,6 +243,7 @@ def test_train_sh_is_one_row_and_seed_of_the_table(task: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # three times as long beside three other slow tests
 def test_a_table_from_two_text_files_killed_and_started_again(tmp_path: Path) -> None:
     """SIGKILL in the middle of a stage; the second call leaves alone what was done, and both seeds' rows are in the table."""
     text = write_corpus(tmp_path / "text", {"all": 900})
@@ -252,23 +253,24 @@ def test_a_table_from_two_text_files_killed_and_started_again(tmp_path: Path) ->
     environment = os.environ | {"PYTHON": sys.executable}
     with (tmp_path / "first").open("w") as sink:
         first = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)
-        limit = time.monotonic() + 200
+        limit = time.monotonic() + 600
         # One stage is done, and another one is running.
         while not ((tmp_path / "out/pretrain-1/done.json").exists() and (tmp_path / "out/mle-1/started").exists()):
             assert first.poll() is None and time.monotonic() < limit, (tmp_path / "first").read_text()
             time.sleep(0.1)
         first.send_signal(signal.SIGKILL)
         first.wait()
-    before = (tmp_path / "out/pretrain-1/done.json").stat().st_mtime
-    assert not (tmp_path / "out/mle-1/done.json").exists()
     time.sleep(1)  # its children die with it
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    before = (tmp_path / "out/pretrain-1/done.json").stat().st_mtime
+    finished = len(list((tmp_path / "out").glob("*/done.json")))
+    assert not (tmp_path / "out/mle-1/done.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert re.search(r"table: [1-3] of 16 stages are done", done.stdout)
+    assert f"table: {finished} of 16 stages are done" in done.stdout
     assert (tmp_path / "out/pretrain-1/done.json").stat().st_mtime == before
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert list(scores["systems"]) == ["pretrain", "mle", "raml", "interp"] and scores["baseline"] == "mle"
     assert all(len(system["scores"]["bleu"]["values"]) == 2 for system in scores["systems"].values())
     assert re.search(r"^interp +\d+\.\d\d ± ", done.stdout, re.MULTILINE) and "minutes (of one core): " in done.stdout
-    third = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    third = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert "table: 16 of 16 stages are done" in third.stdout and re.search(r"^interp +\d", third.stdout, re.MULTILINE)
