@@ -16,15 +16,19 @@ Shape = Callable[[float], float]  # elapsed -> share of the way from start to en
 
 @dataclass(frozen=True)
 class Annealer:
-    """Section 4: λ as a function of elapsed time, on the segment from `start` to `end`."""
+    """Section 4: λ as a function of elapsed time, on straight legs from `start` to `end`, each an equal share of the way."""
 
     shape: Shape
     start: Mixture = MLE
     end: Mixture = PAPER_END
+    through: tuple[Mixture, ...] = ()  # where one leg ends and the next begins
 
     def __call__(self, elapsed: float) -> Mixture:
         """λ after `elapsed` >= 0.  Raises ValueError if the shape leaves 0..1."""
-        return self.start.towards(self.end, self.shape(elapsed))
+        points = (self.start, *self.through, self.end)
+        way = self.shape(elapsed) * (len(points) - 1)
+        leg = min(max(int(way), 0), len(points) - 2)
+        return points[leg].towards(points[leg + 1], way - leg)
 
 
 def constant() -> Shape:
@@ -67,12 +71,17 @@ def falls(scores: Sequence[float], maximize: bool) -> int:
 SCHEDULES = ("stairs", "linear", "constant", "inverse_sigmoid", "plateau")
 
 
-def make_annealer(schedule: str, end: Mixture, every: float) -> Annealer:
-    """The annealer of a named schedule from (0, 0, 1) to `end`.  Raises ValueError for an unknown name or every <= 0."""
+def make_annealer(schedule: str, end: Mixture, every: float, through: tuple[Mixture, ...] = ()) -> Annealer:
+    """The annealer of a named schedule from (0, 0, 1), along the points `through`, to `end`.
+
+    Raises ValueError for an unknown name, every <= 0, or a constant schedule with points on its way.
+    """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
     if not every > 0:
         raise ValueError(f"annealing needs a positive period, not {every}")
+    if schedule == "constant" and through:
+        raise ValueError("a constant schedule stays at one mixture and passes no other")
     # A.3.2 states its steps in λ_data; a segment that keeps all data has no step to take.
     fall = MLE.data - end.data
     size = min(1.0, PAPER_STEP / fall) if fall > 0 else 1.0
@@ -83,4 +92,4 @@ def make_annealer(schedule: str, end: Mixture, every: float) -> Annealer:
         "constant": constant(),
         "inverse_sigmoid": inverse_sigmoid(every),
     }
-    return Annealer(shapes[schedule], MLE, end)
+    return Annealer(shapes[schedule], MLE, end, through)

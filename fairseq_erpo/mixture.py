@@ -71,6 +71,11 @@ class Mixture:
         return cls(**dict.fromkeys(NAMES, 0.0) | shares)
 
 
+def parse_path(text: str) -> tuple[Mixture, ...]:
+    """Read mixtures that follow one another, `reward=.5,data=.5:model=1`; one alone is a path, too.  Raises ValueError."""
+    return tuple(Mixture.parse(point) for point in text.split(":"))
+
+
 MLE = Mixture(model=0, reward=0, data=1)
 # A.3.2: every step of (+.12, +.16, -.28) lies on the line from MLE to this point.
 PAPER_END = Mixture(model=3 / 7, reward=4 / 7, data=0)

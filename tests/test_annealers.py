@@ -46,6 +46,30 @@ def test_constant_holds_its_point():
     assert {make_annealer("constant", point, 4)(step) for step in (0, 1, 99)} == {point}
 
 
+def test_a_path_passes_its_points_on_straight_legs_of_equal_length():
+    half, most = Mixture(0.5, 0.5, 0), Mixture(0.8, 0.2, 0)
+    annealer = make_annealer("linear", Mixture(1, 0, 0), every=0.28 * 30, through=(half, most))
+    assert [named(annealer(at)) for at in (0, 5, 10, 15, 20, 25, 30, 99)] == [
+        (0, 0, 1),
+        (0.25, 0.25, 0.5),
+        named(half),
+        (0.65, 0.35, 0),
+        named(most),
+        (0.9, 0.1, 0),
+        (1, 0, 0),
+        (1, 0, 0),
+    ]
+    stairs = make_annealer("stairs", Mixture(1, 0, 0), every=20, through=(half,))
+    assert [named(stairs(at)) for at in (0, 20, 60)] == [(0.28, 0.28, 0.44), (0.56, 0.44, 0), (1, 0, 0)]
+    settings = resolve({"erpo_lambda": "model=.5,reward=.5:model=1", "erpo_anneal_every": "20u"})
+    assert settings.schedule.mixture(1, 20, 0) == stairs(20)
+
+
+def test_a_constant_schedule_passes_nothing():
+    with pytest.raises(ValueError, match="--erpo-schedule or --erpo-anneal-every: a constant schedule stays at one mixture"):
+        resolve({"erpo_lambda": "reward=1:model=1", "erpo_schedule": "constant"})
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("end", [PAPER_END, Mixture(0, 0.5, 0.5), Mixture(1, 0, 0), MLE, Mixture(0.12, 0.16, 0.72)])
 def test_every_schedule_stays_on_the_segment_and_never_turns_back(schedule, end):

@@ -44,7 +44,11 @@ FLAGS: Mapping[str, Flag] = {
     ),
     "erpo_c_model": Flag(float, 1.0, "inverse temperature of the model's own draws"),
     "erpo_schedule": Flag(str, "stairs", f"how λ goes from the data to --erpo-lambda: {', '.join(SCHEDULES)}"),
-    "erpo_lambda": Flag(str, "model=3/7,reward=4/7", "the mixture at which the schedule ends and is held"),
+    "erpo_lambda": Flag(
+        str,
+        "model=3/7,reward=4/7",
+        "the mixture at which the schedule ends and is held; with others that it passes before: model=.4,reward=.6:model=1",
+    ),
     "erpo_anneal_every": Flag(str, "4e", "period of the schedule: 4e (epochs) or 60u (updates)"),
     "erpo_samples": Flag(int, 1, "sequences drawn for each source, after one encoder pass"),
     "erpo_model_targets": Flag(

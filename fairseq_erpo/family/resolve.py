@@ -17,7 +17,7 @@ from fairseq_erpo.algorithm.settings import ADVANTAGES, CANDIDATES, REWARD_TARGE
 from fairseq_erpo.algorithm.weigh import MODEL_TARGETS
 from fairseq_erpo.annealers import make_annealer
 from fairseq_erpo.family.flags import FLAGS, OLD_FLAGS, OLD_VALUES, PRESETS
-from fairseq_erpo.mixture import Mixture
+from fairseq_erpo.mixture import parse_path
 from fairseq_erpo.rewards import Reward, make_reward
 from fairseq_erpo.text_rewards import TEXT_REWARDS
 from fairseq_erpo.verbs import dashed
@@ -88,11 +88,11 @@ def _rewards(value: _Values) -> tuple[Reward[Any], Reward[Any] | str]:
 
 def _schedule(value: _Values) -> Schedule:
     with named("erpo_lambda"):
-        end = Mixture.parse(value("erpo_lambda"))
+        *through, end = parse_path(value("erpo_lambda"))
     with named("erpo_anneal_every"):
         every = Duration.parse(value("erpo_anneal_every"))
     with named("erpo_schedule or --erpo-anneal-every"):
-        annealer = make_annealer(value("erpo_schedule"), end, every.number)
+        annealer = make_annealer(value("erpo_schedule"), end, every.number, tuple(through))
     with named("erpo_pretrain"):
         pretrain = Duration.parse(value("erpo_pretrain"))
     return Schedule(annealer, every, pretrain, plateau=value("erpo_schedule") == "plateau")
