@@ -44,10 +44,17 @@ def floor_deviation(policy: Any, floor: float = LOG_STD_FLOOR) -> None:
 
 
 def clone(
-    policy: Any, observations: Tensor, actions: Tensor, steps: int, seed: int, on_step: Callable[[int, float], None] | None = None
+    policy: Any,
+    observations: Tensor,
+    actions: Tensor,
+    steps: int,
+    seed: int,
+    mean_only: bool = False,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> float:
     """Fit the policy to pairs (normalised [B, D], clipped [B, A]) by Adam; return the last loss.  `on_step` gets step and loss.
 
+    With `mean_only` the deviation stays what it was (see `log_prob_of_mean`): a policy that explores afterwards needs it.
     Batches use their own generator, so that cloning first does not change PPO's random numbers.
     """
     rng = torch.Generator().manual_seed(seed)
@@ -59,7 +66,10 @@ def clone(
     value = float("nan")
     for step in range(steps):
         rows = torch.randperm(len(observations), generator=rng)[:BATCH]
-        loss = negative_log_likelihood(policy, observations[rows], actions[rows], weights)
+        if mean_only:
+            loss = weighted_nll(log_prob_of_mean(policy.get_distribution(observations[rows]), 0, actions[rows]), weights)
+        else:
+            loss = negative_log_likelihood(policy, observations[rows], actions[rows], weights)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(actor, 1.0)

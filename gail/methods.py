@@ -57,7 +57,7 @@ METHODS: Mapping[str, Method] = {
         "λ_data NLL + (1 - λ_data) PPO on all pairs, λ_data halving; no prefix (BC-regularised GAIL, arXiv 2001.07798)",
         likelihood=True, all_pairs=True, schedule="halving",
     ),
-    "bc_gail": Method("behaviour cloning, then GAIL", clone=True),
+    "bc_gail": Method("behaviour cloning of the mean action, then GAIL", clone=True),
     "gail_untrained": Method(
         "control: the discriminator never learns, which shows what mere survival earns", train_discriminator=False
     ),

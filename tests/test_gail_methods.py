@@ -61,6 +61,16 @@ def test_cloning_fits_and_keeps_exploring(policy: Any) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_cloning_before_ppo_leaves_the_deviation_to_it(policy: Any) -> None:
+    observations = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
+    actions = (0.5 * observations[:, :1]).clamp(-1, 1)
+    before = policy.log_std.clone()
+    clone(policy, observations, actions, steps=600, seed=1, mean_only=True)
+    with torch.no_grad():
+        apart = (policy.get_distribution(observations).mode() - actions).square().mean().sqrt().item()
+    assert apart < 0.1 and torch.equal(policy.log_std, before)
+
+
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"none"}))
 def test_schedules_fall_from_data_to_none(name: str) -> None:
     """Every preset: starts with most of the data, never rises, and has (all but) none when `until` is reached."""
