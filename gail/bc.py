@@ -27,13 +27,13 @@ def weighted_nll(log_p: Tensor, weights: Tensor) -> Tensor:
 
 
 def log_prob_of_mean(distribution: Any, start: int, actions: Tensor) -> Tensor:
-    """log π(a|s) [B] of the rows from `start` on, with gradients for the mean alone and none for the deviation.
+    """log π(a|s) [B] of B rows from `start` on, with gradients for the mean alone and none for the deviation.
 
     Departs from the paper: it is silent. 50 pairs are soon learnt by heart, and their likelihood then shrinks the deviation to a
     tenth: exploration ends while PPO still has half of the training before it, and the discriminator wins.
     """
-    normal = distribution.distribution
-    log_p: Tensor = torch.distributions.Normal(normal.mean[start:], normal.stddev[start:].detach()).log_prob(actions)
+    normal, rows = distribution.distribution, slice(start, start + len(actions))
+    log_p: Tensor = torch.distributions.Normal(normal.mean[rows], normal.stddev[rows].detach()).log_prob(actions)
     return log_p.sum(1)
 
 

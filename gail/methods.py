@@ -18,6 +18,7 @@ class Method:
     prefix: str = "none"  # what begins an episode: none: its own reset; state: a recorded state; replay: recorded actions
     likelihood: bool = False  # λ_data of the policy's loss is the likelihood of the data
     all_pairs: bool = False  # likelihood on all pairs, however long the prefix is
+    reward_expert: bool = False  # λ_reward of the loss is the likelihood of actions that the discriminator picks
     schedule: str = "none"  # of λ_data, a preset of schedules.py
 
     def __post_init__(self) -> None:
@@ -29,6 +30,8 @@ class Method:
             raise ValueError("a policy trained on the true reward uses no demonstrations")
         if self.all_pairs and not self.likelihood:
             raise ValueError("`all_pairs` says which pairs the likelihood uses")
+        if self.reward_expert and not (self.use_ppo and self.learned_reward):
+            raise ValueError("the reward expert picks among a policy's actions by a discriminator")
         if self.schedule == "none" and (self.prefix != "none" or self.likelihood):
             raise ValueError("a row with a prefix or a likelihood needs a schedule of λ_data")
 
@@ -44,6 +47,10 @@ METHODS: Mapping[str, Method] = {
     "gail_interp": Method(
         "the paper's: λ_data T demonstrated pairs, learned by likelihood, then the policy's, by GAIL; λ_data falls to 0",
         prefix="state", likelihood=True, schedule="linear",
+    ),
+    "gail_interp_reward": Method(
+        "gail_interp with the reward expert between: likelihood of the policy's own actions as the discriminator picks them",
+        prefix="state", likelihood=True, reward_expert=True, schedule="by_reward",
     ),
     "gail_mixer": Method(
         "the same with MIXER's schedule (A.1): the prefix loses a tenth of the trajectory at a time",

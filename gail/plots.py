@@ -16,15 +16,15 @@ from fairseq_erpo.files import atomic_write
 from gail.methods import METHODS
 from gail.results import Row, interquartile_mean, markdown, mean, normalised, random_return, read_results, stratified_bootstrap
 
-# One look a method in every figure; Okabe and Ito's colours, which the colour-blind can tell apart.
+# One look a method in every figure; Okabe and Ito's colours and a brown, which the colour-blind can tell apart.
 COLOURS = dict(
     zip(
         [name for name in METHODS if name not in ("random", "expert")],
-        ("#7f7f7f", "#0072b2", "#d55e00", "#cc79a7", "#009e73", "#56b4e9", "#e69f00", "#000000"),
+        ("#7f7f7f", "#0072b2", "#d55e00", "#8c510a", "#cc79a7", "#009e73", "#56b4e9", "#e69f00", "#000000"),
         strict=True,
     )
 )
-MARKS = dict(zip(COLOURS, "sovD^<>x", strict=True))
+MARKS = dict(zip(COLOURS, "sovPD^<>x", strict=True))
 plt.rcParams.update(
     {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "svg.hashsalt": "gail"}
 )

@@ -1,12 +1,13 @@
 """stable-baselines3's PPO with two changes: the rewards at the end of a rollout, and the loss.
 
-    loss = (1 - λ_data) PPO's surrogate + λ_data NLL of the demonstrations + values and entropy as in PPO       (section 5.3)
+    loss = λ_model PPO's surrogate + λ_data NLL of the demonstrations + values and entropy as in PPO            (section 5.3)
 
-With λ_data = 0 and the environment's reward it computes what PPO computes, bit for bit (a test).
+and λ_reward NLL of what the reward expert picked, for the method that has one. With λ_data = 0 and the environment's reward it
+computes what PPO computes, bit for bit (a test).
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from gail.normalisers import ObservationNorm, RewardScale
 from gail.policies import ARCHITECTURE
 from gail.prefix_length import PREFIX_LENGTHS
 from gail.recorder import Recorder
+from gail.reward_expert import picked
 from gail.settings import PPOSettings
 
 DATA_PART = 4  # a minibatch has at most a quarter as many data rows on top; the loss weights are λ's, whatever the row counts
@@ -65,13 +67,15 @@ class GailPPO(PPO):
         self.imitation = imitation
         self.normaliser, self.recorder = self.env, self.env.venv
         self.reward_scale = RewardScale(self.n_envs, self.gamma)
-        self.lambda_data = 0.0
+        self.lambda_data = self.lambda_reward = 0.0
         self.anneal()
 
     def anneal(self) -> None:
-        """Set λ_data for the episodes that begin from now on and for the next update.  It is constant within an iteration."""
+        """Set λ for the episodes that begin from now on and for the next update.  It is constant within an iteration."""
         done = min(1.0, self.num_timesteps / self.imitation.total_timesteps)
-        self.lambda_data = self.imitation.annealer(done).data
+        mixture = self.imitation.annealer(done)
+        self.lambda_data = mixture.data
+        self.lambda_reward = mixture.reward if self.imitation.method.reward_expert else 0.0
         if self.imitation.method.prefix != "none":
             self.recorder.env_method("set_lambda_data", self.lambda_data)
 
@@ -111,11 +115,11 @@ class GailPPO(PPO):
     def train(self) -> None:
         """Update the policy by SB3's loop over minibatches, with `loss`."""
         self.policy.set_training_mode(True)
-        data = self.data_batches()
+        parts = {name: pairs for name, pairs in (("data", self.data_batches()), ("reward", self.reward_batches())) if pairs}
         logged: dict[str, list[float]] = defaultdict(list)
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.get(self.batch_size):
-                loss = self.loss(batch, None if data is None else next(data), logged)
+                loss = self.loss(batch, {name: next(pairs) for name, pairs in parts.items()}, logged)
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -124,14 +128,14 @@ class GailPPO(PPO):
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
         self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_data": self.lambda_data})
 
-    def loss(self, batch: RolloutBufferSamples, data: Pairs | None, logged: dict[str, list[float]]) -> Tensor:
-        """The loss of a minibatch of policy pairs [B, .] and one of data pairs [M, .]; a scalar.
+    def loss(self, batch: RolloutBufferSamples, parts: Mapping[str, Pairs], logged: dict[str, list[float]]) -> Tensor:
+        """The loss of a minibatch of policy pairs [B, .] and of the pairs [M, .] of `data` and `reward`; a scalar.
 
-        Both go through the actor in one pass, because a pass costs more than its rows.
+        All go through the actor in one pass, because a pass costs more than its rows.
         """
-        observations, actions, size = batch.observations, batch.actions, len(batch.actions)
-        if data is not None:
-            observations, actions = torch.cat([observations, data[0]]), torch.cat([actions, data[1]])
+        size = start = len(batch.actions)
+        observations = torch.cat([batch.observations, *(pairs[0] for pairs in parts.values())])
+        actions = torch.cat([batch.actions, *(pairs[1] for pairs in parts.values())])
         distribution = self.policy.get_distribution(observations)
         log_p, entropy = distribution.log_prob(actions), distribution.entropy()
         assert entropy is not None
@@ -140,10 +144,14 @@ class GailPPO(PPO):
         value_loss = mse_loss(batch.returns, values.flatten())
         logged["value_loss"].append(value_loss.item())
         logged["entropy"].append(entropy[:size].mean().item())
-        if data is not None:
-            likelihood = weighted_nll(log_prob_of_mean(distribution, size, data[1]), data[2])
-            logged["nll"].append(likelihood.item())
-            surrogate = (1 - self.lambda_data) * surrogate + self.lambda_data * likelihood
+        shares = {"data": self.lambda_data, "reward": self.lambda_reward}
+        if parts:
+            surrogate = (1 - sum(shares[name] for name in parts)) * surrogate
+        for name, (_, chosen, weights) in parts.items():
+            likelihood = weighted_nll(log_prob_of_mean(distribution, start, chosen), weights)
+            logged["nll" if name == "data" else "reward_nll"].append(likelihood.item())
+            surrogate = surrogate + shares[name] * likelihood
+            start += len(chosen)
         return surrogate + self.ent_coef * -entropy[:size].mean() + self.vf_coef * value_loss
 
     def surrogate(self, batch: RolloutBufferSamples, log_p: Tensor, logged: dict[str, list[float]]) -> Tensor:
@@ -169,14 +177,26 @@ class GailPPO(PPO):
         normalised = self.normaliser.normalize_obs(demos.observations[rows])
         pairs = tuple(floats(array, self.device) for array in (normalised, demos.actions[rows], weights[rows]))
         rng = torch.Generator().manual_seed(self.imitation.seed * 1_000_003 + self.num_timesteps)
-
-        def batches() -> Iterator[Pairs]:
-            while True:
-                chosen = torch.randperm(len(rows), generator=rng)[: self.batch_size // DATA_PART]
-                yield pairs[0][chosen], pairs[1][chosen], pairs[2][chosen]
-
         self.log({"train/data_pairs": len(rows)})
-        return batches()
+        return self.batches((pairs[0], pairs[1], pairs[2]), rng)
+
+    def reward_batches(self) -> Iterator[Pairs] | None:
+        """Yield batches of the rollout's states, each with what the reward expert picked there; None at λ_reward = 0."""
+        discriminator = self.imitation.discriminator
+        if self.lambda_reward == 0 or discriminator is None:
+            return None
+        rng = torch.Generator().manual_seed((self.imitation.seed * 1_000_003 + self.num_timesteps) ^ 1 << 40)
+        raw = flat(self.recorder.observations, self.device)
+        normalised = floats(self.normaliser.normalize_obs(self.recorder.observations.reshape(raw.shape)), self.device)
+        box = floats(self.action_space.low, self.device), floats(self.action_space.high, self.device)  # type: ignore[attr-defined]
+        actions = picked(self.policy, discriminator, normalised, raw, box, rng)
+        return self.batches((normalised, actions, torch.ones(len(raw))), rng)
+
+    def batches(self, pairs: Pairs, rng: torch.Generator) -> Iterator[Pairs]:
+        """Yield random batches of these, forever."""
+        while True:
+            rows = torch.randperm(len(pairs[0]), generator=rng)[: self.batch_size // DATA_PART]
+            yield pairs[0][rows], pairs[1][rows], pairs[2][rows]
 
     def log(self, values: dict[str, float]) -> None:
         for name, value in values.items():

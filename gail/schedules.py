@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from fairseq_erpo.annealers import Annealer, Shape, constant, inverse_sigmoid, linear, make_annealer, stairs
 from fairseq_erpo.mixture import MLE, Mixture
 
-# λ_model and λ_reward are one here: PPO brings the reward to the policy, so both sample from the policy.
+# λ_model and λ_reward are one for most methods: PPO brings the reward to the policy, so both sample from the policy.
 POLICY = Mixture(model=1, reward=0, data=0)
+# Halfway, of gail_interp_reward. λ_data falls as in `linear`, so that the two differ in nothing else.
+BETWEEN = Mixture(model=0.25, reward=0.25, data=0.5)
 MIXER_STEPS = 10  # A.1 shortens the prefix by a whole number of steps at a time
 HALVINGS = 10  # within `until`; the likelihood's weight is then a thousandth
 SIGMOID_K = 12  # the clock in percent of `until`: half of the data is left at k ln k = 30 percent
@@ -30,6 +32,7 @@ def percent(until: float) -> Shape:
 # name -> annealer that has no data left (halving and inverse_sigmoid: almost none) when `until` of the training is done
 PRESETS: Mapping[str, Callable[[float], Annealer]] = {
     "linear": lambda until: Annealer(linear(until), MLE, POLICY),
+    "by_reward": lambda until: Annealer(linear(until), MLE, POLICY, (BETWEEN,)),
     "paper": lambda until: make_annealer("stairs", POLICY, until / 3),  # A.3.2: .72, .44, .16, 0
     "mixer": lambda until: Annealer(stairs(until / (MIXER_STEPS - 1), 1 / MIXER_STEPS), MLE, POLICY),
     "halving": lambda until: Annealer(halving(until / HALVINGS), MLE, POLICY),

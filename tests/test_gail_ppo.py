@@ -23,6 +23,8 @@ from gail.demos import Demonstrations
 from gail.flags import parse_record
 from gail.policies import ARCHITECTURE
 from gail.ppo import GailPPO
+from gail.reward_expert import picked
+from gail.schedules import make_schedule
 from gail.settings import PPOSettings
 from gail.simulator import make_env
 
@@ -37,7 +39,7 @@ def learnt(model: GailPPO) -> Mapping[str, Any]:
     return checkpoints.plain(state.capture(model))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("method", ["gail_interp", "gail_mixer", "gail_resets", "gail_annealed_loss"])
+@pytest.mark.parametrize("method", ["gail_interp", "gail_interp_reward", "gail_mixer", "gail_resets", "gail_annealed_loss"])
 def test_no_data_is_gail(demos: Demonstrations, method: str) -> None:
     """λ_data ≡ 0: every bit of the state is plain GAIL's."""
     plain = trained(settings("gail"), demos)
@@ -158,8 +160,8 @@ def test_loss_is_weighted_by_lambda(demos: Demonstrations, method: str, reached:
     assert batches is not None and model.lambda_data == 0.25
     data, batch = next(batches), next(iter(model.rollout_buffer.get(64)))
     logged: dict[str, list[float]] = defaultdict(list)
-    together = model.loss(batch, data, logged).item()
-    policy_only = model.loss(batch, None, logged).item()
+    together = model.loss(batch, {"data": data}, logged).item()
+    policy_only = model.loss(batch, {}, logged).item()
     values, log_p, _ = model.policy.evaluate_actions(batch.observations, batch.actions)
     surrogate = model.surrogate(batch, log_p, logged).item()
     likelihood = negative_log_likelihood(model.policy, *data).item()
@@ -170,6 +172,51 @@ def test_loss_is_weighted_by_lambda(demos: Demonstrations, method: str, reached:
     assert model.logger.name_to_value["train/data_pairs"] == (demos.index < reached).sum()
 
 
+def test_the_reward_expert_picks_by_the_discriminator(demos: Demonstrations) -> None:
+    """Of actions that the policy proposes, in proportion to exp{logit of D}: the expectation under importance resampling."""
+    model = trained(settings("gail"), demos, iterations=1)
+    discriminator = model.imitation.discriminator
+    assert discriminator is not None
+    box = torch.tensor([-3.0]), torch.tensor([3.0])
+    raw = torch.as_tensor(demos.observations[:1], dtype=torch.float32).repeat(20_000, 1)
+    normalised = torch.as_tensor(model.normaliser.normalize_obs(raw.numpy()))
+    with torch.no_grad():  # a discriminator that likes large actions
+        discriminator.forward = lambda observations, actions: 2 * actions[:, 0]  # type: ignore[method-assign]
+    mean = model.policy.get_distribution(normalised[:1]).distribution
+    drawn = picked(model.policy, discriminator, normalised, raw, box, torch.Generator().manual_seed(1))
+    noise = torch.randn(8, 200_000, generator=torch.Generator().manual_seed(2)) * mean.stddev.item() + mean.mean.item()
+    proposals = noise.clamp(-3, 3)
+    expected = ((2 * proposals).softmax(0) * proposals).sum(0)
+    assert drawn.shape == (20_000, 1) and drawn.min() >= -3 and drawn.max() <= 3
+    assert drawn.mean().item() == pytest.approx(expected.mean().item(), abs=0.03)  # four standard errors of 20,000 draws
+    assert expected.mean() > mean.mean.item() + 0.5
+
+
+def test_the_reward_experts_picks_are_learnt_with_their_share(demos: Demonstrations) -> None:
+    """λ_model surrogate + λ_data NLL + λ_reward NLL of the picks + values, at the middle of the path."""
+    run = settings("gail_interp_reward", iterations=4)
+    model = trained(run, demos, iterations=2)
+    model.anneal()
+    model.lambda_data, model.lambda_reward = 0.5, 0.25
+    data, reward = model.data_batches(), model.reward_batches()
+    assert data is not None and reward is not None
+    parts = {"data": next(data), "reward": next(reward)}
+    batch, logged = next(iter(model.rollout_buffer.get(64))), defaultdict(list)
+    together, policy_only = (model.loss(batch, these, logged).item() for these in (parts, {}))
+    _, log_p, _ = model.policy.evaluate_actions(batch.observations, batch.actions)
+    surrogate = model.surrogate(batch, log_p, logged).item()
+    nll = {name: negative_log_likelihood(model.policy, *pairs).item() for name, pairs in parts.items()}
+    expected = 0.25 * surrogate + 0.5 * nll["data"] + 0.25 * nll["reward"] + policy_only - surrogate
+    assert together == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_path_by_the_reward_has_the_data_of_the_straight_one() -> None:
+    by_reward, straight = (make_schedule(name, until=0.5) for name in ("by_reward", "linear"))
+    for done in (0, 0.1, 0.25, 0.4, 0.5, 1):
+        assert by_reward(done).data == pytest.approx(straight(done).data, abs=1e-12)
+    assert by_reward(0.25).reward == 0.25 and by_reward(0.5).reward == 0
+
+
 def test_the_likelihood_of_data_leaves_the_deviation_alone(demos: Demonstrations) -> None:
     """Its mean learns; what is left of exploration is PPO's to say."""
     model = trained(settings("gail_interp", schedule="0.25"), demos, iterations=1)
@@ -178,7 +225,7 @@ def test_the_likelihood_of_data_leaves_the_deviation_alone(demos: Demonstrations
     data, batch = next(batches), next(iter(model.rollout_buffer.get(64)))
     model.lambda_data, model.ent_coef = 1.0, 0.0
     model.policy.zero_grad()
-    model.loss(batch, data, defaultdict(list)).backward()
+    model.loss(batch, {"data": data}, defaultdict(list)).backward()
     assert model.policy.log_std.grad is None or model.policy.log_std.grad.eq(0).all()
     assert model.policy.action_net.weight.grad.abs().max() > 0
 

@@ -109,7 +109,9 @@ def go_on(goal: RunSettings, folder: Path, end: int) -> None:
     run.save()
 
 
-@pytest.mark.parametrize("method", ["random", "bc", "bc_gail", "gail_mixer", "gail_annealed_loss", "gail_untrained", "expert"])
+@pytest.mark.parametrize(
+    "method", ["random", "bc", "bc_gail", "gail_interp_reward", "gail_mixer", "gail_annealed_loss", "gail_untrained", "expert"]
+)
 def test_rows_run(demos: Path, tmp_path: Path, method: str) -> None:
     """Every row from start to end, with all its files; asked for again, it is not run again."""
     run = settings(method, demos=str(demos), iterations=2)
