@@ -26,8 +26,11 @@ class Annealer:
     def __call__(self, elapsed: float) -> Mixture:
         """λ after `elapsed` >= 0.  Raises ValueError if the shape leaves 0..1."""
         points = (self.start, *self.through, self.end)
-        way = self.shape(elapsed) * (len(points) - 1)
-        leg = min(max(int(way), 0), len(points) - 2)
+        share = self.shape(elapsed)
+        if not 0 <= share <= 1:
+            raise ValueError(f"the schedule's share of the way must lie in 0..1, not {share}: λ would leave the simplex")
+        way = share * (len(points) - 1)
+        leg = min(int(way), len(points) - 2)
         return points[leg].towards(points[leg + 1], way - leg)
 
 
