@@ -27,12 +27,14 @@ class Request(NamedTuple):
     candidates: Candidates
     uniforms: tuple[Tensor, ...]  # [N, T] each: for the model, the reward expert, and its misses
     from_product: bool  # some token is drawn from the product
+    greedy: bool  # some token is the model's best
 
     @classmethod
     def make(cls, reference: Reference, origin: Tensor, caps: Tensor, draws: Draws, vocabulary: Vocabulary) -> Self:
         candidates = Candidates.from_reference(reference, vocabulary)
         uniforms = tuple(draws(channel, origin.size(1)) for channel in (Channel.MODEL, Channel.REWARD, Channel.MISS))
-        return cls(reference, origin, caps, candidates, uniforms, bool(origin.eq(Expert.PRODUCT).any()))
+        product, greedy = (bool(origin.eq(expert).any()) for expert in (Expert.PRODUCT, Expert.GREEDY))
+        return cls(reference, origin, caps, candidates, uniforms, product, greedy)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Scan(Generic[State]):
             if self.alpha is not None and (request.from_product or self.keep_tilt):
                 tilt = product_tilt(gains, request.reference, self.alpha)
             u_model, u_reward, u_miss = (u[:, t] for u in request.uniforms)
-            step = Step(t, origin[:, t], gains, u_model, u_reward, u_miss, tilt if request.from_product else None)
+            from_product = tilt if request.from_product else None
+            step = Step(t, origin[:, t], gains, u_model, u_reward, u_miss, from_product, request.greedy)
             token, weights = draw_step(step, request.candidates, self.experts, vocabulary, answer)
             delta_r.append(gains.at(token, request.reference, vocabulary).masked_fill(~live | ended, 0))
             reward = reward + delta_r[-1]  # in order of time, so that rounding does not depend on the batch's length

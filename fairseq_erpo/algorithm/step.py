@@ -25,6 +25,7 @@ class Step(NamedTuple):
     u_reward: Tensor  # [N]
     u_miss: Tensor  # [N]
     tilt: Tensor | None = None  # [N, R + 1]: `product_tilt`; None where no token is drawn from the product
+    greedy: bool = True  # some token is the best one; False spares the search for it
 
 
 def draw_step(
@@ -46,7 +47,9 @@ def draw_step(
     if answer is not None:
         origin = step.origin[answer.at]
         q = model_weights(answer, step, candidates, experts, vocabulary)
-        own = torch.where(origin.eq(Expert.GREEDY), q.argmax(1), inverse_cdf(q, step.u_model[answer.at]))
+        own = inverse_cdf(q, step.u_model[answer.at])
+        if step.greedy:
+            own = torch.where(origin.eq(Expert.GREEDY), q.argmax(1), own)
         token = token.index_copy(0, answer.at, own)
     return token, weights
 
@@ -71,8 +74,10 @@ def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: E
         columns = torch.where(candidates.reference.owner, candidates.reference.tokens, vocabulary.pad)
         columns = torch.cat([columns, torch.full_like(columns[:, :1], vocabulary.eos)], 1)
         weights = weights.scatter_add(1, columns[answer.at], tilt[answer.at])
-    # exp would overflow at a small α, and underflow everywhere at a large c.
-    return (weights - weights.amax(1, keepdim=True)).exp().index_fill(1, candidates.never, 0)
+    if experts.c_model != 1 or step.tilt is not None:
+        # exp would overflow at a small α, and underflow everywhere at a large c.
+        weights = weights - weights.amax(1, keepdim=True)
+    return weights.exp().index_fill_(1, candidates.never, 0)
 
 
 def product_tilt(gains: Gains, reference: Reference, alpha: float) -> Tensor:

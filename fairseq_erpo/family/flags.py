@@ -106,7 +106,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "erpo_reward_targets": "soft",
         "erpo_baseline": "leave_one_out",
     },
-    # Finishes a translator: from data and reward to the model's own samples alone, which corpus BLEU pays. The demo runs it.
+    # From the data to the model's own samples alone, which corpus BLEU pays; for summaries ROUGE, by --erpo-reward.
     "corpus": {
         "erpo_reward": "corpus_bleu",
         "erpo_teacher": "edit",
