@@ -14,7 +14,17 @@ import numpy as np
 
 from fairseq_erpo.files import atomic_write
 from gail.methods import METHODS
-from gail.results import Row, interquartile_mean, markdown, mean, normalised, random_return, read_results, stratified_bootstrap
+from gail.results import (
+    Row,
+    comparison,
+    interquartile_mean,
+    markdown,
+    mean,
+    normalised,
+    random_return,
+    read_results,
+    stratified_bootstrap,
+)
 
 # One look a method in every figure; Okabe and Ito's colours and a brown, which the colour-blind can tell apart.
 COLOURS = dict(
@@ -37,7 +47,7 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     rows = read_results(args.sweep)
     out = args.out or args.sweep
-    table = markdown(rows)
+    table = "\n".join(part for part in (markdown(rows), comparison(rows)) if part)
     print(table)
     with atomic_write(out / "table.md") as part:
         part.write_text(table, "utf-8")

@@ -31,8 +31,9 @@ class Row:
     folder: Path
 
     def curve(self) -> tuple[Floats, Floats]:
-        """Environment steps and mean returns of the evaluations during training; empty for runs without."""
-        rows = read_table(self.folder / "evaluations.csv")
+        """Environment steps and mean returns of the evaluations during training; empty where there are none."""
+        table = self.folder / "evaluations.csv"
+        rows = read_table(table) if table.is_file() else []
         return np.array([float(row["timesteps"]) for row in rows]), np.array([float(row["return"]) for row in rows])
 
 
@@ -91,6 +92,51 @@ def markdown(rows: Sequence[Row]) -> str:
         figures = f"{mean(last):.0f}{spread} | {every} | {mean(best):.0f} | {score}"
         lines.append(f"| {env} | {n or '-'} | `{method}` | {len(cell)} | {figures} |")
     return "\n".join(lines) + "\n"
+
+
+def comparison(rows: Sequence[Row], best: str = "gail_interp") -> str:
+    """A table with a line for each method: interquartile mean of the normalised scores, and how probably `best` is better.
+
+    Both as Agarwal et al. (2021) define them, over the cells that two methods share, with 95 % bands; empty without random runs.
+    """
+    cells: dict[str, dict[tuple[str, int], Floats]] = {}
+    for env, n, method in dict.fromkeys((row.env, row.n, row.method) for row in rows if row.n):
+        random = random_return(rows, env)
+        if random is None:
+            return ""
+        found = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
+        cells.setdefault(method, {})[env, n] = np.array([normalised(row.last10, random, row.expert) for row in found])
+    lines = [f"| method | cells | score | `{best}` is better with probability |", "| --- | --- | --- | --- |"]
+    for method, scores in cells.items():
+        low, high = stratified_bootstrap(list(scores.values()), interquartile_mean)
+        middle = interquartile_mean(np.concatenate(list(scores.values())))
+        shared = [(cells[best][cell], scores[cell]) for cell in scores if cell in cells.get(best, {})]
+        better = "-"
+        if shared and method != best:
+            chance, least, most = probability_of_improvement(shared)
+            better = f"{chance:.2f} ({least:.2f} .. {most:.2f})"
+        lines.append(f"| `{method}` | {len(scores)} | {middle:.2f} ({low:.2f} .. {high:.2f}) | {better} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def probability_of_improvement(pairs: Sequence[tuple[Floats, Floats]], seed: int = 0) -> tuple[float, float, float]:
+    """P(x > y) + P(x = y) / 2 for a run of each of two methods in a cell, mean over the cells [x, y]; and its band, low and high.
+
+    Seeds are redrawn within each cell and method (Agarwal et al., 2021, section 4.3).
+    """
+    rng = np.random.default_rng(seed)
+
+    def wins(x: Floats, y: Floats) -> Floats:
+        """[..., S], [..., S'] -> [...]"""
+        difference = x[..., :, None] - y[..., None, :]
+        return np.asarray((np.sign(difference) + 1).mean((-2, -1)) / 2)
+
+    def redrawn(scores: Floats) -> Floats:
+        return scores[rng.integers(len(scores), size=(RESAMPLES, len(scores)))]
+
+    draws = np.mean([wins(redrawn(x), redrawn(y)) for x, y in pairs], axis=0)
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(np.mean([wins(x, y) for x, y in pairs])), float(low), float(high)
 
 
 def stratified_bootstrap(cells: Sequence[Floats], statistic: Callable[[Floats], float], seed: int = 0) -> tuple[float, float]:
