@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 DEVICE = torch.device(os.environ.get("BENCHMARK_DEVICE", "cpu"))  # `run.py --device` sets it
@@ -94,6 +95,35 @@ def peaks(cases: Mapping[str, Case]) -> dict[str, Figure]:
     sizes = {case: peak(run) / 1e6 for case, run in tqdm(cases.items(), "memory", leave=False)}
     base = next(iter(sizes.values()))
     return {case: Figure(*[size / base] * 4, size) for case, size in sizes.items()}
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is dispatched inside, backward too, and how often the host waits for a number; views cost nothing."""
+
+    WAITS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.equal, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.waits = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        self.waits += func.overloadpacket in self.WAITS
+        return func(*args, **(kwargs or {}))
+
+
+def operations(run: Case) -> Operations:
+    """What `run` dispatches."""
+    with Operations() as counter:
+        run()
+    return counter
+
+
+def counts(cases: Mapping[str, Case]) -> dict[str, Figure]:
+    """As `alternate`, of dispatched operations: the last column is their number."""
+    found = {case: float(operations(run).count) for case, run in tqdm(cases.items(), "operations", leave=False)}
+    base = next(iter(found.values()))
+    return {case: Figure(*[count / base] * 4, count) for case, count in found.items()}
 
 
 def table(title: str, found: Mapping[str, Figure], unit: str = "seconds") -> None:

@@ -26,7 +26,7 @@ if "cuda" in sys.argv[1:]:  # of --device; before `measure` and what builds on i
 
 import torch  # noqa: E402
 from baselines import CANDIDATES, drawing, engine, recomputing  # noqa: E402
-from measure import Case, Figure, alternate, environment, peaks, table, write  # noqa: E402
+from measure import Case, Figure, alternate, counts, environment, peaks, table, write  # noqa: E402
 from workload import FROM_6_TO_25, LSTM, TRANSFORMER, Workload, only  # noqa: E402
 
 from fairseq_erpo.family import FAMILY  # noqa: E402
@@ -133,7 +133,28 @@ def family(quick: bool) -> Tables:
         yield f"a training step of each row, targets {workload.shape}", alternate(steps(workload, ROWS), 3, "rows"), "seconds"
 
 
-TABLES = {"training": training, "rewards": rewards, "sampler": sampler, "scaling": scaling, "memory": memory, "family": family}
+def dispatched(quick: bool) -> Tables:
+    """(g) Operations that a step dispatches, which on a GPU with a small model is most of its time."""
+    workload = Workload(TRANSFORMER, 60, lengths=only(12))
+    samplers = {
+        f"erpo_interp {point}, {way}": f"erpo_interp {PLAIN} --erpo-lambda {POINTS[point]} --erpo-sampler {way}"
+        for point in (FIRST, LAST)
+        for way in ("cached", "parallel")
+    }
+    rows = {} if quick else ROWS
+    flags = {"cross_entropy": "cross_entropy"} | samplers | rows
+    yield f"operations of a training step, targets {workload.shape}", counts(steps(workload, flags)), "operations"
+
+
+TABLES = {
+    "training": training,
+    "rewards": rewards,
+    "sampler": sampler,
+    "scaling": scaling,
+    "memory": memory,
+    "family": family,
+    "operations": dispatched,
+}
 
 
 def main() -> None:
