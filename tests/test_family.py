@@ -28,7 +28,8 @@ from oracle import (
 from torch import Tensor
 
 from fairseq_erpo.algorithm import mstep
-from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, previous_tokens
+from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, previous_tokens
+from fairseq_erpo.algorithm.beside_data import beside_data
 from fairseq_erpo.algorithm.draw import FromExperts, score
 from fairseq_erpo.algorithm.estep import Candidates
 from fairseq_erpo.algorithm.layouts import PRODUCT, Point
@@ -281,6 +282,28 @@ def test_the_training_log_leaves_out_the_copies_of_the_data() -> None:
     plain_flags = {**FIXED, "erpo_samples": 2, "erpo_lambda": "model=3/7,reward=4/7"}
     alone = drawn_in(FAMILY["interp"], batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, plain_flags), 20))
     assert len(drawn.sample.tokens) == 60 and torch.equal(drawn.explored.reward, alone.sample.reward)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_y_star_beside_shorter_samples_widens_every_part(steps: int) -> None:
+    """Samples that all end before y* does: weights, distributions and marks stay at their tokens."""
+    flags = {**FIXED, "erpo_samples": 2, "erpo_reward_targets": "soft"}
+    batch = batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, flags), 20)
+    drawn = FAMILY["interp"].draw(batch)
+    assert drawn is not None and drawn.sample.reward_log_q is not None
+    cut = [part if part is None or part.dim() < 2 else part[:, :steps] for part in drawn.sample]
+    sample = Sample(*cut)  # type: ignore[arg-type]
+    soft, weights = sample.origin.eq(Expert.REWARD), torch.rand(sample.tokens.shape)
+    both = beside_data(batch, Drawn(sample, 2, soft=soft, weights=weights))
+    assert both.soft is not None and both.weights is not None
+    width = max(steps, batch.target.size(1))
+    for before, after in zip([*sample, soft, weights], [*both.sample, both.soft, both.weights], strict=True):
+        if before is not None and before.dim() > 1:
+            assert after.shape[:2] == (3 * len(batch.target), width)
+            kept = after.unflatten(0, (-1, 3))[:, :2].flatten(0, 1)[:, :steps]
+            share = 1 - batch.mixture.data if before is weights else 1
+            torch.testing.assert_close(kept, before * share if share != 1 else before)
+    assert torch.equal(both.sample.tokens.unflatten(0, (-1, 3))[:, 2, : batch.target.size(1)], batch.target)
 
 
 # Identities over all sequences

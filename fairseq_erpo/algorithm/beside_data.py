@@ -25,7 +25,8 @@ def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
         clipped=torch.zeros_like(batch.target[:, 0], dtype=torch.bool),
     )
     fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
-    both = Sample(*(_joined(*parts, samples) for parts in zip(sample, gold, fill, strict=True)))  # type: ignore[arg-type]
+    steps = max(sample.tokens.size(1), batch.target.size(1))
+    both = Sample(*(_joined(*parts, samples, steps) for parts in zip(sample, gold, fill, strict=True)))  # type: ignore[arg-type]
     real = sample.origin.ne(Expert.NONE)
     weights = (real.float() if drawn.weights is None else drawn.weights) * (1 - share)
     size = real.sum() if drawn.size is None else drawn.size
@@ -33,24 +34,23 @@ def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
     return drawn._replace(
         sample=both,
         samples=samples + 1,
-        soft=None if drawn.soft is None else _joined(drawn.soft, None, False, samples),
-        weights=_joined(weights, gold_weights, 0, samples),
+        soft=None if drawn.soft is None else _joined(drawn.soft, None, False, samples, steps),
+        weights=_joined(weights, gold_weights, 0, samples, steps),
         size=size * (1 - share) + gold_weights.sum(),
         sequences=len(batch.target) * samples,
         with_data=True,
     )
 
 
-def _joined(drawn: Tensor | None, gold: Tensor | None, fill: float, samples: int) -> Tensor | None:
-    """A part of the samples, and that of y* behind each sentence's; both are filled up to one width.  [B·S, T], [B, T']"""
+def _joined(drawn: Tensor | None, gold: Tensor | None, fill: float, samples: int, steps: int) -> Tensor | None:
+    """A part of the samples, and that of y* behind each sentence's; what has steps is filled up to so many.  [B·S, T], [B, T']"""
     if drawn is None:
         return None
     drawn = drawn.unflatten(0, (-1, samples))
     if gold is None:
         gold = torch.full_like(drawn[:, 0], fill)
+    both = [drawn, gold[:, None].to(drawn.dtype)]
     if drawn.dim() > 2:  # [B, S, T, ...]
-        width = max(drawn.size(2), gold.size(1))
         behind = (0, 0) * (drawn.dim() - 3)
-        drawn = pad(drawn, (*behind, 0, width - drawn.size(2)), value=fill)
-        gold = pad(gold, (*behind, 0, width - gold.size(1)), value=fill)
-    return torch.cat([drawn, gold[:, None].to(drawn.dtype)], 1).flatten(0, 1)
+        both = [pad(part, (*behind, 0, steps - part.size(2)), value=fill) for part in both]
+    return torch.cat(both, 1).flatten(0, 1)
