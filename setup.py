@@ -41,12 +41,14 @@ setup(
     extras_require={
         # gymnasium's MuJoCo environments import imageio; SB3's own [extra] would bring Atari and OpenCV.
         "gail": ["gymnasium", "imageio", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
+        "minari": ["minari[hdf5]"],  # python -m gail record --from-minari
         "film": ["imageio-ffmpeg"],  # python -m gail render --out film.mp4
         "slurm": ["submitit"],  # --slurm of tables and sweeps, examples/cluster/slurm.py
         "huggingface": ["transformers>=5,<5.40"],  # examples/huggingface; 5.40 renames past_key_values
         "docs": ["furo", "myst-parser", "sphinx"],  # make docs
         "dev": [
             "hypothesis",
+            "minari[hdf5]",
             "mypy",
             "pytest",
             "pytest-timeout",

@@ -22,6 +22,9 @@ def record(parser: ArgumentParser, argv: Sequence[str]) -> None:
         "--from-trajectories", type=Path, metavar="FILE", help="import: plain arrays of `imitation`'s trajectories"
     )
     parser.add_argument(
+        "--from-minari", metavar="DATASET", help="import: the first K episodes of a data set that Minari has here"
+    )
+    parser.add_argument(
         "--from-demos", type=Path, metavar="FILE", help="take recorded ones instead of a policy, for --to-trajectories"
     )
     parser.add_argument("--to-trajectories", type=Path, metavar="FILE", help="export: write such arrays as well")
@@ -43,18 +46,21 @@ def record(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 def gather(args: Namespace) -> tuple[Demonstrations, str]:
     """Return the demonstrations that the flags ask for, and a text that says where they come from."""
-    sources = [args.policy, args.expert, args.sb3, args.from_trajectories, args.from_demos]
+    sources = [args.policy, args.expert, args.sb3, args.from_trajectories, args.from_minari, args.from_demos]
     if sum(source is not None for source in sources) != 1:
-        raise ValueError("name one source: --policy, --expert, --sb3, --from-trajectories or --from-demos")
+        raise ValueError("name one source: --policy, --expert, --sb3, --from-trajectories, --from-minari or --from-demos")
+    if args.trajectories < 1:
+        raise ValueError(f"--trajectories {args.trajectories}: must be at least 1")
+    for flag, source in (("--from-trajectories", args.from_trajectories), ("--from-minari", args.from_minari)):
+        if source is not None and args.env is None:
+            raise ValueError(f"{flag} needs --env: whose observations and actions they are")
     if args.from_demos is not None:
         return archive.load(args.from_demos), str(args.from_demos)
     if args.from_trajectories is not None:
-        if args.env is None:
-            raise ValueError("--from-trajectories needs --env, since the file does not name it")
         return trajectories.load(args.from_trajectories, args.env), f"trajectories {args.from_trajectories.name}"
+    if args.from_minari is not None:
+        return trajectories.from_minari(args.from_minari, args.env, args.trajectories), f"Minari's {args.from_minari}"
     env_id, act = policy_of(args)
-    if args.trajectories < 1:
-        raise ValueError(f"--trajectories {args.trajectories}: must be at least 1")
     episodes = record_episodes(env_id, act, args.trajectories, args.seed, args.stochastic)
     manner = "sampled actions" if args.stochastic else "mean actions"
     name = next(source for source in sources if source is not None).name

@@ -1,4 +1,6 @@
-"""Exchange with HumanCompatibleAI's `imitation`: its trajectories as plain arrays, `obs` [T + 1, D], `acts` [T, A], `terminal`.
+"""Exchange with others: trajectories of HumanCompatibleAI's `imitation` as plain arrays, and Minari's data sets.
+
+A trajectory of `imitation` has `obs` [T + 1, D], `acts` [T, A], `terminal`.
 
 `imitation` itself is not needed. Its own files hold pickled objects in places, and opening those executes code; so the exchange
 is one .npz with the arrays of all trajectories one after the other:
@@ -7,12 +9,13 @@ is one .npz with the arrays of all trajectories one after the other:
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fairseq_erpo.files import atomic_write
+from fairseq_erpo.files import atomic_write, reason_of
 from gail.arrays import read_arrays
 from gail.demos import Demonstrations, from_episodes
 from gail.simulator import Simulator, make_env
@@ -74,6 +77,27 @@ def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstr
             }
         )
     return from_episodes(env_id, rows)
+
+
+def from_minari(dataset: str, env_id: str, count: int) -> Demonstrations:
+    """Make demonstrations of the first `count` episodes of a Minari data set on this machine, such as mujoco/hopper/expert-v0.
+
+    They hold no simulator state that could be restored exactly.  Raises ValueError that names the flag and what to do.
+    """
+    try:
+        import minari
+    except ImportError:
+        raise ValueError("--from-minari needs Minari: pip install 'minari[hdf5]'") from None
+    try:
+        episodes = [
+            {"obs": one.observations, "acts": one.actions, "rews": one.rewards, "terminal": one.terminations[-1]}
+            for one in islice(minari.load_dataset(dataset), count)
+        ]
+        return from_arrays(env_id, episodes)
+    except FileNotFoundError:
+        raise ValueError(f"--from-minari {dataset}: it is not here; `minari download {dataset}` fetches it") from None
+    except (ValueError, TypeError, OSError, KeyError) as error:  # a dictionary of observations, a damaged file
+        raise ValueError(f"--from-minari {dataset}: {reason_of(error)}") from None
 
 
 def save(demos: Demonstrations, path: Path) -> None:

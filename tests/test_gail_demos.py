@@ -11,9 +11,11 @@ import pytest
 from gail_worlds import PENDULUM, demonstrations, noise, write_demos
 
 from gail import archive, trajectories
+from gail.__main__ import main
 from gail.build import check_fit
 from gail.demos import FIELDS, Demonstrations
 from gail.settings import RunSettings
+from gail.simulator import make_env
 
 Arrays = dict[str, Any]
 
@@ -185,3 +187,35 @@ def test_exchange_with_imitation(demos: Demonstrations, tmp_path: Path) -> None:
         trajectories.to_arrays(demos.subsample(2))
     with pytest.raises(ValueError, match=r"trajectory 0: obs .* are not \[T \+ 1"):
         trajectories.from_arrays("Hopper-v5", trajectories.to_arrays(demos))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a data set without an author
+def test_minari_episodes_are_demonstrations_without_states(
+    demos: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first K of them, as recorded; a set that is not here, or of another task, is refused by name."""
+    import minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    episodes = []
+    for k, one in enumerate(trajectories.to_arrays(demos)):
+        ends = [False] * (len(one["acts"]) - 1)
+        record = {"observations": one["obs"], "actions": one["acts"], "rewards": one["rews"].tolist()}
+        ended = {"terminations": [*ends, one["terminal"]], "truncations": [*ends, not one["terminal"]]}
+        episodes.append(minari.data_collector.EpisodeBuffer(id=k, **record, **ended))
+    env = make_env(PENDULUM)
+    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+    minari.create_dataset_from_buffers("pendulum/random-v0", episodes, **spaces)
+    import_it = ["record", "--from-minari", "pendulum/random-v0", "--trajectories", "2", "--out", str(tmp_path / "d.npz")]
+    main([*import_it, "--env", PENDULUM])
+    back = archive.load(tmp_path / "d.npz", PENDULUM)
+    assert len(back) == 2 and back.states.size == 0
+    for name in ("observations", "actions", "rewards", "lengths", "terminated"):
+        np.testing.assert_allclose(getattr(back, name), getattr(demos, name)[: len(getattr(back, name))], rtol=1e-6, err_msg=name)
+    assert len(back.actions) == demos.lengths[:2].sum()
+    with pytest.raises(SystemExit, match="--from-minari needs --env"):
+        main(import_it)
+    with pytest.raises(SystemExit, match=r"--from-minari pendulum/random-v0: trajectory 0: obs .* are not"):
+        main([*import_it, "--env", "Hopper-v5"])
+    with pytest.raises(SystemExit, match="--from-minari a/b-v0: it is not here; `minari download a/b-v0` fetches it"):
+        main(["record", "--from-minari", "a/b-v0", "--env", PENDULUM, "--out", str(tmp_path / "e.npz")])
