@@ -26,7 +26,7 @@ class Mixture:
             raise ValueError(f"λ must be finite: {self}")
         if min(shares) < 0:
             raise ValueError(f"λ must not be negative: {self}")
-        total = math.fsum(shares)
+        total = math.fsum(shares) if max(shares) <= 1 + SUM_TOLERANCE else sum(shares)  # fsum overflows with an error
         if abs(total - 1) > SUM_TOLERANCE:
             raise ValueError(f"λ must sum to one, and sums to {total:g}: {self}")
         for name, share in zip(NAMES, shares, strict=True):

@@ -25,7 +25,7 @@ def fuzzed(long: int, quick: int = 15) -> settings:
         database=None,
         deadline=None,
         suppress_health_check=checks,
-        phases=(Phase.generate, Phase.shrink),  # an explanation takes minutes
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),  # an explanation takes minutes
     )
 
 

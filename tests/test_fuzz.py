@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import assert_equal_bits, build, configuration
 from fuzzing import LONG, TABLE, fuzzed, judged, table
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fairseq_erpo.algorithm.estep import Candidates, reward_log_weights
@@ -125,7 +125,8 @@ SHARES = st.sampled_from([".5", "1", "0", "3/7", "4/7", ".25"]) | NUMBERS
 
 
 @fuzzed(2000, quick=60)
-@given(st.lists(st.tuples(NAMES, SHARES).map("=".join), max_size=4).map(",".join) | TEXTS)
+@given(st.lists(st.lists(st.tuples(NAMES, SHARES).map("=".join), max_size=4).map(",".join), max_size=3).map(":".join) | TEXTS)
+@example("model=9e307,reward=9e307")
 def test_lambdas(text: str) -> None:
     settings = judged("--erpo-lambda", lambda: resolve({"erpo_lambda": text}), "--erpo-lambda")
     if settings is not None:
@@ -164,6 +165,7 @@ LINES = st.sampled_from([TRAINING, ENTRY, {"epoch": 2, **ENTRY}]).flatmap(mutate
 
 @fuzzed(300, quick=25)
 @given(st.lists(LINES, max_size=5), st.sampled_from(["", "2026 | INFO | ", '{"epoch": ' + DEEP + "\n", '{"epoch": 1e400}\n']))
+@example(['{"epoch": 1' + 400 * "0" + "}"], "")
 def test_training_logs(folder: Path, lines: list[str], before: str) -> None:
     from fairseq_erpo.tools import curves, training_log
 

@@ -86,7 +86,7 @@ def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
     for name, value in entry.items():
         try:
             found[re.sub("|".join(OLD_SUFFIXES), lambda old: OLD_SUFFIXES[old[0]], name)] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
