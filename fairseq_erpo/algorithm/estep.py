@@ -71,6 +71,7 @@ class Candidates(NamedTuple):
     reference: Reference
     ids: Tensor  # [N, R + 1] int64: reference tokens, then EOS
     misses: Tensor  # [N] float32: M, how many other drawable tokens there are
+    drawable: Tensor  # [N, R + 2] bool: the reference tokens, each once; EOS; whether there is any other token
     shift: Tensor  # [N, R + F] int64: sorted excluded ids minus their rank, which maps 0..M-1 past them
     never: Tensor  # [F - 1] int64: ids that no expert draws
 
@@ -81,10 +82,13 @@ class Candidates(NamedTuple):
         width = reference.tokens.size(1) + fixed.size(1)
         beyond = vocabulary.size + width  # stays beyond every id after subtracting its rank
         excluded = torch.cat([reference.tokens.masked_fill(~reference.owner, beyond), fixed], 1).sort(1).values
+        misses = (vocabulary.drawable - 1 - reference.owner.sum(1)).float()
+        eos = torch.ones_like(misses[:, None], dtype=torch.bool)
         return cls(
             reference=reference,
             ids=torch.cat([reference.tokens, fixed[:, :1]], 1),
-            misses=(vocabulary.drawable - 1 - reference.owner.sum(1)).float(),
+            misses=misses,
+            drawable=torch.cat([reference.owner, eos, misses[:, None] > 0], 1),
             shift=excluded - torch.arange(width, device=excluded.device),
             never=outside[1:],
         )
@@ -101,9 +105,10 @@ def reward_log_weights(gains: Gains, candidates: Candidates, c_reward: InverseTe
     Where nothing can be gained (best = miss), auto:EPS lets all drawable tokens weigh the same.
     -> [N, R + 2] float32, unnormalised
     """
-    reference, misses = candidates.reference, candidates.misses[:, None]
-    ends = torch.full_like(reference.owner[:, :1], t >= MIN_LENGTH)
-    drawable = torch.cat([reference.owner, ends, misses > 0], 1)
+    misses, drawable = candidates.misses[:, None], candidates.drawable
+    if t < MIN_LENGTH:
+        eos = torch.arange(drawable.size(1), device=drawable.device) == drawable.size(1) - 2
+        drawable = drawable & ~eos
     value = torch.cat([gains.hit, gains.eos[:, None], gains.miss[:, None]], 1)
     best = value.masked_fill(~drawable, -torch.inf).amax(1, keepdim=True)
     is_best = drawable & value.eq(best)

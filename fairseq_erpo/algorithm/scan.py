@@ -26,15 +26,14 @@ class Request(NamedTuple):
     caps: Tensor  # [N] int64: the most tokens of each sentence, EOS included
     candidates: Candidates
     uniforms: tuple[Tensor, ...]  # [N, T] each: for the model, the reward expert, and its misses
-    from_product: bool  # some token is drawn from the product
-    greedy: bool  # some token is the model's best
+    experts: frozenset[Expert]  # who draws any token at all
 
     @classmethod
     def make(cls, reference: Reference, origin: Tensor, caps: Tensor, draws: Draws, vocabulary: Vocabulary) -> Self:
         candidates = Candidates.from_reference(reference, vocabulary)
         uniforms = tuple(draws(channel, origin.size(1)) for channel in (Channel.MODEL, Channel.REWARD, Channel.MISS))
-        product, greedy = (bool(origin.eq(expert).any()) for expert in (Expert.PRODUCT, Expert.GREEDY))
-        return cls(reference, origin, caps, candidates, uniforms, product, greedy)
+        experts = frozenset(Expert(z) for z in origin.unique().tolist())
+        return cls(reference, origin, caps, candidates, uniforms, experts)
 
 
 @dataclass(frozen=True)
@@ -58,29 +57,36 @@ class Scan(Generic[State]):
         kept = _Kept(origin, self)
         previous = torch.full_like(origin[:, :1], vocabulary.eos)
         delta_r = []
-        live = request.caps > 0
-        ended = torch.zeros_like(live)  # with `through_eos` a sentence goes on behind its EOS, and earns nothing there
+        within = torch.arange(origin.size(1) + 1, device=origin.device) < request.caps[:, None]
+        live = within[:, 0]
+        closed = torch.zeros_like(live)  # with `through_eos` a sentence goes on behind its EOS, and earns nothing there
+        from_product, greedy = Expert.PRODUCT in request.experts, Expert.GREEDY in request.experts
+        from_reward = Expert.REWARD in request.experts or self.keep_reward_q
         for t in range(origin.size(1)):
             host_live = live.cpu()
             if not host_live.any():
                 break
+            ended = ~live
             answer = answers.answer(t, host_live, previous)
             gains = self.reward.gains(state)
             tilt = None
-            if self.alpha is not None and (request.from_product or self.keep_tilt):
+            if self.alpha is not None and (from_product or self.keep_tilt):
                 tilt = product_tilt(gains, request.reference, self.alpha)
             u_model, u_reward, u_miss = (u[:, t] for u in request.uniforms)
-            from_product = tilt if request.from_product else None
-            step = Step(t, origin[:, t], gains, u_model, u_reward, u_miss, from_product, request.greedy)
+            product = tilt if from_product else None
+            step = Step(t, origin[:, t], gains, u_model, u_reward, u_miss, product, greedy, from_reward)
             token, weights = draw_step(step, request.candidates, self.experts, vocabulary, answer)
-            delta_r.append(gains.at(token, request.reference, vocabulary).masked_fill(~live | ended, 0))
+            delta_r.append(
+                gains.at(token, request.reference, vocabulary).masked_fill(ended | closed if self.through_eos else ended, 0)
+            )
             reward = reward + delta_r[-1]  # in order of time, so that rounding does not depend on the batch's length
             kept.add(t, weights, tilt, answer)
-            previous = torch.cat([previous, token.masked_fill(~live, vocabulary.pad)[:, None]], 1)
-            ends = token.eq(vocabulary.eos)
-            state = self.reward.advance(state, token, live & ~ends)
-            ended = ended | ends
-            live = live & (~ends | self.through_eos) & (t + 1 < request.caps)
+            previous = torch.cat([previous, token.masked_fill(ended, vocabulary.pad)[:, None]], 1)
+            goes_on = live & token.ne(vocabulary.eos)
+            state = self.reward.advance(state, token, goes_on)
+            if self.through_eos:
+                closed, goes_on = closed | ~goes_on, live
+            live = goes_on & within[:, t + 1]
         tokens = previous[:, 1:]
         return Sample(
             tokens=tokens,
@@ -103,8 +109,8 @@ class _Kept:
         self.reward_log_q: list[Tensor] = []
         self.tilt: list[Tensor] = []
 
-    def add(self, t: int, weights: Tensor, tilt: Tensor | None, answer: Answer | None) -> None:
-        if self.settings.keep_reward_q:
+    def add(self, t: int, weights: Tensor | None, tilt: Tensor | None, answer: Answer | None) -> None:
+        if self.settings.keep_reward_q and weights is not None:
             self.reward_log_q.append(weights.log_softmax(1))
         if self.settings.keep_tilt and tilt is not None:
             self.tilt.append(tilt)

@@ -25,25 +25,28 @@ class Step(NamedTuple):
     u_reward: Tensor  # [N]
     u_miss: Tensor  # [N]
     tilt: Tensor | None = None  # [N, R + 1]: `product_tilt`; None where no token is drawn from the product
-    greedy: bool = True  # some token is the best one; False spares the search for it
+    greedy: bool = True  # some token is the model's best; False spares the search for it
+    reward: bool = True  # the reward expert's distribution is needed; False spares it
 
 
 def draw_step(
     step: Step, candidates: Candidates, experts: ExpertSettings, vocabulary: Vocabulary, answer: Answer | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Algorithm 1, lines 6-12, at one step.
 
-    -> the tokens [N] int64, and the reward expert's log weights [N, R + 2]
+    -> the tokens [N] int64, and the reward expert's log weights [N, R + 2] where they are needed
     """
     reference = candidates.reference
     if step.t < reference.tokens.size(1):
         token = torch.where(reference.real[:, step.t], reference.tokens[:, step.t], vocabulary.eos)
     else:
         token = torch.full_like(step.origin, vocabulary.eos)
-    weights = reward_log_weights(step.gains, candidates, experts.c_reward, step.t)
-    column = inverse_cdf(weights.softmax(1), step.u_reward)
-    choice = torch.cat([candidates.ids, candidates.miss(step.u_miss)[:, None]], 1)
-    token = torch.where(step.origin.eq(Expert.REWARD), choice.gather(1, column[:, None])[:, 0], token)
+    weights = None
+    if step.reward:
+        weights = reward_log_weights(step.gains, candidates, experts.c_reward, step.t)
+        column = inverse_cdf(weights.softmax(1), step.u_reward)
+        choice = torch.cat([candidates.ids, candidates.miss(step.u_miss)[:, None]], 1)
+        token = torch.where(step.origin.eq(Expert.REWARD), choice.gather(1, column[:, None])[:, 0], token)
     if answer is not None:
         origin = step.origin[answer.at]
         q = model_weights(answer, step, candidates, experts, vocabulary)

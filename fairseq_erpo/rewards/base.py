@@ -24,6 +24,7 @@ class Reference(NamedTuple):
     matchable: Tensor  # [B, R] bool: True where real and not UNK
     first: Tensor  # [B, R] int64: the first position that holds the same matchable token; j itself where not matchable
     owner: Tensor  # [B, R] bool: True at the first position of each distinct matchable token
+    keys: Tensor  # [B, R] int64: y*, -1 where nothing can match, so that `keys == w` finds the matches of w
 
     @classmethod
     def from_target(cls, target: Tensor, vocabulary: Vocabulary) -> "Reference":
@@ -42,12 +43,8 @@ class Reference(NamedTuple):
             matchable = matchable & tokens.ne(never)
         same = tokens[:, :, None].eq(tokens[:, None, :]) & matchable[:, :, None] & matchable[:, None, :]
         first = torch.where(matchable, same.int().argmax(2), position)
-        return cls(tokens, length, real, matchable, first, matchable & first.eq(position))
-
-    @property
-    def keys(self) -> Tensor:
-        """y* with an id that no token has where nothing can match, so that `keys == w` finds the matches of w.  [B, R] int64"""
-        return self.tokens.masked_fill(~self.matchable, -1)
+        keys = tokens.masked_fill(~matchable, -1)
+        return cls(tokens, length, real, matchable, first, matchable & first.eq(position), keys)
 
 
 class Gains(NamedTuple):
