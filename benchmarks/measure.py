@@ -92,9 +92,13 @@ def peak(run: Case) -> int:
 
 def peaks(cases: Mapping[str, Case]) -> dict[str, Figure]:
     """As `alternate`, of memory: the last column is megabytes."""
-    sizes = {case: peak(run) / 1e6 for case, run in tqdm(cases.items(), "memory", leave=False)}
-    base = next(iter(sizes.values()))
-    return {case: Figure(*[size / base] * 4, size) for case, size in sizes.items()}
+    return once({case: peak(run) / 1e6 for case, run in tqdm(cases.items(), "memory", leave=False)})
+
+
+def once(found: Mapping[str, float]) -> dict[str, Figure]:
+    """Figures that need no rounds, beside the first."""
+    base = next(iter(found.values()))
+    return {case: Figure(*[figure / base] * 4, figure) for case, figure in found.items()}
 
 
 class Operations(TorchDispatchMode):
@@ -121,9 +125,7 @@ def operations(run: Case) -> Operations:
 
 def counts(cases: Mapping[str, Case]) -> dict[str, Figure]:
     """As `alternate`, of dispatched operations: the last column is their number."""
-    found = {case: float(operations(run).count) for case, run in tqdm(cases.items(), "operations", leave=False)}
-    base = next(iter(found.values()))
-    return {case: Figure(*[count / base] * 4, count) for case, count in found.items()}
+    return once({case: operations(run).count for case, run in tqdm(cases.items(), "operations", leave=False)})
 
 
 def table(title: str, found: Mapping[str, Figure], unit: str = "seconds") -> None:

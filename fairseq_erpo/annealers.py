@@ -26,11 +26,8 @@ class Annealer:
     def __call__(self, elapsed: float) -> Mixture:
         """λ after `elapsed` >= 0.  Raises ValueError if the shape leaves 0..1."""
         points = (self.start, *self.through, self.end)
-        share = self.shape(elapsed)
-        if not 0 <= share <= 1:
-            raise ValueError(f"the schedule's share of the way must lie in 0..1, not {share}: λ would leave the simplex")
-        way = share * (len(points) - 1)
-        leg = min(int(way), len(points) - 2)
+        way = self.shape(elapsed) * (len(points) - 1)
+        leg = sum(way >= end for end in range(1, len(points) - 1))  # also of what `towards` will refuse, not-a-number too
         return points[leg].towards(points[leg + 1], way - leg)
 
 

@@ -36,7 +36,9 @@ class Mixture:
         return f"model={self.model:.4g},reward={self.reward:.4g},data={self.data:.4g}"
 
     def towards(self, end: "Mixture", share: float) -> "Mixture":
-        """The point that lies `share` (0..1) of the way from here to `end`.  Raises ValueError where that is no mixture."""
+        """The point that lies `share` (0..1) of the way from here to `end`."""
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must lie in 0..1, not {share}: the schedule would leave the simplex")
         if share == 1:
             return end
         return Mixture(

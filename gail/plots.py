@@ -20,9 +20,9 @@ from gail.results import (
     interquartile_mean,
     markdown,
     mean,
-    normalised,
     random_return,
     read_results,
+    score_cells,
     stratified_bootstrap,
 )
 
@@ -147,19 +147,13 @@ def curves(rows: Sequence[Row], env: str, n: int) -> Iterator[tuple[str, Any, An
 
 def scores(rows: Sequence[Row]) -> Any:
     """Normalised scores over all environments and numbers of demonstrations, interquartile mean; None without random runs."""
-    envs = values_of(rows, "env")
-    random = {env: random_return(rows, env) for env in envs}
-    if any(value is None for value in random.values()):
+    found = score_cells(rows)
+    methods = [method for method in methods_of(rows) if method in found]
+    if not methods:
         return None
-    methods = methods_of(rows)
     figure, axis = plt.subplots(figsize=(5.2, 0.45 * len(methods) + 1.2), layout="constrained")
     for place, method in enumerate(reversed(methods)):
-        cells = [
-            np.array([normalised(row.last10, random[env] or 0.0, row.expert) for row in found])
-            for env in envs
-            for n in values_of(rows, "n")
-            if (found := [row for row in rows if (row.env, row.n, row.method) == (env, n, method)])
-        ]
+        cells = list(found[method].values())
         low, high = stratified_bootstrap(cells, interquartile_mean)
         middle = interquartile_mean(np.concatenate(cells))
         axis.barh(place, high - low, left=low, height=0.5, color=COLOURS[method], alpha=0.4, lw=0)

@@ -94,18 +94,24 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def score_cells(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int], Floats]]:
+    """Normalised scores [S] of each method in each of its cells (environment, demonstrations); empty if one has no random run."""
+    found: dict[str, dict[tuple[str, int], Floats]] = {}
+    for env, n, method in dict.fromkeys((row.env, row.n, row.method) for row in rows if row.n):
+        random = random_return(rows, env)
+        if random is None:
+            return {}
+        cell = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
+        found.setdefault(method, {})[env, n] = np.array([normalised(row.last10, random, row.expert) for row in cell])
+    return found
+
+
 def comparison(rows: Sequence[Row], best: str = "gail_interp") -> str:
     """A table with a line for each method: interquartile mean of the normalised scores, and how probably `best` is better.
 
     Both as Agarwal et al. (2021) define them, over the cells that two methods share, with 95 % bands; empty without random runs.
     """
-    cells: dict[str, dict[tuple[str, int], Floats]] = {}
-    for env, n, method in dict.fromkeys((row.env, row.n, row.method) for row in rows if row.n):
-        random = random_return(rows, env)
-        if random is None:
-            return ""
-        found = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
-        cells.setdefault(method, {})[env, n] = np.array([normalised(row.last10, random, row.expert) for row in found])
+    cells = score_cells(rows)
     lines = [f"| method | cells | score | `{best}` is better with probability |", "| --- | --- | --- | --- |"]
     for method, scores in cells.items():
         low, high = stratified_bootstrap(list(scores.values()), interquartile_mean)

@@ -41,5 +41,5 @@ def test_rounded_shares_are_normalised():
 def test_towards():
     assert MLE.towards(PAPER_END, 0) == MLE
     assert MLE.towards(PAPER_END, 1) == PAPER_END
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="leave the simplex"):
         MLE.towards(PAPER_END, 1.12)
