@@ -1,5 +1,6 @@
 """The criterions against fairseq's own, and what they promise of drawing: on real models and real batches with padding."""
 
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_dummy_batch_leaves_no_gradient(tiny_data: Path, flags: str) -> None:
 
 
 def test_dropout_is_off_in_drawing_and_on_in_the_loss(tiny_data: Path, arch: str) -> None:
-    built = build(tiny_data, f"{interp(POINTS['model'])} {arch}")
+    built = build(tiny_data, f"{interp(POINTS['model'])} {arch} --erpo-encode twice")
     sample, criterion, model = built.batch(IDS), built.criterion.train(), built.model.train()
     drawn, losses = [], []
     for torch_seed in (1, 2):
@@ -293,19 +294,104 @@ def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) ->
     assert all(p.grad is None or p.grad.dtype == torch.bfloat16 for p in built.model.parameters())
 
 
-def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str) -> None:
+@pytest.mark.parametrize("encode", ["once", "twice"])
+def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str, encode: str) -> None:
     """Autocast keeps cast weights: those of the draw know no gradient, and must not serve the loss."""
-    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --dropout 0")
+    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --dropout 0 --erpo-encode {encode}")
     sample = built.batch(IDS)
     exact = loss_and_gradients(built, built.criterion, sample)["gradients"]
     with torch.autocast("cpu", torch.bfloat16):
         built.model.zero_grad()
-        drawn = built.criterion.draw(built.model, sample)
-        loss, _ = built.criterion.drawn_loss(built.model, sample, drawn)
+        loss, _, _ = built.criterion(built.model, sample)
     loss.backward()
     found = {name: p.grad for name, p in built.model.named_parameters() if p.grad is not None}
     assert found.keys() == exact.keys()
     assert all(bool(gradient.isfinite().all()) for gradient in found.values())
+
+
+# Draws that share the loss's encoder pass
+
+
+def both_ways(data: Path, flags: str) -> list[tuple[Built, dict[str, Any]]]:
+    """What training takes with an encoder pass for the draw and without."""
+    found = []
+    for encode in ("twice", "once"):
+        built = build(data, f"{flags} --erpo-encode {encode}")
+        found.append((built, loss_and_gradients(built, built.criterion, built.batch(IDS))))
+    return found
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("sampler", ["cached", "parallel"])
+def test_without_dropout_one_encoder_pass_is_as_good_as_two(tiny_data: Path, arch: str, sampler: str, samples: int) -> None:
+    flags = f"{interp(POINTS['interior'])} {arch} --dropout 0 --erpo-sampler {sampler} --erpo-samples {samples}"
+    (_, twice), (_, once) = both_ways(tiny_data, flags)
+    assert_equal_bits(once, twice)
+
+
+@pytest.mark.parametrize("flags", [interp("--erpo-lambda data=1"), interp(POINTS["reward"])], ids=["data", "reward"])
+def test_nothing_is_encoded_for_draws_that_do_not_ask_the_model(tiny_data: Path, arch: str, flags: str) -> None:
+    """Dropout's random numbers are then those of cross-entropy's step, so that the corners stay bit for bit what they are."""
+    (_, twice), (_, once) = both_ways(tiny_data, f"{flags} {arch}")
+    assert_equal_bits(once, twice)
+
+
+@pytest.mark.parametrize("row", ["interp", "self_critic", "mixer_alike", "spg", "scheduled_sampling", "mrt"])
+def test_the_encoder_runs_as_often_as_it_is_told(tiny_data: Path, arch: str, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    constant = "--erpo-schedule constant" if row in ("interp", "mixer_alike", "scheduled_sampling") else ""
+    preset = "--erpo-preset robust" if row in ("interp", "mixer_alike") else ""
+    learns: list[bool] = []
+
+    def counted(*inputs: Any, forward: Any, **named: Any) -> Any:
+        learns.append(torch.is_grad_enabled())
+        return forward(*inputs, **named)
+
+    for encode, passes in (("once", [True]), ("twice", [False, True])):
+        built = build(tiny_data, f"--criterion erpo_{row} {constant} {preset} {arch} --erpo-encode {encode}")
+        built.task.clock.epoch = 30  # beyond the pretraining that a row may have
+        kind = type(built.model.encoder)
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "forward", partialmethod(counted, forward=kind.forward))
+            loss_and_gradients(built, built.criterion, built.batch(IDS))
+        assert sorted(learns) == passes, encode
+        learns.clear()
+
+
+def test_draws_from_the_losss_encoder_pass_are_draws_from_its_output(tiny_data: Path, arch: str) -> None:
+    """Against the plain way to say it: encode with dropout, draw from that without gradient, learn the draws from the same."""
+    from dataclasses import replace
+
+    from fairseq_erpo.plugin.decoder import IncrementalDecoder, reordered, sampling_mode
+
+    built = build(tiny_data, f"{interp(POINTS['model'])} {arch} --dropout 0 --erpo-samples 2 --erpo-encode once")
+    model, criterion, sample = built.model, built.criterion, built.batch(IDS)
+    model.double()
+    for module in model.encoder.modules():
+        if type(module).__name__ == "FairseqDropout":
+            module.p = 0.5
+    for parameter in model.parameters():
+        parameter.data.mul_(2)  # so that what is drawn depends on the source
+    found = loss_and_gradients(built, criterion, sample)
+    exact = criterion.draw(model, sample)
+
+    torch.manual_seed(5)  # as loss_and_gradients does
+    model.zero_grad()
+    source = sample["net_input"]
+    encoder_out = model.encoder(source["src_tokens"], src_lengths=source["src_lengths"])
+    pairs = torch.arange(len(IDS)).repeat_interleave(2)
+    with sampling_mode(model):
+        batch = criterion.batch(model, sample)
+        noised = replace(batch, start=lambda _: IncrementalDecoder(model, reordered(model.encoder, encoder_out, pairs)))
+        drawn = criterion.row.weigh(noised, criterion.row.draw(noised))
+    assert not torch.equal(drawn.sample.tokens[:, :9], exact.sample.tokens[:, :9])  # dropout was on
+    previous = previous_tokens(drawn.sample.tokens, criterion.vocabulary)
+    out = model.decoder(previous, encoder_out=reordered(model.encoder, encoder_out, pairs))
+    log_p = model.get_normalized_probs(out, log_probs=True).gather(2, drawn.sample.tokens[:, :, None])[:, :, 0]
+    loss = -log_p[drawn.sample.tokens.ne(1)].sum()
+    loss.backward()
+    torch.testing.assert_close(found["loss"], loss.detach(), rtol=1e-6, atol=0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found["gradients"][name], parameter.grad, rtol=1e-6, atol=1e-6, msg=name)
 
 
 def test_draws_depend_on_seed_and_update_alone(tiny_data: Path) -> None:

@@ -11,6 +11,7 @@ REWARD_TARGETS = ("hard", "soft", "product")
 ADVANTAGES = ("plain", "group", "batch")
 CANDIDATES = ("samples", "beam")
 SAMPLERS = ("cached", "parallel")
+ENCODES = ("once", "twice")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Settings:
     schedule: Schedule
     label_smoothing: float
     sampler: str  # cached: step by step; parallel: whole passes to a fixed point, the same tokens
+    encode: str  # once: draws share the loss's encoder pass, dropout and all; twice: they have one of their own, without
     samples: int
     layout: str  # a key of layouts.LAYOUTS: of the rows that have --erpo-layout
     model_targets: str  # a key of weigh.MODEL_TARGETS

@@ -75,6 +75,9 @@ FLAGS: Mapping[str, Flag] = {
     "erpo_sampler": Flag(
         str, "cached", "how the model is asked: step by step (cached), or in whole passes (parallel); the same draws"
     ),
+    "erpo_encode": Flag(
+        str, "twice", "whether draws share the loss's encoder pass, dropout and all (once), or have one without (twice)"
+    ),
     "label_smoothing": Flag(
         float, 0.0, "epsilon of label smoothing, 0 for none; not of tokens that an advantage weighs or that have soft targets"
     ),

@@ -8,7 +8,7 @@ from fairseq_erpo.algorithm.batch import Batch
 from fairseq_erpo.algorithm.uniforms import Draws
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin.decoder import IncrementalDecoder, check_model, unwrapped
-from fairseq_erpo.plugin.forward import shared_encoder
+from fairseq_erpo.plugin.forward import Encoded
 from fairseq_erpo.plugin.row_inputs import BatchInputs, RunCache
 from fairseq_erpo.vocabulary import Vocabulary
 
@@ -22,16 +22,23 @@ def vocabulary_of(dictionary: Dictionary) -> Vocabulary:
 
 
 def batch_of(
-    sample: dict[str, Any], model: Any, cache: RunCache, *, seed: int, update: int, mixture: Mixture, stage: int
+    sample: dict[str, Any],
+    model: Any,
+    cache: RunCache,
+    *,
+    seed: int,
+    update: int,
+    mixture: Mixture,
+    stage: int,
+    encoded: Encoded | None = None,
 ) -> Batch:
-    """fairseq's sample dictionary as plain tensors, at one moment of training."""
+    """fairseq's sample dictionary as plain tensors, at one moment of training; `encoded` if the loss shares its encoder pass."""
     model = unwrapped(model)
     check_model(model)
+    encoded = encoded or Encoded(model, sample)
 
     def start(copies: int) -> IncrementalDecoder:
-        inputs = {name: value for name, value in sample["net_input"].items() if name != "prev_output_tokens"}
-        with shared_encoder(model, copies):
-            return IncrementalDecoder(model, model.encoder(**inputs))
+        return IncrementalDecoder(model, encoded.read(copies))
 
     return Batch(
         target=sample["target"],
@@ -42,5 +49,5 @@ def batch_of(
         vocabulary=cache.vocabulary,
         max_positions=model.max_decoder_positions(),
         start=start,
-        inputs=BatchInputs(cache, model, sample),
+        inputs=BatchInputs(cache, model, sample, encoded),
     )

@@ -58,6 +58,13 @@ def splits_projection(decoder: FairseqDecoder) -> bool:
     )
 
 
+def reordered(encoder: Any, encoder_out: Any, rows: Tensor) -> Any:
+    """The encoder's output for these sentences, as a copy.  [n] int64"""
+    if isinstance(encoder_out, dict):  # fairseq's models write into the dictionaries and lists that they are given
+        encoder_out = {name: list(part) if isinstance(part, list) else part for name, part in encoder_out.items()}
+    return encoder.reorder_encoder_out(encoder_out, rows)
+
+
 class IncrementalDecoder:
     """A `StepDecoder` over fairseq's incremental state."""
 
@@ -80,7 +87,7 @@ class IncrementalDecoder:
         return self.model.get_normalized_probs((logits, None), log_probs=True)[:, 0]
 
     def keep(self, rows: Tensor) -> None:
-        self.encoder_out = self.model.encoder.reorder_encoder_out(self.encoder_out, rows)
+        self.encoder_out = reordered(self.model.encoder, self.encoder_out, rows)
         if self.state:
             self.model.decoder.reorder_incremental_state_scripting(self.state, rows)
 

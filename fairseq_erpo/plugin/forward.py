@@ -1,6 +1,6 @@
-"""The model's own forward, run on drawn sequences: sources encoded once, targets decoded without their padding.
+"""How the model is asked: sources encoded once, targets decoded without their padding.
 
-The model's `forward` stays the entry, so that data-parallel wrappers see it.
+The model's `forward` stays the entry of the loss, so that data-parallel wrappers see it.
 """
 
 from collections.abc import Iterator
@@ -11,39 +11,51 @@ import torch
 from torch import Tensor
 
 from fairseq_erpo.algorithm.packing import Packing
-from fairseq_erpo.plugin.decoder import splits_projection, unwrapped
+from fairseq_erpo.plugin.decoder import reordered, splits_projection, unwrapped
+
+
+class Encoded:
+    """The encoder's output for one batch, read once by all who draw; with `once` the loss uses it, too.
+
+    A pass of the draw's own is without dropout, as p_θ is.  The loss's costs nothing more, and has the loss's dropout.
+    """
+
+    def __init__(self, model: Any, sample: dict[str, Any], once: bool = False) -> None:
+        self.model = unwrapped(model)
+        self.inputs = {name: value for name, value in sample["net_input"].items() if name != "prev_output_tokens"}
+        self.once = once and self.model.training
+        self.out: Any = None  # until somebody asks: who does not ask the model takes none of dropout's random numbers
+
+    def read(self, copies: int) -> Any:
+        """The encoder's output, each source `copies` times, adjacent."""
+        encoder = self.model.encoder
+        if self.out is None:
+            with torch.set_grad_enabled(self.once):
+                encoder.train(self.once)
+                self.out = encoder(**self.inputs)
+                encoder.eval()
+        sources = torch.arange(len(self.inputs["src_tokens"]), device=self.inputs["src_tokens"].device)
+        return self.out if copies == 1 else reordered(encoder, self.out, sources.repeat_interleave(copies))
+
+    @contextmanager
+    def for_loss(self) -> Iterator[None]:
+        """Inside, the model's encoder answers what it answered the draw, if the two share it."""
+        encoder, shared = self.model.encoder, self.once and self.out is not None
+        if shared:
+            encoder.forward = lambda *_, **__: self.out
+        try:
+            yield
+        finally:
+            if shared:
+                del encoder.forward
 
 
 @contextmanager
-def shared_encoder(model: Any, copies: int) -> Iterator[None]:
-    """Inside, the encoder reads each source once and returns `copies` of its output, adjacent."""
-    if copies == 1:
-        yield
-        return
-    encoder = unwrapped(model).encoder
+def in_pieces(model: Any, packing: Packing, copies: int) -> Iterator[None]:
+    """Inside, the decoder reads piece after piece and projects no padding: the model's output is [1, m, V], at `packing.at`.
 
-    def repeat(_: Any, inputs: tuple[Any, ...], named: dict[str, Any], out: Any) -> Any:
-        tokens = inputs[0] if inputs else named["src_tokens"]
-        order = torch.arange(len(tokens), device=tokens.device).repeat_interleave(copies)
-        return encoder.reorder_encoder_out(out, order)
-
-    handle = encoder.register_forward_hook(repeat, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def reordered(encoder: Any, encoder_out: Any, rows: Tensor) -> Any:
-    """The encoder's output for these sentences, as a copy.  [n] int64"""
-    if isinstance(encoder_out, dict):  # fairseq's models write into the dictionaries and lists that they are given
-        encoder_out = {name: list(part) if isinstance(part, list) else part for name, part in encoder_out.items()}
-    return encoder.reorder_encoder_out(encoder_out, rows)
-
-
-@contextmanager
-def in_pieces(model: Any, packing: Packing) -> Iterator[None]:
-    """Inside, the decoder reads piece after piece and projects no padding: the model's output is [1, m, V], at `packing.at`."""
+    `copies` sequences, adjacent, have one source, which the encoder reads once.
+    """
     inner = unwrapped(model)
     decoder, original = inner.decoder, inner.decoder.forward
     splits = splits_projection(decoder)
@@ -52,7 +64,8 @@ def in_pieces(model: Any, packing: Packing) -> Iterator[None]:
     def forward(prev_output_tokens: Tensor, encoder_out: Any = None, **_: Any) -> tuple[Tensor, None]:
         parts = []
         for piece in packing.pieces:
-            read = reordered(inner.encoder, encoder_out, piece.rows) if len(packing.pieces) > 1 else encoder_out
+            whole = len(packing.pieces) == copies == 1
+            read = encoder_out if whole else reordered(inner.encoder, encoder_out, piece.rows // copies)
             out = layers(prev_output_tokens[piece.rows, : piece.width], encoder_out=read)[0]
             parts.append(out.flatten(0, 1)[piece.at])
         found = torch.cat(parts)[None]  # fairseq's output layers and adaptive softmax expect a batch and a time axis

@@ -19,7 +19,7 @@ from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
 from fairseq_erpo.algorithm.predrawn import PredrawnSamples
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.plugin.decoder import sampling_mode
-from fairseq_erpo.plugin.forward import shared_encoder
+from fairseq_erpo.plugin.forward import Encoded
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.plugin.texts import UNKNOWN_FOUND, UNKNOWN_WANTED, check_words, spelt
 from fairseq_erpo.text_rewards import Pool, find
@@ -100,8 +100,8 @@ class RunCache:
 class BatchInputs:
     """`RowInputs` for one batch, on its device."""
 
-    def __init__(self, cache: RunCache, model: Any, sample: dict[str, Any]) -> None:
-        self.cache, self.model, self.sample = cache, model, sample
+    def __init__(self, cache: RunCache, model: Any, sample: dict[str, Any], encoded: Encoded) -> None:
+        self.cache, self.model, self.sample, self.encoded = cache, model, sample, encoded
         self.device = sample["target"].device
 
     @property
@@ -140,13 +140,13 @@ class BatchInputs:
         return self.cache.step_baseline(features)
 
     def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
-        model = self.model
+        model, encoded = self.model, self.encoded
         if prior:
-            like = next(model.parameters())
-            model = self.cache.prior.to(like)
+            model = self.cache.prior.to(next(model.parameters()))
+            encoded = Encoded(model, self.sample)
         vocabulary = self.cache.vocabulary
         previous = previous_tokens(tokens, vocabulary)
-        with sampling_mode(model), shared_encoder(model, samples):
-            out = model(**{**self.sample["net_input"], "prev_output_tokens": previous})
+        with sampling_mode(model):
+            out = model.decoder(previous, encoder_out=encoded.read(samples))
             log_p = model.get_normalized_probs(out, log_probs=True)
         return log_p.gather(2, tokens[:, :, None])[:, :, 0].float().masked_fill(tokens.eq(vocabulary.pad), 0)
