@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 DEVICE = torch.device(os.environ.get("BENCHMARK_DEVICE", "cpu"))  # `run.py --device` sets it
@@ -126,6 +127,16 @@ def operations(run: Case) -> Operations:
 def counts(cases: Mapping[str, Case]) -> dict[str, Figure]:
     """As `alternate`, of dispatched operations: the last column is their number."""
     return once({case: operations(run).count for case, run in tqdm(cases.items(), "operations", leave=False)})
+
+
+def arithmetic(cases: Mapping[str, Case]) -> dict[str, Figure]:
+    """As `alternate`, of multiplications of matrices: the last column is billions of multiply-adds."""
+    found = {}
+    for case, run in tqdm(cases.items(), "arithmetic", leave=False):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        found[case] = counter.get_total_flops() / 2e9
+    return once(found)
 
 
 def table(title: str, found: Mapping[str, Figure], unit: str = "seconds") -> None:

@@ -26,7 +26,7 @@ if "cuda" in sys.argv[1:]:  # of --device; before `measure` and what builds on i
 
 import torch  # noqa: E402
 from baselines import CANDIDATES, drawing, engine, recomputing  # noqa: E402
-from measure import Case, Figure, alternate, counts, environment, peaks, table, write  # noqa: E402
+from measure import Case, Figure, alternate, arithmetic, counts, environment, peaks, table, write  # noqa: E402
 from workload import FROM_6_TO_25, LSTM, TRANSFORMER, Workload, only  # noqa: E402
 
 from fairseq_erpo.family import FAMILY  # noqa: E402
@@ -42,7 +42,10 @@ PLAIN = "--erpo-preset paper --erpo-schedule constant"
 FIRST, LAST = "(.12, .16, .72)", "(3/7, 4/7, 0)"
 INTERP = {f"erpo_interp {point}": f"erpo_interp {PLAIN} --erpo-lambda {value}" for point, value in POINTS.items()}
 ROBUST = {f"erpo_interp {FIRST}, robust": "erpo_interp --erpo-preset robust --erpo-schedule constant"}
-STEPS = {"cross_entropy": "cross_entropy", "erpo_mle": "erpo_mle", **INTERP, **ROBUST}
+ENCODE = {  # the encoder pass that is not the default
+    f"erpo_interp {point}, encoded once": f"{INTERP[f'erpo_interp {point}']} --erpo-encode once" for point in (FIRST, LAST)
+}
+STEPS = {"cross_entropy": "cross_entropy", "erpo_mle": "erpo_mle", **INTERP, **ROBUST, **ENCODE}
 # The family's other rows; sequence_tutor needs a prior model of its own.
 ROWS = {"erpo_mle": "erpo_mle"} | {
     f"erpo_{name}": f"erpo_{name}" + " --erpo-preset robust" * ("erpo_preset" in row.flags)
@@ -146,6 +149,16 @@ def dispatched(quick: bool) -> Tables:
     yield f"operations of a training step, targets {workload.shape}", counts(steps(workload, flags)), "operations"
 
 
+def floors(quick: bool) -> Tables:
+    """(h) Arithmetic that a step cannot do without: what lies above this ratio in the other tables is everything else."""
+    workload = Workload(TRANSFORMER, 60)
+    rows = {} if quick else {case: words for case, words in ROWS.items() if case != "erpo_mle"}
+    yield f"arithmetic of a training step, targets {workload.shape}", arithmetic(steps(workload, STEPS | rows)), "10^9"
+    if not quick:
+        workload = bucketed(TRANSFORMER, quick)
+        yield f"arithmetic of a training step, targets {workload.shape}", arithmetic(steps(workload, STEPS)), "10^9"
+
+
 TABLES = {
     "training": training,
     "rewards": rewards,
@@ -154,6 +167,7 @@ TABLES = {
     "memory": memory,
     "family": family,
     "operations": dispatched,
+    "arithmetic": floors,
 }
 
 

@@ -394,6 +394,27 @@ def test_draws_from_the_losss_encoder_pass_are_draws_from_its_output(tiny_data: 
         torch.testing.assert_close(found["gradients"][name], parameter.grad, rtol=1e-6, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("least", [16_000, 16_001])
+@pytest.mark.parametrize("rows", [1, 2, 9, 40])
+def test_few_rows_are_projected_in_the_other_order(rows: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairseq_erpo.plugin.decoder import FewRows
+
+    monkeypatch.setattr(FewRows, "LEAST", least)
+    torch.manual_seed(rows)
+    features = torch.randn(rows, 1, 8, dtype=torch.float64)
+    for bias in (False, True):
+        layer = torch.nn.Linear(8, 2000, bias, dtype=torch.float64)
+        with FewRows():
+            found = layer(features)
+        torch.testing.assert_close(found, layer(features), rtol=1e-12, atol=1e-12)
+        assert found.is_contiguous() and found.shape == (rows, 1, 2000)
+    products = []
+    monkeypatch.setattr(torch, "mm", lambda *parts, mm=torch.mm: products.append(parts) or mm(*parts))
+    with FewRows():
+        layer(features)
+    assert bool(products) == (rows in (2, 9) and least == 16_000)
+
+
 def test_draws_depend_on_seed_and_update_alone(tiny_data: Path) -> None:
     def draw(seed: int, update: int) -> list[list[int]]:
         built = build(tiny_data, f"{interp(POINTS['interior'])} --seed {seed}")
