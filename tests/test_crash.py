@@ -29,8 +29,8 @@ from fairseq_erpo.plugin.criterion import ErpoCriterion
 original = ErpoCriterion.draw
 
 
-def draw(self, model, sample):
-    drawn, update = original(self, model, sample), self.task.clock.update
+def draw(self, model, sample, *encoded):
+    drawn, update = original(self, model, sample, *encoded), self.task.clock.update
     if update == int(os.environ.get("LIMIT", -1)):
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))  # less than a checkpoint
     parameters = hashlib.sha1(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()

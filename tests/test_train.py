@@ -109,8 +109,8 @@ from fairseq_erpo.plugin.criterion import ErpoCriterion
 original = ErpoCriterion.draw
 
 
-def draw(self, model, sample):
-    drawn, mixture = original(self, model, sample), self.mixture
+def draw(self, model, sample, *encoded):
+    drawn, mixture = original(self, model, sample, *encoded), self.mixture
     record = {
         "update": self.task.clock.update,
         "lambda": [mixture.model, mixture.reward, mixture.data],
