@@ -50,7 +50,7 @@ format: .venv/ready  ## let ruff correct what it can
 	@$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/ready  ## what the algorithms cost beside cross_entropy and beside the plain ways, a quarter of an hour
+bench: .venv/ready  ## what the algorithms cost beside cross_entropy and beside the plain ways, half an hour
 	@$(BIN)/python benchmarks/run.py --json runs/benchmarks.json
 
 bench-quick: .venv/ready  ## the same in a minute, less of everything
