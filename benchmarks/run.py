@@ -76,6 +76,7 @@ def training(quick: bool) -> Tables:
     some = {case: STEPS[case] for case in ("cross_entropy", "erpo_mle", f"erpo_interp {FIRST}", f"erpo_interp {LAST}")}
     workloads: list[tuple[str, Callable[[], Workload], dict[str, str]]] = [
         ("Transformer 3+3x256", partial(bucketed, TRANSFORMER, quick), STEPS),
+        ("Transformer 3+3x256", partial(bucketed, TRANSFORMER, True), STEPS),  # a small batch
         ("LSTM 256", partial(bucketed, LSTM, quick), STEPS),
         ("Transformer 3+3x256, 6-25 words in one batch", partial(Workload, TRANSFORMER, 180, lengths=FROM_6_TO_25), some),
         ("Transformer 3+3x256, 73,197 words", partial(Workload, TRANSFORMER, 20, words=73_197, warm_up=10), some),
