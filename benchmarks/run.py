@@ -133,7 +133,7 @@ def memory(quick: bool) -> Tables:
 def family(quick: bool) -> Tables:
     """(f) The other rows."""
     if not quick:
-        workload = Workload(TRANSFORMER, 60)
+        workload = bucketed(TRANSFORMER, True)
         yield f"a training step of each row, targets {workload.shape}", alternate(steps(workload, ROWS), 3, "rows"), "seconds"
 
 
@@ -152,7 +152,7 @@ def dispatched(quick: bool) -> Tables:
 
 def floors(quick: bool) -> Tables:
     """(h) Arithmetic that a step cannot do without: what lies above this ratio in the other tables is everything else."""
-    workload = Workload(TRANSFORMER, 60)
+    workload = bucketed(TRANSFORMER, True)
     rows = {} if quick else {case: words for case, words in ROWS.items() if case != "erpo_mle"}
     yield f"arithmetic of a training step, targets {workload.shape}", arithmetic(steps(workload, STEPS | rows)), "10^9"
     if not quick:
