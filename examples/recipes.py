@@ -58,7 +58,7 @@ TASKS: Mapping[str, Task] = {
         languages=("de", "en"),
         metric="bleu",
         validate="--eval-bleu",
-        columns="bleu,rougeL,length_ratio,repetition",
+        columns="bleu,chrf,rougeL,length_ratio,repetition",
     ),
     "summarization": Task(
         languages=("src", "tgt"),

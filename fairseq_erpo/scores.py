@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
-from sacrebleu.metrics.base import Score, Signature
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.base import Metric, Score, Signature
 from sacrebleu.significance import PairedTest
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -98,12 +98,18 @@ def _mean(each: Callable[[str, str], Mapping[str, float]], name: str, title: str
     return Measure(title, counts, lambda sums: 100 * sums[0] / sums[1])
 
 
-def _bleu_statistics(tokenize: str) -> tuple[BLEU, Callable[[Sequence[str], Sequence[str]], Counts]]:
+def _bleu(tokenize: str) -> BLEU:
     # force: no warning of tokenised text, which some corpora are.
-    metric = BLEU(tokenize=tokenize, force=True)
-    return metric, lambda hypotheses, references: np.array(
-        metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=float
-    )
+    return BLEU(tokenize=tokenize, force=True)
+
+
+def _sacrebleu(metric: Metric, title: str) -> Measure:
+    """A score of the whole corpus by sacreBLEU's own counts."""
+
+    def counts(hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
+        return np.array(metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=float)
+
+    return Measure(title, counts, lambda sums: float(metric._compute_score_from_stats(list(sums)).score))
 
 
 def _repetition(hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
@@ -112,22 +118,23 @@ def _repetition(hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
 
 def measures(tokenize: str = "13a") -> dict[str, Measure]:
     """All measures by key.  `tokenize` is sacreBLEU's; its name stands in the signature."""
-    metric, statistics = _bleu_statistics(tokenize)
+    bleu = _sacrebleu(_bleu(tokenize), "BLEU")
     names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     return {
-        "bleu": Measure("BLEU", statistics, lambda sums: float(metric._compute_score_from_stats(list(sums)).score)),
+        "bleu": bleu,
+        "chrf": _sacrebleu(CHRF(), "chrF"),
         **{name: _mean(rouge_f1, name, title) for name, title in names.items()},
         **{f"{name}_021": _mean(rouge_021, name, f"{title} (0.2.1)") for name, title in names.items()},
         # sacreBLEU's first two numbers are the lengths of both sides in its own tokens.
-        "length_ratio": Measure("length", statistics, lambda sums: sums[0] / max(sums[1], 1), tested=False, digits=3),
+        "length_ratio": Measure("length", bleu.counts, lambda sums: sums[0] / max(sums[1], 1), tested=False, digits=3),
         "repetition": Measure("repeats", _repetition, lambda sums: 100 * sums[0] / max(sums[1], 1), tested=False),
     }
 
 
 def bleu_signature(tokenize: str = "13a") -> str:
     """sacreBLEU's signature of the BLEU above, one reference."""
-    metric, statistics = _bleu_statistics(tokenize)
-    statistics(["a"], ["a"])  # which tells the metric the number of references
+    metric = _bleu(tokenize)
+    metric.corpus_score(["a"], [["a"]])  # which tells the metric the number of references
     return str(metric.get_signature())
 
 

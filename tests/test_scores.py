@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 from fairseq_erpo.scores import ROUGE, bleu_signature, measures, p_values, repeated_bigrams, rouge_021, rouge_f1
@@ -36,6 +36,12 @@ def test_bleu_and_length_are_sacrebleus() -> None:
     tokenised = measures("none")["bleu"]
     counts = tokenised.counts(["it 's so ."], ["it 's so ."])
     assert counts[0, 0] == 4  # 13a would have five tokens
+
+
+def test_chrf_is_sacrebleus() -> None:
+    hypotheses, references = corpus(50, 0.3, 1)
+    whole = CHRF().corpus_score(hypotheses, [references])
+    assert score("chrf", hypotheses, references) == pytest.approx(whole.score, abs=1e-9)
 
 
 def test_rouge_is_the_mean_of_rouge_scores_f1() -> None:
