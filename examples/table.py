@@ -47,6 +47,7 @@ class Plan:
     seeds: Sequence[int]
     one_start: bool = False  # all seeds continue the first one's MLE model
     split: str = "test"
+    greedy: bool = False  # judge by greedy search instead of a beam of 5
 
     @property
     def corpus(self) -> dict[str, Any]:
@@ -85,7 +86,8 @@ class Plan:
         reference = self.data / f"{self.split}.{self.corpus['languages'][1]}"
         split = [] if self.split == "test" else ["--split", self.split]
         tokenise = ["--tokenize", "none"] if self.corpus["moses"] else []
-        options = ["--reference", str(reference), *split, "--columns", self.task.columns, *tokenise]
+        columns = ["--beam", "1", "--columns", self.lead] if self.greedy else ["--columns", self.task.columns]
+        options = ["--reference", str(reference), *split, *columns, *tokenise]
         return ["-m", "fairseq_erpo", "evaluate", *systems, *options]
 
     def stages(self) -> list[Stage]:
@@ -97,10 +99,9 @@ class Plan:
             for name, (row, flags) in self.rows.items()
         ]
         trained = [*dict.fromkeys(first.values()), *further]
+        decoding = f"{self.split}-greedy" if self.greedy else self.split
         tests = [
-            Stage(
-                f"{self.split}-{stage.name}", ("python", *self.evaluation([str(self.folder / stage.name)])), (stage,), stage.data
-            )
+            Stage(f"{decoding}-{stage.name}", ("python", *self.evaluation([str(self.folder / stage.name)])), (stage,), stage.data)
             for stage in trained
         ]
         return [*trained, *tests]
@@ -115,12 +116,17 @@ class Plan:
         baseline = ["--baseline", "mle"] if "mle" in labels.values() else []
         return [*self.evaluation(systems), *baseline, "--json", str(self.scores)]
 
+    @property
+    def lead(self) -> str:
+        """The column that counts."""
+        return self.task.columns.partition(",")[0]
+
     # ---- trials ----
 
     @property
     def scores(self) -> Path:
         """What `table` writes."""
-        return self.folder / ("scores.json" if self.split == "test" else "trials.json")
+        return self.folder / f"{'scores' if self.split == 'test' else 'trials'}{'-greedy' if self.greedy else ''}.json"
 
     def trials(self, flags: Sequence[str]) -> "Plan":
         """Every row with every one of the flags, by the first seed, judged on validation."""
@@ -133,9 +139,8 @@ class Plan:
 
     def best(self, trials: "Plan") -> "Plan":
         """Each row as it had the best score in the trials, the first of equals."""
-        lead = self.task.columns.partition(",")[0]
         found = read_json(ROOT / trials.scores)["systems"]
-        score = {name: found[name]["scores"][lead]["mean"] for name in trials.rows}
+        score = {name: found[name]["scores"][self.lead]["mean"] for name in trials.rows}
         chosen = {max((name for name in score if name.partition(".")[0] == row), key=score.__getitem__) for row in self.rows}
         return replace(self, rows={name: what for name, what in trials.rows.items() if name in chosen})
 
@@ -282,7 +287,8 @@ def carry_out(plan: Plan, runner: Runner, examples: int = 0) -> None:
     runner.run(stages)
     print()
     subprocess.run([sys.executable, *plan.table(), "--examples", str(examples)], check=True)
-    print("minutes (of one core):", ", ".join(minutes(runner, stage) for stage in stages if stage.epochs), flush=True)
+    if not plan.greedy:
+        print("minutes (of one core):", ", ".join(minutes(runner, stage) for stage in stages if stage.epochs), flush=True)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -313,6 +319,8 @@ def main(argv: Sequence[str]) -> None:
         plan = plan.best(trials)
         print("table: the best trials are", ", ".join(plan.rows), flush=True)
     carry_out(plan, runner, args.examples)
+    print("\nThe same by greedy search:")
+    carry_out(replace(plan, greedy=True), runner)
     runs = [str(plan.folder / stage.name) for stage in plan.stages() if stage.epochs and stage.after]  # without the start
     report = ["report", *runs, "--scores", str(plan.folder / "scores.json"), "--out", str(plan.folder / "report")]
     subprocess.run([sys.executable, "-m", "fairseq_erpo", *report], check=True)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_evaluation_reads_the_arguments_it_is_given(tmp_path: Path) -> None:
     assert "--baseline" not in plan("summarization", "--rows", "interp").table()
     tests = [stage for stage in made.stages() if not stage.epochs]
     assert len(tests) == 6 and all(len(stage.after) == 1 and stage.name == f"test-{stage.after[0].name}" for stage in tests)
+
+
+def test_greedy_search_judges_the_same_runs_by_the_first_column() -> None:
+    beam = plan("translation", "--rows", "mle", "--seeds", "1")
+    greedy = replace(beam, greedy=True)
+    trained = [stage for stage in beam.stages() if stage.epochs]
+    assert [stage for stage in greedy.stages() if stage.epochs] == trained, "nothing is trained twice"
+    words = greedy.table()
+    assert words[words.index("--beam") + 1] == "1" and words[words.index("--columns") + 1] == "bleu"
+    assert "--beam" not in beam.table() and beam.scores != greedy.scores
+    assert not {stage.name for stage in greedy.stages()[2:]} & {stage.name for stage in beam.stages()}
 
 
 def test_all_seeds_may_continue_one_model() -> None:
