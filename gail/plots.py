@@ -17,6 +17,7 @@ from gail.methods import METHODS
 from gail.results import (
     Row,
     comparison,
+    differences,
     interquartile_mean,
     markdown,
     mean,
@@ -47,7 +48,7 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     rows = read_results(args.sweep)
     out = args.out or args.sweep
-    table = "\n".join(part for part in (markdown(rows), comparison(rows)) if part)
+    table = "\n".join(part for part in (markdown(rows), comparison(rows), differences(rows)) if part)
     print(table)
     with atomic_write(out / "table.md") as part:
         part.write_text(table, "utf-8")

@@ -125,6 +125,27 @@ def comparison(rows: Sequence[Row], best: str = "gail_interp") -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
+def differences(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail") -> str:
+    """A table with a line for each cell that has both methods: how much more `best` returns, and the 95 % band of that."""
+    lines = [f"| environment | n | `{best}` - `{other}` | 95 % band |", "| --- | --- | --- | --- |"]
+    for env, n in dict.fromkeys((row.env, row.n) for row in sorted(rows, key=lambda row: (row.env, row.n))):
+        cell = [row for row in rows if (row.env, row.n) == (env, n)]
+        ours, theirs = (np.array([row.last10 for row in cell if row.method == method]) for method in (best, other))
+        if len(ours) and len(theirs):
+            middle, low, high = difference(ours, theirs)
+            lines.append(f"| {env} | {n} | {middle:+.0f} | {low:+.0f} .. {high:+.0f} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def difference(ours: Floats, theirs: Floats) -> tuple[float, float, float]:
+    """Mean of `ours` [S] minus that of `theirs` [S'], and its band, low and high; seeds are redrawn within each."""
+
+    def apart(scores: Floats) -> float:
+        return mean(scores[: len(ours)]) - mean(scores[len(ours) :])
+
+    return apart(np.concatenate([ours, theirs])), *stratified_bootstrap([ours, theirs], apart)
+
+
 def probability_of_improvement(pairs: Sequence[tuple[Floats, Floats]], seed: int = 0) -> tuple[float, float, float]:
     """P(x > y) + P(x = y) / 2 for a run of each of two methods in a cell, mean over the cells [x, y]; and its band, low and high.
 
