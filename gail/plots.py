@@ -45,8 +45,15 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: draw the finished runs."""
     parser.add_argument("sweep", type=Path, metavar="FOLDER", help="--out of `sweep`")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the figures; default: the sweep's folder")
+    parser.add_argument(
+        "--method", nargs="+", choices=[*COLOURS], metavar="METHOD", help="only these; default: all that were run"
+    )
     args = parser.parse_args(argv)
     rows = read_results(args.sweep)
+    if args.method:
+        if not {row.method for row in rows} & {*args.method}:
+            raise ValueError(f"--method: {args.sweep} has no run of {', '.join(args.method)}")
+        rows = [row for row in rows if row.method in {*args.method, "random"}]  # which scores are relative to
     out = args.out or args.sweep
     table = "\n".join(part for part in (markdown(rows), comparison(rows), differences(rows)) if part)
     print(table)

@@ -179,3 +179,8 @@ def test_a_table_of_results_alone_is_compared_and_plotted(tmp_path: Path, capsys
     # Both seeds are drawn alike in one of sixteen resamples, so that the band reaches from 61 - 42 to 62 - 41.
     assert "| Hopper-v5 | 1 | +20 | +19 .. +21 |" in printed
     assert (tmp_path / "figure3.png").is_file() and not (tmp_path / "figure4.png").exists()
+    main(["plot", str(tmp_path), "--method", "gail"])
+    printed = capsys.readouterr().out
+    assert "`gail`" in printed and "`gail_interp`" not in printed.split("| method |")[0]
+    with pytest.raises(SystemExit, match=r"--method: .* has no run of bc"):
+        main(["plot", str(tmp_path), "--method", "bc"])
