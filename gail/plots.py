@@ -16,8 +16,8 @@ from fairseq_erpo.files import atomic_write
 from gail.methods import METHODS
 from gail.results import (
     Row,
+    by_cell,
     comparison,
-    differences,
     interquartile_mean,
     markdown,
     mean,
@@ -55,7 +55,7 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
             raise ValueError(f"--method: {args.sweep} has no run of {', '.join(args.method)}")
         rows = [row for row in rows if row.method in {*args.method, "random"}]  # which scores are relative to
     out = args.out or args.sweep
-    table = "\n".join(part for part in (markdown(rows), comparison(rows), differences(rows)) if part)
+    table = "\n".join(part for part in (markdown(rows), comparison(rows), by_cell(rows)) if part)
     print(table)
     with atomic_write(out / "table.md") as part:
         part.write_text(table, "utf-8")

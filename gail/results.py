@@ -125,16 +125,28 @@ def comparison(rows: Sequence[Row], best: str = "gail_interp") -> str:
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
-def differences(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail") -> str:
-    """A table with a line for each cell that has both methods: how much more `best` returns, and the 95 % band of that."""
-    lines = [f"| environment | n | `{best}` - `{other}` | 95 % band |", "| --- | --- | --- | --- |"]
-    for env, n in dict.fromkeys((row.env, row.n) for row in sorted(rows, key=lambda row: (row.env, row.n))):
-        cell = [row for row in rows if (row.env, row.n) == (env, n)]
-        ours, theirs = (np.array([row.last10 for row in cell if row.method == method]) for method in (best, other))
-        if len(ours) and len(theirs):
-            middle, low, high = difference(ours, theirs)
-            lines.append(f"| {env} | {n} | {middle:+.0f} | {low:+.0f} .. {high:+.0f} |")
-    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+def by_cell(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail") -> str:
+    """A table with a line for each cell and a column for each method: last 10 (least .. largest), and `best` minus `other`.
+
+    The 95 % band of the difference redraws seeds within each of the two.
+    """
+    methods = list(dict.fromkeys(row.method for row in rows if row.n))
+    titles = ["environment", "n", *(f"`{method}`" for method in methods), f"`{best}` - `{other}`"]
+    lines = [titles, ["---"] * len(titles)]
+    for env, n in dict.fromkeys((row.env, row.n) for row in sorted(rows, key=lambda row: (row.env, row.n)) if row.n):
+        last = {
+            method: np.array([row.last10 for row in rows if (row.env, row.n, row.method) == (env, n, method)])
+            for method in (*methods, best, other)
+        }
+        cells = [
+            f"{mean(found):.0f} ({found.min():.0f} .. {found.max():.0f})" if len(found := last[name]) else "" for name in methods
+        ]
+        apart = ""
+        if len(last[best]) and len(last[other]):
+            middle, low, high = difference(last[best], last[other])
+            apart = f"{middle:+.0f} ({low:+.0f} .. {high:+.0f})"
+        lines.append([env, str(n), *cells, apart])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def difference(ours: Floats, theirs: Floats) -> tuple[float, float, float]:
