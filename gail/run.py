@@ -50,7 +50,9 @@ class Run:
                 raise ValueError(f"--out {self.folder}: it holds a run; continue it with --resume, or name another folder")
             other = differences(self.settings, config)
             if other:
-                raise ValueError(f"--out {self.folder}: that run had other settings ({'; '.join(other)}); name another folder")
+                raise ValueError(
+                    f"--out {self.folder}: that run had other settings ({'; '.join(other)}); type its, or name another folder"
+                )
         elif checkpoint.exists():
             raise ValueError(f"--out {self.folder}: it holds a checkpoint without its config.json; name another folder")
         write_json(config, asdict(self.settings), "--out")

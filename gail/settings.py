@@ -20,7 +20,7 @@ class PPOSettings:
     learning_rate: float = 3e-4
     n_epochs: int = 10
     batch_size: int = 256
-    gamma: float = 0.99
+    gamma: float = 0.995  # SB3 has 0.99, by which a fall costs 100 steps of reward (docs/gail.md)
     gae_lambda: float = 0.95
     clip_range: float = 0.2
     ent_coef: float = 0.0
@@ -102,9 +102,19 @@ class RunSettings:
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """List the flags that differ from those of a run on disk, which `asdict` wrote."""
-        other = {OLD_NAMES.get(name, name): value for name, value in other.items()}
+        before = typed({OLD_NAMES.get(name, name): value for name, value in other.items()})
         return [
-            f"{dashed(name)} is {value!r}, was {other.get(name)!r}"
-            for name, value in asdict(self).items()
-            if value != other.get(name)
+            f"{flag} is {value!r}, was {before.get(flag)!r}"
+            for flag, value in typed(asdict(self)).items()
+            if value != before.get(flag)
         ]
+
+
+def typed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Values by flag, those of a record one by one: {"ppo": {"gamma": 0.99}} -> {"--ppo gamma": 0.99}."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= (
+            {f"{dashed(name)} {key}": one for key, one in value.items()} if isinstance(value, dict) else {dashed(name): value}
+        )
+    return found

@@ -60,10 +60,10 @@ def test_true_reward_is_ppo(demos: Demonstrations, method: str) -> None:
     """With the environment's reward and no data: SB3's PPO, to the last bit, over time limits and falls."""
     run = settings(method, env=SHORT, schedule=None if method == "expert" else "0", true_reward=True)
     mine = trained(run, demos if method != "expert" else None, iterations=3)
-    venv = VecNormalize(DummyVecEnv([lambda: Monitor(make_env(SHORT))] * 2))
-    theirs = PPO(
-        "MlpPolicy", venv, n_steps=128, batch_size=64, n_epochs=2, seed=1, policy_kwargs=dict(ARCHITECTURE), device="cpu"
-    )  # fmt: skip
+    gamma = run.ppo.gamma
+    venv = VecNormalize(DummyVecEnv([lambda: Monitor(make_env(SHORT))] * 2), gamma=gamma)
+    sizes = {"n_steps": 128, "batch_size": 64, "n_epochs": 2}
+    theirs = PPO("MlpPolicy", venv, gamma=gamma, seed=1, policy_kwargs=dict(ARCHITECTURE), device="cpu", **sizes)  # type: ignore[arg-type]
     theirs.learn(3 * 256)
     assert_equal_bits(mine.policy.state_dict(), theirs.policy.state_dict())
     assert_equal_bits(mine.policy.optimizer.state_dict(), theirs.policy.optimizer.state_dict())

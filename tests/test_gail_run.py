@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def test_rows_run(demos: Path, tmp_path: Path, method: str) -> None:
         train(run, tmp_path)
     with pytest.raises(ValueError, match="--seed is 2, was 1"):
         train(settings(method, demos=str(demos), iterations=2, seed=2), tmp_path, resume=True)
+    with pytest.raises(ValueError, match=rf"\(--ppo gamma is 0.9, was {run.ppo.gamma}\); type its, or"):
+        train(replace(run, ppo=replace(run.ppo, gamma=0.9)), tmp_path, resume=True)
 
 
 def test_untrained_discriminator_is_untrained(demos: Path, tmp_path: Path) -> None:
