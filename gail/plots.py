@@ -139,8 +139,9 @@ def learning(rows: Sequence[Row]) -> Any:
             axis.axhline(next(row.expert for row in rows if row.env == env), color="black", lw=1, ls="--", label="expert")
             axis.set(title=f"{env}, {n} demonstration{'s' if n > 1 else ''}")
         line[0].set_ylabel("return")
-    for axis in axes[-1]:
-        axis.set_xlabel("environment steps of the policy, thousands")
+    for column in axes.T:  # under the lowest panel of each
+        lowest = [axis for axis in column if axis.get_visible()][-1]
+        lowest.set_xlabel("environment steps of the policy, thousands")
     return with_legend(figure, axes)
 
 
