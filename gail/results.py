@@ -128,7 +128,7 @@ def comparison(rows: Sequence[Row], best: str = "gail_interp") -> str:
 def by_cell(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail") -> str:
     """A table with a line for each cell and a column for each method: last 10 (least .. largest), and `best` minus `other`.
 
-    The 95 % band of the difference redraws seeds within each of the two.
+    The 95 % band of the difference redraws seeds within each of the two.  Empty where only `random` was run.
     """
     methods = list(dict.fromkeys(row.method for row in rows if row.n))
     titles = ["environment", "n", *(f"`{method}`" for method in methods), f"`{best}` - `{other}`"]
@@ -146,7 +146,7 @@ def by_cell(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail")
             middle, low, high = difference(last[best], last[other])
             apart = f"{middle:+.0f} ({low:+.0f} .. {high:+.0f})"
         lines.append([env, str(n), *cells, apart])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if methods else ""
 
 
 def difference(ours: Floats, theirs: Floats) -> tuple[float, float, float]:

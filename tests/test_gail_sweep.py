@@ -14,7 +14,15 @@ import pytest
 from gail_worlds import PENDULUM, demonstrations, write_demos
 
 from gail.__main__ import main
-from gail.results import interquartile_mean, mean, normalised, probability_of_improvement, read_results, stratified_bootstrap
+from gail.results import (
+    by_cell,
+    interquartile_mean,
+    mean,
+    normalised,
+    probability_of_improvement,
+    read_results,
+    stratified_bootstrap,
+)
 
 SMALL = [
     "--steps",
@@ -184,3 +192,4 @@ def test_a_table_of_results_alone_is_compared_and_plotted(tmp_path: Path, capsys
     assert "`gail`" in printed and "`gail_interp`" not in printed.split("| method |")[0]
     with pytest.raises(SystemExit, match=r"--method: .* has no run of bc"):
         main(["plot", str(tmp_path), "--method", "bc"])
+    assert by_cell([row for row in read_results(tmp_path) if row.method == "random"]) == ""
