@@ -25,7 +25,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from gail.build import build
-from gail.demo_prefix import DemoPrefix
+from gail.demo_prefix import DemoPrefix, make_venv
 from gail.demos import Demonstrations, from_episodes
 from gail.policies import ARCHITECTURE
 from gail.record import record_episodes
@@ -113,8 +113,6 @@ def vectorised(venv: Any) -> Callable[[], None]:
 
 def layers(env_id: str) -> dict[str, Callable[[], None]]:
     """The same steps through ever more of the stack."""
-    from gail.envs import make_venv
-
     with silent_c():
         plain = gym.make(env_id)
         theirs = make_vec_env(env_id, ENVS)
