@@ -33,7 +33,8 @@ def log_prob_of_mean(distribution: Any, start: int, actions: Tensor) -> Tensor:
     tenth: exploration ends while PPO still has half of the training before it, and the discriminator wins.
     """
     normal, rows = distribution.distribution, slice(start, start + len(actions))
-    log_p: Tensor = torch.distributions.Normal(normal.mean[rows], normal.stddev[rows].detach()).log_prob(actions)
+    mean_only = torch.distributions.Normal(normal.mean[rows], normal.stddev[rows].detach(), validate_args=False)
+    log_p: Tensor = mean_only.log_prob(actions)
     return log_p.sum(1)
 
 

@@ -36,6 +36,7 @@ from gail.reward_expert import picked
 from gail.settings import PPOSettings
 
 DATA_PART = 4  # a minibatch has at most a quarter as many data rows on top; the loss weights are λ's, whatever the row counts
+ADAM = {"eps": 1e-5, "foreach": True}  # SB3's, with one call for all parameters instead of one each: the same bits, sooner
 Pairs = tuple[Tensor, Tensor, Tensor]  # normalised observations [M, D], clipped actions [M, A], weights [M]
 
 
@@ -117,12 +118,14 @@ class GailPPO(PPO):
         self.policy.set_training_mode(True)
         parts = {name: pairs for name, pairs in (("data", self.data_batches()), ("reward", self.reward_batches())) if pairs}
         logged: dict[str, list[float]] = defaultdict(list)
+        parameters = list(self.policy.parameters())
         for _ in range(self.n_epochs):
-            for batch in self.rollout_buffer.get(self.batch_size):
-                loss = self.loss(batch, {name: next(pairs) for name, pairs in parts.items()}, logged)
+            (rollout,) = self.rollout_buffer.get(None)  # shuffled as a whole: gathered once, not for each minibatch
+            for batch in zip(*(column.split(self.batch_size) for column in rollout), strict=True):
+                loss = self.loss(RolloutBufferSamples(*batch), {name: next(pairs) for name, pairs in parts.items()}, logged)
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 self.policy.optimizer.step()
             self._n_updates += 1
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
@@ -213,7 +216,7 @@ def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) 
         env,
         n_steps=n_steps,
         seed=seed,
-        policy_kwargs={**ARCHITECTURE, "log_std_init": settings.log_std_init},
+        policy_kwargs={**ARCHITECTURE, "log_std_init": settings.log_std_init, "optimizer_kwargs": ADAM},
         learning_rate=settings.learning_rate,
         n_epochs=settings.n_epochs,
         batch_size=settings.batch_size,
