@@ -123,6 +123,8 @@ def test_markdown_and_columns(evaluate: Run, texts: Path) -> None:
     head, rule, row = printed.splitlines()[:3]
     assert [cell.strip() for cell in head.split("|")[1:-1]] == ["system", "ROUGE-L (0.2.1)", "ROUGE-L"]
     assert set(rule) <= set("|:-") and row.startswith("| a-1")
+    assert "repeats" not in printed  # nor explained
+    assert "repeats: share of" in evaluate(texts / "a-1", "--reference", texts / "ref")
 
 
 def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_path: Path) -> None:

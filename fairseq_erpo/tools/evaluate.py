@@ -204,8 +204,8 @@ def cell(score: Mapping[str, Any], digits: int) -> str:
     return text + next((star for limit, star in STARS if score["p"] < limit), "")
 
 
-def legend(result: Mapping[str, Any]) -> list[str]:
-    """The lines below the table: what its numbers are."""
+def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """The lines below a table of these columns: what its numbers are."""
     seeds = sorted({system["runs"] for system in result["systems"].values()})
     lines = [f"sacreBLEU {result['signature']}, {result['sentences']} sentences"]
     if "decoding" in result:
@@ -217,8 +217,9 @@ def legend(result: Mapping[str, Any]) -> list[str]:
     if result["baseline"]:
         lines.append(f"against {result['baseline']}, paired bootstrap over sentences, seeds pooled: * p < .05, ** p < .01,")
         lines.append(f"no star for a difference below {LEAST:g}")
-    natural = result["references"]["repetition"]
-    lines.append(f"repeats: share of bigrams that the output has had before, in percent (references {natural:.2f})")
+    if "repetition" in columns:
+        natural = result["references"]["repetition"]
+        lines.append(f"repeats: share of bigrams that the output has had before, in percent (references {natural:.2f})")
     return lines
 
 
@@ -227,4 +228,4 @@ def table(result: Mapping[str, Any], columns: Sequence[str], style: str = "simpl
     titles, lines = rows(result, columns)
     align = ["left", *["right"] * (len(titles) - 1)]
     text = tabulate(lines, titles, tablefmt=style, colalign=align, disable_numparse=True)
-    return "\n".join([text, "", *legend(result)])
+    return "\n".join([text, "", *legend(result, columns)])

@@ -136,13 +136,14 @@ def read_scores(name: str) -> Mapping[str, Any]:
 
 
 def score_table(result: Mapping[str, Any]) -> Iterator[str]:
-    titles, lines = rows(result, [name for name in result["columns"] if name in measures()])
+    columns = [name for name in result["columns"] if name in measures()]
+    titles, lines = rows(result, columns)
     yield '<div class="wide"><table>'
     yield "<tr>" + "".join(f"<th>{escape(title)}</th>" for title in titles) + "</tr>"
     for line in lines:
         yield "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
     yield "</table></div>"
-    yield f'<p class="conditions">{"<br>".join(map(escape, legend(result)))}</p>'
+    yield f'<p class="conditions">{"<br>".join(map(escape, legend(result, columns)))}</p>'
 
 
 def score_panel(result: Mapping[str, Any], looks: curves.Looks) -> curves.Panel:
