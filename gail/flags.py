@@ -24,8 +24,8 @@ class Renamed(Action):
         parser.error(f"{self.option_strings[0]} is now called {self.const}")
 
 
-def add_training(parser: ArgumentParser, iterations: Any = DEFAULTS["iterations"]) -> None:
-    """Add the flags of every run."""
+def add_training(parser: ArgumentParser, iterations: Any = DEFAULTS["iterations"], gamma: float = PPOSettings.gamma) -> None:
+    """Add the flags of every run; --help names these defaults."""
     group = parser.add_argument_group("training")
 
     def number(flag: str, help: str, default: Any) -> None:
@@ -38,7 +38,7 @@ def add_training(parser: ArgumentParser, iterations: Any = DEFAULTS["iterations"
     number("--eval-episodes", "episodes per evaluation", DEFAULTS["eval_episodes"])
     number("--save-every", "iterations between checkpoints", 10)
     group.add_argument("--subproc", action="store_true", help="one process per environment, for slow simulators")
-    group.add_argument("--ppo", default="", metavar="NAME=VALUE,...", help=f"changes to {listed(PPOSettings())}")
+    group.add_argument("--ppo", default="", metavar="NAME=VALUE,...", help=f"changes to {listed(PPOSettings(gamma=gamma))}")
 
 
 def add_imitation(parser: ArgumentParser) -> None:

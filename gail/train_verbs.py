@@ -11,7 +11,7 @@ from gail.flags import add_imitation, add_training, method_list, parse_record, s
 from gail.methods import METHODS
 from gail.settings import PPOSettings, RunSettings
 
-EXPERT = "gamma=0.99,"  # the true reward says by itself what a fall costs
+EXPERT_GAMMA = 0.99  # the true reward says by itself what a fall costs
 # Changes to PPOSettings for each environment, like those of the RL Zoo.
 EXPERTS = {
     "HalfCheetah-v5": "log_std_init=-1,batch_size=64",
@@ -43,9 +43,9 @@ def expert(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: PPO on the true reward; best.pt is the best policy by evaluation."""
     add_run(parser)
     parser.add_argument("--reach", type=float, metavar="RETURN", help="stop when an evaluation returns this")
-    add_training(parser, iterations=500)
+    add_training(parser, iterations=500, gamma=EXPERT_GAMMA)
     args = parser.parse_args(argv)
-    ppo = parse_record(PPOSettings, PPOSettings(), EXPERT + EXPERTS.get(args.env, ""), "--ppo")
+    ppo = parse_record(PPOSettings, PPOSettings(gamma=EXPERT_GAMMA), EXPERTS.get(args.env, ""), "--ppo")
     start(args, settings_from(args, args.env, "expert", None, None, args.seed, ppo), args.reach)
 
 

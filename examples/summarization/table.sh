@@ -12,6 +12,6 @@
 #           25.99/11.31/24.40, self-critic 27.21/11.95/25.45, scheduled sampling 25.69/10.80/24.08, interpolation
 #           26.39/11.52/24.85 (docs/results.md, with rouge==0.2.1's). A seed of the ten rows but mrt takes forty minutes of one core
 #
-# The reward is ROUGE-1 + ROUGE-2 + ROUGE-L, and so is what validation selects on; in the profile laptop the interpolation
-# keeps its own reward, `edit`. Killed and started again, it goes on. --help lists everything.
+# The reward is ROUGE-1 + ROUGE-2 + ROUGE-L, and so is what validation selects on. Killed and started again, it goes on. --help
+# lists everything.
 exec "$(dirname "$0")/../run" table.py summarization "$@"
