@@ -79,7 +79,9 @@ class Plan:
         if not self.profile.start:
             return self.training(name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
         command = ("python", f"examples/{self.profile.start}", "unpack", str(self.folder / name), str(self.data))
-        return Stage(name, command, (), self.corpus["digest"])
+        # The model is data too: a later version of the project may bring another one.
+        model = corpus.digest_of([corpus.EXAMPLES / self.profile.selection.given / "checkpoint.pt"], {})
+        return Stage(name, command, (), f"{self.corpus['digest']} {model}")
 
     def evaluation(self, systems: Sequence[str]) -> list[str]:
         """`python -m fairseq_erpo evaluate` on the plan's split."""

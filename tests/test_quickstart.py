@@ -20,6 +20,7 @@ sys.path.insert(0, str(QUICKSTART))
 import corpus  # noqa: E402
 import model  # noqa: E402
 import prepare  # noqa: E402
+import table  # noqa: E402
 from recipes import Selection  # noqa: E402
 
 from fairseq_erpo.plugin.dictionaries import check_dictionaries  # noqa: E402
@@ -154,6 +155,21 @@ def test_the_demo_is_a_table_of_two_rows(tmp_path: Path) -> None:
     assert trained == ["erpo_mle", "erpo_interp"] and "scores.json" in commands[-1][-1]
     assert commands[0][1:3] == ["examples/quickstart/model.py", "unpack"]
     assert all(words[words.index("--finetune-from-model") + 1].startswith(commands[0][3]) for words in commands[1:3])
+
+
+def test_another_model_to_start_from_is_another_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of an earlier version is not continued from its model: every stage has another digest."""
+    (tmp_path / "quickstart/model").mkdir(parents=True)
+    (tmp_path / "corpus.json").write_text(
+        json.dumps({"digest": "d", "selection": {"pieces": 3000}, "languages": ["de", "en"], "moses": False})
+    )
+    monkeypatch.setattr(corpus, "EXAMPLES", tmp_path)
+    made, _ = table.plan_of(table.arguments(["translation", "--profile", "quickstart", "--data", str(tmp_path)]))
+    digests = []
+    for weights in (b"one", b"two", b"one"):
+        (tmp_path / "quickstart/model/checkpoint.pt").write_bytes(weights)
+        digests.append([stage.digest for stage in made.stages()])
+    assert digests[0] == digests[2] and not set(digests[0]) & set(digests[1])
 
 
 def test_a_packed_model_comes_back_in_half_the_digits(
