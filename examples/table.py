@@ -139,12 +139,25 @@ class Plan:
         }
         return replace(self, rows=rows, seeds=self.seeds[:1], split="valid")
 
+    def found(self) -> dict[str, float]:
+        """The score of every trial."""
+        systems = read_json(ROOT / self.scores)["systems"]
+        return {name: systems[name]["scores"][self.lead]["mean"] for name in self.rows}
+
     def best(self, trials: "Plan") -> "Plan":
         """Each row as it had the best score in the trials, the first of equals."""
-        found = read_json(ROOT / trials.scores)["systems"]
-        score = {name: found[name]["scores"][self.lead]["mean"] for name in trials.rows}
+        score = trials.found()
         chosen = {max((name for name in score if name.partition(".")[0] == row), key=score.__getitem__) for row in self.rows}
         return replace(self, rows={name: what for name, what in trials.rows.items() if name in chosen})
+
+    def choice(self, trials: "Plan", flags: Sequence[str]) -> str:
+        """A Markdown table of the trials, those that are kept in bold."""
+        score, kept = trials.found(), self.best(trials).rows
+        lines = [("row", *(f"`{text}`" for text in flags)), ("---",) * (1 + len(flags))]
+        for row in self.rows:
+            names = [f"{row}.{number}" for number, _ in enumerate(flags, 1)]
+            lines.append((f"`{row}`", *(f"**{score[name]:.2f}**" if name in kept else f"{score[name]:.2f}" for name in names)))
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def numbers(text: str) -> list[int]:
@@ -318,8 +331,8 @@ def main(argv: Sequence[str]) -> None:
     runner = Runner(plan.folder, args.jobs, worker, args.share_cores, args.force)
     if trials:
         carry_out(trials, runner)
+        print(f"\nThe trials, {plan.lead} on validation; the best are kept:\n\n{plan.choice(trials, args.trials)}\n", flush=True)
         plan = plan.best(trials)
-        print("table: the best trials are", ", ".join(plan.rows), flush=True)
     carry_out(plan, runner, args.examples)
     print("\nThe same by greedy search:")
     carry_out(replace(plan, greedy=True), runner)
