@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -109,6 +110,28 @@ def test_prepared_data_are_whole_and_made_once(pieces: int, tmp_path: Path, caps
         corpus.prepare(sources, ("de", "en"), other, False, folder)
     corpus.prepare(sources, ("de", "en"), other, False, folder, force=True)
     assert json.loads((folder / "corpus.json").read_text())["sizes"]["train"] == 50
+
+
+def test_other_given_pieces_are_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A later version may bring another subword model or dictionary: what was spelt by the old one is not its data."""
+    given = tmp_path / "examples" / "given"
+    given.mkdir(parents=True)
+    for name in corpus.GIVEN:
+        shutil.copy(corpus.EXAMPLES / "quickstart" / "model" / name, given)
+    monkeypatch.setattr(corpus, "EXAMPLES", given.parent)
+    sources, folder = write_sides(tmp_path, "all", text(300)), tmp_path / "data"
+    selection = Selection(train=100, valid=5, test=5, pieces=3_000, given="given")
+    for _ in range(2):
+        corpus.prepare(sources, ("de", "en"), selection, False, folder)
+    assert f"{folder} is there already" in capsys.readouterr().out
+    for name in corpus.GIVEN:
+        whole = (given / name).read_bytes()
+        (given / name).write_bytes(whole + b"\n")
+        with pytest.raises(SystemExit, match="data is of other text or settings"):
+            corpus.prepare(sources, ("de", "en"), selection, False, folder)
+        (given / name).write_bytes(whole)
 
 
 def test_other_text_is_prepared_again(tmp_path: Path) -> None:
