@@ -8,9 +8,9 @@
 # Paper     Table 1, IWSLT14 De-En, BLEU: MLE 31.99±.17, RAML 32.51±.37, MIXER 32.69±.09, MIXER-alike 32.65±.11,
 #           self-critic 32.23±.15, scheduled sampling 32.13±.14, interpolation 33.35±.08
 # Expected  with the profile paper on IWSLT14, about these (`--tokenize none` of tokenised text, as the paper's era has it)
-# Measured  laptop on Tatoeba, three seeds, commit 117abb6, MLE of 10 epochs, one further epoch: MLE 26.76±.26, RAML 26.82±.24, MIXER 26.15±.24, MIXER-alike
-#           26.94±.15, self-critic 26.36±.31, scheduled sampling 26.78±.06, interpolation 26.73±.22 (docs/results.md).
-#           A seed of the ten rows but mrt takes half an hour of one core
+# Measured  laptop on Tatoeba, three trials a row, three seeds, commit 001885d: MLE 29.59±.04, RAML 29.55±.15, MIXER 29.34±.15,
+#           MIXER-alike 29.65±.12, self-critic 29.31±.06, scheduled sampling 29.50±.06, interpolation 29.66±.19 (docs/results.md).
+#           A seed of all rows takes 45 minutes of one core, 11 of them for mrt; MLE before 13
 #
 # Killed and started again, it goes on. --data may be left out after a prepare_*.sh. --help lists everything.
 exec "$(dirname "$0")/../run" table.py translation "$@"
