@@ -36,7 +36,7 @@ from fairseq_erpo.files import read_json, reason_of, write_json
 EXAMPLES = Path(__file__).resolve().parent
 ROOT = EXAMPLES.parent
 PARTS = ("train", "valid", "test")
-GIVEN = ("pieces.model", "dict.txt")  # what a profile may bring along
+GIVEN = PIECES, DICTIONARY = "pieces.model", "dict.txt"  # what a profile may bring along
 LEAST_PIECES, MOST_PIECES = 10, 1_000_000  # sentencepiece has three for its own marks
 VALID_SHARE, TEST_SHARE = 0.04, 0.05
 
@@ -234,7 +234,7 @@ def pieces_of(parts: Parts, prefix: Path, selection: Selection) -> sentencepiece
     """The subword model that the selection gives, or one that is learnt from the training part."""
     if not selection.given:
         return train_pieces((text for both in parts["train"] for text in both), prefix, selection.pieces)
-    shutil.copyfile(EXAMPLES / selection.given / GIVEN[0], f"{prefix}.model")
+    shutil.copyfile(EXAMPLES / selection.given / PIECES, f"{prefix}.model")
     return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
 
 
@@ -263,7 +263,7 @@ def preprocess_command(folder: Path, languages: Sequence[str], selection: Select
         # fairseq would fill the dictionary up to a multiple of 8 with words that are none.
         command += ["--nwordssrc", str(selection.words), "--nwordstgt", str(selection.words), "--padding-factor", "1"]
     command += ["--joined-dictionary"] if selection.joined else []
-    command += ["--srcdict", str(EXAMPLES / selection.given / GIVEN[1])] if selection.given else []
+    command += ["--srcdict", str(EXAMPLES / selection.given / DICTIONARY)] if selection.given else []
     return [*command, "--destdir", str(folder / "bin"), "--workers", "1"]
 
 
