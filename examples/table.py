@@ -144,19 +144,24 @@ class Plan:
         systems = read_json(ROOT / self.scores)["systems"]
         return {name: systems[name]["scores"][self.lead]["mean"] for name in self.rows}
 
+    def tries(self, row: str) -> list[str]:
+        """The names of a row's trials."""
+        return [name for name in self.rows if name.partition(".")[0] == row]
+
     def best(self, trials: "Plan") -> "Plan":
         """Each row as it had the best score in the trials, the first of equals."""
         score = trials.found()
-        chosen = {max((name for name in score if name.partition(".")[0] == row), key=score.__getitem__) for row in self.rows}
+        chosen = {max(trials.tries(row), key=score.__getitem__) for row in self.rows}
         return replace(self, rows={name: what for name, what in trials.rows.items() if name in chosen})
 
     def choice(self, trials: "Plan", flags: Sequence[str]) -> str:
-        """A Markdown table of the trials, those that are kept in bold."""
-        score, kept = trials.found(), self.best(trials).rows
+        """A Markdown table of the trials; in bold those that this plan, the `best`, keeps."""
+        score = trials.found()
         lines = [("row", *(f"`{text}`" for text in flags)), ("---",) * (1 + len(flags))]
-        for row in self.rows:
-            names = [f"{row}.{number}" for number, _ in enumerate(flags, 1)]
-            lines.append((f"`{row}`", *(f"**{score[name]:.2f}**" if name in kept else f"{score[name]:.2f}" for name in names)))
+        for kept in self.rows:
+            row = kept.partition(".")[0]
+            found = [f"**{score[name]:.2f}**" if name == kept else f"{score[name]:.2f}" for name in trials.tries(row)]
+            lines.append((f"`{row}`", *found))
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -331,8 +336,8 @@ def main(argv: Sequence[str]) -> None:
     runner = Runner(plan.folder, args.jobs, worker, args.share_cores, args.force)
     if trials:
         carry_out(trials, runner)
-        print(f"\nThe trials, {plan.lead} on validation; the best are kept:\n\n{plan.choice(trials, args.trials)}\n", flush=True)
         plan = plan.best(trials)
+        print(f"\nThe trials, {plan.lead} on validation; the best are kept:\n\n{plan.choice(trials, args.trials)}\n", flush=True)
     carry_out(plan, runner, args.examples)
     print("\nThe same by greedy search:")
     carry_out(replace(plan, greedy=True), runner)

@@ -169,7 +169,7 @@ def test_every_row_has_the_same_trials_and_the_best_on_validation_is_what_is_tes
         return [*made.best(trials).rows]
 
     assert scored(pretrain=9, mle_1=2, mle_2=1, interp_1=3, interp_2=4) == ["mle.1", "interp.2"]
-    choice = made.choice(trials, args.trials).splitlines()
+    choice = made.best(trials).choice(trials, args.trials).splitlines()
     assert choice[0] == "| row | `--lr 5e-5` | `--lr 2e-4` |"
     assert choice[2:] == ["| `mle` | **2.00** | 1.00 |", "| `interp` | 3.00 | **4.00** |"]
     assert scored(mle_1=2, mle_2=2, interp_1=3, interp_2=3) == ["mle.1", "interp.1"], "the first of equals"
