@@ -22,7 +22,7 @@ help:  ## this list
 
 setup: .venv/ready  ## make .venv with everything that the other verbs need (they do it by themselves)
 
-demo: .venv/ready  ## train by MLE and by interpolation on real data, about 10 minutes; again: resumes
+demo: .venv/ready  ## continue a model by MLE and by interpolation on real data, about 10 minutes; again: resumes
 	@examples/quickstart/run.sh
 
 gail: .venv/ready  ## imitation on the pendulum: expert, one demonstration, GAIL with and without annealing, figures

@@ -13,6 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before docs/gail
 from fairseq_erpo import REWARDS
 
 GENERATED = "Generated: `python docs/pages.py`."
+VALUES = """Values of `--erpo-reward`. Those from `bleu` to `edit` give ΔR of Eq. 3, what each
+next token would add, for the whole vocabulary; Φ(y_1:t) is the value of a prefix, y\\* the reference, r its length. Rewards of
+whole texts, below, have no ΔR."""
 
 
 def text_of(thing: Any) -> str:
@@ -44,7 +47,7 @@ def rewards() -> str:
     """Every value of --erpo-reward, and how to add one, or a row."""
     parts = [
         "# The values of --erpo-reward",
-        f"{GENERATED} Values of `--erpo-reward`, each an incremental ΔR of the whole vocabulary (Eq. 3).",
+        f"{GENERATED} {VALUES}",
     ]
     for name, factory in REWARDS.items():
         parts += [f"## {name}", text_of(factory.func if isinstance(factory, partial) else factory)]

@@ -91,4 +91,5 @@ def test_the_own_data_block_works_as_printed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Generate test with beam=2" in done.stdout
     assert re.search(r"^mle +\d+\.\d\d.*\ninterp +\d+\.\d\d", done.stdout, re.MULTILINE)
-    assert "<html" in (tmp_path / "samples.html").read_text("utf-8")
+    for page in ("samples.html", "report/report.html"):
+        assert "<html" in (tmp_path / page).read_text("utf-8")

@@ -66,7 +66,8 @@ FLAGS: Mapping[str, Flag] = {
     "erpo_advantage": Flag(
         str,
         "plain",
-        "reward minus baseline as it is (plain), or divided by its deviation in the source's samples (group) or in the batch",
+        "reward minus baseline as it is (plain); divided by the rewards' deviation over the source's samples (group); or centred"
+        " and divided by its deviation over the batch (batch)",
     ),
     "erpo_clip": Flag(float, math.inf, "the largest absolute advantage"),
     "erpo_candidates": Flag(str, "samples", "the set that expected risk compares: the model's samples or its beam (beam)"),

@@ -12,6 +12,11 @@ HEAD = """# Rows, presets and flags
 Generated: `python -m fairseq_erpo family --markdown docs/rows.md`. Each row is the criterion `erpo_<row>`; its flags follow
 `fairseq-train ... --criterion erpo_<row>`. `python -m fairseq_erpo family ROW` prints the same in the terminal."""
 
+NOTE = """(R, α, β) is the point of Eq. 2, q ∝ exp{(α log p_θ + R)/(α + β)}; λ = (model, reward, data). y\\* is the reference,
+of r tokens, and g(y\\*) a noised copy of it. R_δ is 1 for y\\* and -∞ for every other sequence (Eq. 6); R_PG is the reward of
+policy gradient (Eq. 9). m is the number of tokens from the data in front, T the sentence's length, k the number of the
+schedule's steps so far, and ε the model's share."""
+
 
 def markdown(family: Mapping[str, Row] = FAMILY) -> str:
     """The whole page."""
@@ -22,7 +27,7 @@ def markdown(family: Mapping[str, Row] = FAMILY) -> str:
 
 def _overview(family: Mapping[str, Row]) -> str:
     lines = [[f"`erpo_{row.name}`", *row.point, row.source, row.layout] for row in family.values()]
-    note = "(R, α, β) is the point of Eq. 2, q ∝ exp{(α log p_θ + R)/(α + β)}; λ = (model, reward, data)."
+    note = NOTE
     return f"{_table(['criterion', 'R', 'α', 'β', 'drawn from', 'layout'], lines)}\n\n{note}"
 
 
