@@ -8,9 +8,9 @@
 # Paper     Table 2, Gigaword 200K, ROUGE-1/2/L: MLE 36.11/16.39/32.32, RAML 36.30/16.69/32.49, self-critic 36.48/16.84/32.79,
 #           scheduled sampling 36.59/16.79/32.77, interpolation 36.72/16.99/32.95; these are rouge==0.2.1's, the columns (0.2.1)
 # Expected  with the profile paper on Gigaword, about these
-# Measured  laptop on arXiv titles, three seeds, commit 117abb6, ROUGE-1/2/L of rouge-score: MLE 25.95/11.27/24.39, RAML
-#           25.99/11.31/24.40, self-critic 27.21/11.95/25.45, scheduled sampling 25.69/10.80/24.08, interpolation
-#           26.39/11.52/24.85 (docs/results.md, with rouge==0.2.1's). A seed of the ten rows but mrt takes forty minutes of one core
+# Measured  laptop on arXiv titles, equal trials, three seeds, commit 001885d, rouge==0.2.1: MLE 22.99/8.39/19.30, RAML
+#           22.92/8.45/19.24, self-critic 23.42/8.09/19.42, scheduled sampling 21.91/7.72/18.60, interpolation 22.52/7.26/18.42
+#           (docs/results.md, with rouge-score's). A seed of the ten rows but mrt takes forty minutes of one core
 #
 # The reward is ROUGE-1 + ROUGE-2 + ROUGE-L, and so is what validation selects on. Killed and started again, it goes on. --help
 # lists everything.

@@ -98,7 +98,6 @@ FLAGS: Mapping[str, Flag] = {
 # Values for the flags left out, for the rows that have --erpo-preset.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Finishes a model that MLE no longer improves, at a small rate: from data to policy gradient beside the reward's targets.
-    # `interp` of the older table in docs/results.md.
     "finish": {
         "erpo_reward": "edit",
         "erpo_teacher": "edit",
