@@ -27,8 +27,7 @@ def markdown(family: Mapping[str, Row] = FAMILY) -> str:
 
 def _overview(family: Mapping[str, Row]) -> str:
     lines = [[f"`erpo_{row.name}`", *row.point, row.source, row.layout] for row in family.values()]
-    note = NOTE
-    return f"{_table(['criterion', 'R', 'α', 'β', 'drawn from', 'layout'], lines)}\n\n{note}"
+    return f"{_table(['criterion', 'R', 'α', 'β', 'drawn from', 'layout'], lines)}\n\n{NOTE}"
 
 
 def _presets() -> str:
