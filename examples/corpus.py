@@ -50,7 +50,7 @@ def lines_of(path: Path) -> list[str]:
     """The lines of a text file, gzipped or not; blanks evened out."""
     raw = path.read_bytes()
     try:
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise SystemExit(f"corpus: {path} is no text in UTF-8, or a damaged .gz: {error}") from None
     # Not splitlines(), which also splits at rare characters inside a sentence.
@@ -82,7 +82,7 @@ def read_tatoeba(archive: Path) -> list[Pair]:
     """ManyThings' deu-eng.zip: a line of deu.txt is English, tab, German, tab, attribution."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8").splitlines()]
+            rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8-sig").splitlines()]
     except (zipfile.BadZipFile, KeyError, ValueError, zlib.error) as error:
         raise SystemExit(f"corpus: {archive} is not ManyThings' deu-eng.zip: {reason_of(error)}") from None
     return [(row[1].strip(), row[0].strip()) for row in rows if len(row) >= 2]
@@ -386,6 +386,8 @@ def main() -> None:
         raise SystemExit(f"corpus: --pieces must be 0 (words) or lie between {LEAST_PIECES} and {MOST_PIECES}")
     profile = profile_of(args.task, args.profile)
     selection = profile.selection
+    if args.pieces is not None and selection.given:
+        raise SystemExit(f"corpus: --profile {args.profile} brings its own subwords: leave --pieces out, or take another profile")
     if args.pieces is not None:
         selection = replace(selection, pieces=args.pieces, words=0 if args.pieces else selection.words)
     folder = args.out or ROOT / "runs" / args.task / args.profile / "data"

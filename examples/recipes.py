@@ -32,8 +32,8 @@ class Selection:
     min_target: int = 1  # words between blanks
     max_target: int = 175
     max_source: int = 175
-    pieces: int = 0  # size of a joint subword model; 0: the words between blanks are the vocabulary,
-    words: int = 0  # the most frequent so many of them, special symbols included; 0 for all
+    pieces: int = 0  # size of a joint subword model; 0: the vocabulary is the words between blanks
+    words: int = 0  # keep only this many of the most frequent words, special symbols included; 0 keeps all
     joined: bool = True  # one dictionary for both sides
     given: str = ""  # a folder of examples/ whose pieces.model and dict.txt are used instead of new ones
 

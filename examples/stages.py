@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from fairseq_erpo.files import alone, read_json, write_json, write_text
+from fairseq_erpo.files import lock, read_json, write_json, write_text
 from fairseq_erpo.processes import die_with_parent, slurm_executor
 from fairseq_erpo.tools.training_log import from_json
 
@@ -139,7 +139,7 @@ class Runner:
     folder: Path
     jobs: int
     worker: Worker = Local
-    share: bool = False  # the jobs' cores among the stages that can run; False: one thread each
+    share: bool = False  # True: divide `jobs` threads among the running stages; False: one thread each
     force: bool = False  # remove finished stages of other settings
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
@@ -156,7 +156,7 @@ class Runner:
         What does not build on a failed stage is still done.  Raises Failure in the end.
         """
         waiting = [stage for stage in stages if self.result(stage) is None]
-        with alone(self.folder), ExitStack() as cleanup:
+        with lock(self.folder), ExitStack() as cleanup:
             self.check_room(waiting)
             running: dict[str, tuple[Stage, Process, Progress]] = {}
             failed: list[Stage] = []
@@ -202,6 +202,17 @@ class Runner:
         foreign = [str(folder) for folder in folders if folder.exists() and not (folder / "started").is_file()]
         if foreign:
             raise SystemExit(f"{', '.join(foreign)}: not made by this program; move it away, or choose another --out")
+        # Slurm waits for a job of the same stage; any other one may still write into the folder.
+        jobs = [
+            folder / "job"
+            for stage, folder in zip(stages, folders, strict=True)
+            if (folder / "job").is_file() and (self.worker is Local or (folder / "started").read_text("utf-8") != stage.digest)
+        ]
+        if jobs:
+            raise SystemExit(
+                f"{', '.join(map(str, jobs))}: of an earlier call, whose jobs may still run; call it as then, or "
+                f"scancel {' '.join(job.read_text('utf-8') for job in jobs)} and remove what is named here"
+            )
         finished = [str(folder) for folder in folders if (folder / "done.json").exists()]
         if finished and not self.force:
             raise SystemExit(

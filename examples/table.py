@@ -24,7 +24,7 @@ import corpus
 from recipes import ROWS, TASKS, Profile, Task, flags_of, profile_of
 from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
 
-from fairseq_erpo.files import alone, read_json, reason_of
+from fairseq_erpo.files import lock, read_json, reason_of
 
 PRETRAIN = "pretrain"
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
@@ -327,7 +327,7 @@ def main(argv: Sequence[str]) -> None:
     worker = Local if args.slurm is None else slurm_worker(args.slurm, plan.folder)
     if sources:
         languages = corpus.languages_of(argparse.Namespace(languages=None, sources=sources, task=args.task))
-        with alone(plan.folder):
+        with lock(plan.folder):
             corpus.prepare(sources, languages, plan.profile.selection, False, plan.data, args.force)
     if not (plan.data / "corpus.json").is_file():
         raise SystemExit(

@@ -70,7 +70,7 @@ def path(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 def quiet() -> None:
     """Silence the libraries' log messages and warnings, which would mix with a verb's output; `python -W default` shows them."""
-    for name in ("absl", "fairseq", "fairseq_cli", "fairseq_erpo", "hydra", "matplotlib", "sacrebleu"):
+    for name in ("absl", "fairseq", "fairseq_cli", "fairseq_erpo", "hydra", "matplotlib", "sacrebleu", "tensorboard"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

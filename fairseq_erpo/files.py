@@ -61,13 +61,6 @@ def lock(folder: str | Path, flag: str = "") -> IO[str]:
 
 
 @contextmanager
-def alone(folder: str | Path, flag: str = "") -> Iterator[None]:
-    """Work in a folder that no other process works in.  Raises ValueError as `lock` does."""
-    with lock(folder, flag):
-        yield
-
-
-@contextmanager
 def atomic_write(file: str | Path, flag: str = "") -> Iterator[Path]:
     """Yield a path to write to; when the block ends, what was written replaces `file` at once.
 

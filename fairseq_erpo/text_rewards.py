@@ -162,5 +162,7 @@ def serve(name: str, requests: IO[str], answers: IO[str]) -> None:
 
 
 if __name__ == "__main__":
-    answers, sys.stdout = sys.stdout, sys.stderr  # a metric that prints must not disturb the answers
+    # A metric that prints, or starts a program that does, must not disturb the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(sys.argv[1], sys.stdin, answers)

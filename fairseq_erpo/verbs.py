@@ -66,7 +66,8 @@ def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Se
     except (ValueError, OSError) as error:
         raise SystemExit(f"{prefix}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
     except ModuleNotFoundError as error:
-        raise SystemExit(f"{prefix}: {error}; install this package with its extra: pip install '.[{program}]'") from None
+        extra = "; install this package with its extra: pip install '.[gail]'" if program == "gail" else ""
+        raise SystemExit(f"{prefix}: {error}{extra}") from None
     except KeyboardInterrupt:
         raise SystemExit(f"\n{prefix}: interrupted") from None
 

@@ -44,7 +44,7 @@ class Evaluator:
 def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: measure policies in fresh episodes."""
     parser.add_argument("policies", type=Path, nargs="*", metavar="POLICY", help="policy.pt or best.pt of runs")
-    add_policy(parser, required=False)
+    add_policy(parser)
     parser.add_argument("--episodes", type=int, default=EPISODES, metavar="N", help="default %(default)s")
     parser.add_argument("--stochastic", action="store_true", help="sample actions; default: the mean action")
     parser.add_argument("--seed", type=int, default=100, help="of the episodes, default %(default)s")

@@ -3,23 +3,29 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from gail.policies import Act, load_policy, plain_expert, sb3_policy
+from gail.policies import SLOPE, Act, load_policy, plain_expert, sb3_policy
 from gail.simulator import box_of, make_env
 
+# What `policies.plain_expert` computes, by the names of the arrays.
+PLAIN = (
+    "mean = leaky_relu((obs - obs_mean) / (sqrt(obs_meansq - obs_mean²) + 1e-6) W0 + b0) W_out + b_out, with the slope "
+    f"{SLOPE:g}, and the deviation exp(log_std)"
+)
 
-def add_policy(parser: ArgumentParser, required: bool) -> None:
-    """Add the flags that name a policy."""
-    group = parser.add_mutually_exclusive_group(required=required)
+
+def add_policy(parser: ArgumentParser, named_by: str = "--expert and --sb3") -> None:
+    """Add the flags that name a policy.  `named_by`: the flags that do not say which environment they are of."""
+    group = parser.add_mutually_exclusive_group()
     group.add_argument("--policy", type=Path, metavar="FILE", help="policy.pt or best.pt of a run of this package")
-    group.add_argument("--expert", type=Path, metavar="FILE", help="plain arrays of a small Gaussian policy (.npz), with --env")
+    group.add_argument(
+        "--expert", type=Path, metavar="FILE", help=f"plain arrays of a small Gaussian policy (.npz), with --env: {PLAIN}"
+    )
     group.add_argument(
         "--sb3", type=Path, metavar="ZIP", help="a model of stable-baselines3, with --env; opening it executes its code"
     )
     parser.add_argument("--sb3-algorithm", default="PPO", metavar="NAME", help="PPO, SAC, TD3, ...; default %(default)s")
     parser.add_argument("--sb3-normaliser", type=Path, metavar="PKL", help="the VecNormalize it was trained with")
-    parser.add_argument(
-        "--env", metavar="ID", help="with --expert, --sb3 and --trajectories, or to trust the module:ID of a policy"
-    )
+    parser.add_argument("--env", metavar="ID", help=f"with {named_by}, or to trust the module:ID of a policy")
 
 
 def policy_of(args: Namespace) -> tuple[str, Act]:

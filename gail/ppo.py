@@ -58,6 +58,9 @@ class GailPPO(PPO):
 
     `env` is `stack(venv, n_steps)`; call `attach` before `learn`.  `save` and `load` are PPO's and keep the policy only; a run
     that must resume exactly uses `state.capture` and `state.restore`.
+
+    `predict` takes normalised observations, as SB3 has it with VecNormalize:
+    `model.predict(model.normaliser.normalize_obs(observation))`.  A run's policy.pt keeps both, policy and normaliser.
     """
 
     imitation: Imitation

@@ -17,7 +17,7 @@ from gail.simulator import Simulator, make_env
 
 def record(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: record, import or export complete trajectories; training samples pairs of them."""
-    add_policy(parser, required=False)
+    add_policy(parser, "--expert, --sb3, --from-trajectories and --from-minari")
     parser.add_argument(
         "--from-trajectories", type=Path, metavar="FILE", help="import: plain arrays of `imitation`'s trajectories"
     )

@@ -30,7 +30,7 @@ GIF_SIZE = 240
 def render(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: one episode from the environment's own reset, by the mean action."""
     parser.add_argument("run", type=Path, nargs="?", metavar="POLICY", help="policy.pt or best.pt of a run")
-    add_policy(parser, required=False)
+    add_policy(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .png, .gif or .mp4")
     parser.add_argument("--steps", type=int, default=1000, metavar="N", help="at most this many, default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")

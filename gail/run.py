@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_erpo.files import alone, read_json, reason_of, write_json
+from fairseq_erpo.files import lock, read_json, reason_of, write_json
 from gail import checkpoints, state
 from gail.build import build, pretrain, read_demos
 from gail.evaluate import EPISODES, Evaluator
@@ -184,7 +184,7 @@ def train(
     if resume and done.exists() and not differences(settings, folder / "config.json"):
         return read_record(done, ("return", "return_std", "episodes", "return_last10", "return_best"))
     run = Run(settings, folder, subproc)
-    with alone(folder, "--out"):
+    with lock(folder, "--out"):
         run.begin(resume)
         total = settings.iterations if settings.row.use_ppo else 0
         with Logs(folder, run.iteration, total, f"{settings.env} {settings.method}", quiet) as logs:

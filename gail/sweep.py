@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_erpo.files import alone, atomic_write, read_json
+from fairseq_erpo.files import atomic_write, lock, read_json
 from fairseq_erpo.processes import die_with_parent, slurm_executor
 from gail.archive import read_manifest
 from gail.flags import add_imitation, add_training, method_list, settings_from
@@ -106,7 +106,7 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     if args.slurm:
         submit(list(waiting.values()), args)
         return
-    with alone(args.out, "--out"):
+    with lock(args.out, "--out"):
         failed = run_all(args, wanted, waiting)
     print(f"{args.out / 'results.csv'}: {len(wanted) - len(failed)} of {len(wanted)} runs")
     if failed:

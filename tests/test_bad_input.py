@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_reward_targets": "product", "erpo_alpha": None}, ["--erpo-reward-targets product", "--erpo-alpha"]),
         ({"erpo_reward_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
         ({"erpo_baseline": "greedy"}, ["--erpo-baseline greedy", "--erpo-model-targets policy"]),
+        (
+            {"erpo_baseline": "greedy", "erpo_preset": "corpus", "erpo_advantage": "group"},
+            ["--erpo-advantage group", "--erpo-baseline group or leave_one_out"],
+        ),
+        ({"erpo_preset": "finish", "erpo_model_targets": "drop"}, ["(--erpo-preset finish sets --erpo-baseline)"]),
         ({"erpo_model_targets": "task"}, ["--erpo-model-targets task", "reward"]),
         (
             {"erpo_model_targets": "reward", "erpo_reward_targets": "hard"},
@@ -107,6 +113,57 @@ def test_old_spellings_name_the_new_one(tiny_data: Path, old: str, instead: str)
 def test_bang_bang_sets_alpha_itself(tiny_data: Path) -> None:
     with pytest.raises(SystemExit, match=r"^erpo: --erpo-bang-bang .* leave --erpo-alpha out"):
         build(tiny_data, "--criterion erpo_spg --erpo-bang-bang .3 --erpo-alpha .02")
+
+
+def test_a_reward_of_text_cannot_lead_a_draw(tiny_data: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^erpo: --erpo-reward chrf has no ΔR .* bleu,"):
+        build(tiny_data, "--criterion erpo_spg --erpo-reward chrf")
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        ("--erpo-preset robust --erpo-reward rouge", True),
+        ("--erpo-preset paper --erpo-reward chrf", True),
+        ("--erpo-preset robust --erpo-reward rouge --erpo-teacher same", False),
+        ("--erpo-preset finish --erpo-reward rouge", False),
+    ],
+)
+def test_a_reward_that_is_only_logged_is_said_to_be(
+    tiny_data: Path, flags: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(tiny_data, f"--criterion erpo_interp {flags}")
+    assert ("--erpo-reward is logged as seq_reward and not learnt from" in caplog.text) is warned
+
+
+def sharded(tiny_data: Path, tmp_path: Path) -> Path:
+    """The tiny corpus, and as a second shard its validation data."""
+    second = shutil.copytree(tiny_data, tmp_path / "second")
+    for file in second.glob("valid.*"):
+        file.replace(file.with_name(file.name.replace("valid", "train")))
+    return Path(f"{tiny_data}{os.pathsep}{second}")
+
+
+def test_predrawn_samples_are_of_one_folder(tiny_data: Path, tmp_path: Path) -> None:
+    """Sentences are counted from 0 in each."""
+    with pytest.raises(SystemExit, match=r"^erpo: --erpo-samples-file .* as one"):
+        build(sharded(tiny_data, tmp_path), f"--criterion erpo_raml --erpo-samples-file {tmp_path / 'samples'}")
+
+
+def test_noise_is_counted_over_all_shards(tiny_data: Path, tmp_path: Path) -> None:
+    """Whichever is loaded, so that a resumed run draws the same."""
+
+    def counted(data: Path, epoch: int) -> list[torch.Tensor]:
+        built = build(data, "--criterion erpo_noising --erpo-noise kneser_ney")
+        built.task.load_dataset("train", epoch=epoch)
+        loaded = built.task.dataset("train")
+        tensors = [value for value in vars(built.criterion.cache.noising).values() if torch.is_tensor(value)]
+        assert built.task.dataset("train") is loaded
+        return tensors
+
+    both = sharded(tiny_data, tmp_path)
+    first, second, alone = counted(both, 1), counted(both, 2), counted(tiny_data, 1)
+    assert first and all(map(torch.equal, first, second)) and not all(map(torch.equal, first, alone))
 
 
 def test_label_smoothing_of_mle(refused: Any) -> None:

@@ -1,6 +1,7 @@
 """The recipes for clusters, as far as a machine without GPUs can run them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def test_two_processes_by_torchrun_and_by_submitit_are_one(tiny_data: Path, tmp_
     """Two ranks against one process with --update-freq 2, through every recipe."""
     flags = [*TINY, *QUIET, *SHORT, "--seed", "7"]
     alone = run([CLUSTER / "one_node.sh"], tiny_data, tmp_path / "alone", [*flags, "--update-freq", "2"])
+    # The README's rule: the best checkpoint is chosen by the task metric.
+    assert load(tmp_path / "alone" / "checkpoint_last.pt")["cfg"]["checkpoint"]["best_checkpoint_metric"] == "bleu"
     port = free_port()
     nodes = run([CLUSTER / "nodes.sh"], tiny_data, tmp_path / "nodes", flags, GPUS="2", HEAD=f"localhost:{port}")
     slurm = [
@@ -48,6 +51,19 @@ def test_two_processes_by_torchrun_and_by_submitit_are_one(tiny_data: Path, tmp_
         for other in (nodes, submitted):
             # Float32 sums in another order, through four Adam steps of about 2e-3 each: a twentieth of one step.
             torch.testing.assert_close(other[name], value, rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("flag", ["--save-dir {}", "--save-dir={}", "--save-dir={}/none --save-dir={}"])
+def test_a_launch_that_saved_something_is_started_again(tmp_path: Path, flag: str) -> None:
+    """However the folder is written; what is said last wins."""
+    (tmp_path / "one_node.sh").write_text('#!/bin/sh\necho started "$@"\n')
+    (tmp_path / "one_node.sh").chmod(0o755)
+    words = ["bash", shutil.copy(CLUSTER / "rank.sh", tmp_path), "data", *flag.format(tmp_path, tmp_path).split()]
+    torchrun = {"TORCHELASTIC_RESTART_COUNT": "1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    for saved in (False, True):
+        done = subprocess.run(words, env=os.environ | torchrun, cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout.startswith("started data --save-dir") == saved == (done.returncode == 0), done.stderr
+        (tmp_path / "checkpoint_last.pt").touch()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import shutil
 import sys
 import tarfile
@@ -20,9 +21,10 @@ def text(n: int) -> list[corpus.Pair]:
 
 
 def write_sides(folder: Path, name: str, pairs: list[corpus.Pair], packed: bool = False) -> list[Path]:
+    """Text files with a byte order mark, as some editors write it."""
     files = []
     for language, side in zip(("de", "en"), zip(*pairs, strict=True), strict=True):
-        content = "".join(f"{line}\n" for line in side).encode()
+        content = "".join(f"{line}\n" for line in side).encode("utf-8-sig")
         files.append(folder / f"{name}.{language}{'.gz' if packed else ''}")
         files[-1].write_bytes(gzip.compress(content) if packed else content)
     return files
@@ -38,9 +40,10 @@ def test_a_folder_is_read_as_it_is_gzipped_or_not(tmp_path: Path) -> None:
 
 def test_tatoebas_zip_has_english_first(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "deu-eng.zip", "w") as archive:
-        archive.writestr("deu.txt", "".join(f"Go {i}.\tGeh {i}.\tCC-BY 2.0\n" for i in range(200)) + "broken\n")
+        archive.writestr("deu.txt", "\ufeff" + "".join(f"Go {i}.\tGeh {i}.\tCC-BY 2.0\n" for i in range(200)) + "broken\n")
         archive.writestr("_about.txt", "about")
-    assert corpus.read_tatoeba(tmp_path / "deu-eng.zip")[7] == ("Geh 7.", "Go 7.")
+    pairs = corpus.read_tatoeba(tmp_path / "deu-eng.zip")
+    assert pairs[0] == ("Geh 0.", "Go 0.") and pairs[7] == ("Geh 7.", "Go 7.")
     parts = corpus.read([tmp_path / "deu-eng.zip"], ("de", "en"))
     assert sum(map(len, parts.values())) == 200 and all(parts.values())
 
@@ -172,6 +175,23 @@ def test_wrong_sources_are_refused(sources: list[str], message: str, tmp_path: P
     tarfile.open(tmp_path / "other.tgz", "w:gz").close()
     with pytest.raises(SystemExit, match=f"^corpus: .*{message}"):
         corpus.read([Path(source.format(tmp_path)) for source in sources], ("de", "en"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--pieces", "9"], "--pieces must be 0 (words) or lie between"),
+        (["--profile", "quickstart", "--pieces", "500"], "--profile quickstart brings its own subwords: leave --pieces out"),
+        (["--profile", "quickstart", "--pieces", "0"], "--profile quickstart brings its own subwords: leave --pieces out"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_is_refused(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = write_sides(tmp_path, "all", text(1))
+    monkeypatch.setattr(sys, "argv", ["corpus.py", "translation", *map(str, sources), *flags, "--out", str(tmp_path / "data")])
+    with pytest.raises(SystemExit, match=f"^corpus: {re.escape(message)}"):
+        corpus.main()
 
 
 def test_languages_come_from_the_files_or_the_task() -> None:

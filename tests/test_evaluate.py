@@ -66,6 +66,7 @@ def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
     lengths = re.search(r"syslen=(\d+), reflen=(\d+)", theirs)
     assert lengths and (int(lengths[1]), int(lengths[2])) == (ours.sys_len, ours.ref_len)
     assert f"{ours.score:.2f}" in printed and result["signature"] in printed and "beam 5, length penalty 0.6" in printed
+    assert evaluate(run, "--data", f"{tiny_data}:{tiny_data}") == printed  # shards: the test set is the first one's
     # The second time nothing is decoded, until the checkpoint is another one, however old.
     monkeypatch.setattr(generate, "_generate", lambda *_: pytest.fail("decoded again"))
     assert evaluate(run) == printed
@@ -127,6 +128,18 @@ def test_markdown_and_columns(evaluate: Run, texts: Path) -> None:
     assert "repeats: share of" in evaluate(texts / "a-1", "--reference", texts / "ref")
 
 
+def test_rouge_of_another_script_is_said_to_be_nothing(evaluate: Run, texts: Path) -> None:
+    (texts / "ru").write_text("сегодня очень хорошая погода\nя уже давно иду домой\n")
+    arguments = [texts / "ru", "--reference", texts / "ru", "--json", texts / "scores.json"]
+    printed = evaluate(*arguments)
+    assert re.search(r"^ru +100\.00 +0\.00", printed, re.MULTILINE)
+    words = "rouge-score counts runs of a-z and 0-9 only: ROUGE-1, ROUGE-2, ROUGE-L say nothing here, use BLEU or chrF"
+    assert printed.rstrip().endswith(words)
+    assert json.loads((texts / "scores.json").read_text())["rouge_counts"] is False
+    assert "rouge-score" not in evaluate(*arguments, "--columns", "bleu,rouge1_021")
+    assert "rouge-score" not in evaluate(texts / "a-1", "--reference", texts / "ref")
+
+
 def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_path: Path) -> None:
     lines = [f"S-{n}\tx\nT-{n}\t{text}\nH-{n}\t-0.1\tx\nD-{n}\t-0.1\t{text}" for n, text in reversed(list(enumerate(SENTENCES)))]
     (tmp_path / "out.txt").write_text("noise\n" + "\n".join(lines) + "\n")
@@ -179,10 +192,16 @@ def test_systems_by_name() -> None:
         (["a=x", "--baseline", "b"], ["--baseline b", "a"]),
         (["a=x", "--columns", "bleu,meteor"], ["--columns", "meteor", "rouge1"]),
         (["a=x", "--tokenize", "words"], ["--tokenize", "13a", "none"]),
+        (["a=x", "--tokenize", "ja-mecab"], ["--tokenize ja-mecab", "pip install sacrebleu[ja]"]),
+        (["a=x", "--tokenize", "ko-mecab"], ["--tokenize ko-mecab", "pip install sacrebleu[ko]"]),
         (["a=x", "--beam", "0"], ["--beam", "at least 1"]),
     ],
 )
-def test_bad_input_names_the_flag_and_the_fix(arguments: list[str], words: list[str], texts: Path) -> None:
+def test_bad_input_names_the_flag_and_the_fix(
+    arguments: list[str], words: list[str], texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tokenizer in ("ja_mecab", "ko_mecab"):
+        monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{tokenizer}.MeCab", None)  # as if it were not installed
     (texts / "short").write_text("one\n")
     (texts / "empty").write_text("")
     (texts / "one").write_text("D-0\t-1\ta b\nT-0\ta b\n")
@@ -197,13 +216,23 @@ def test_bad_input_names_the_flag_and_the_fix(arguments: list[str], words: list[
     assert all(word in message for word in words), message
 
 
-def test_data_that_cannot_be_decoded(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    def refused(*arguments: Any) -> str:
+def test_data_that_cannot_be_decoded(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    def refused(*arguments: Any, checkpoint: Path = tiny_checkpoint) -> str:
         with pytest.raises(SystemExit) as ended:
-            main(["evaluate", str(tiny_checkpoint), *map(str, arguments)])
+            main(["evaluate", str(checkpoint), *map(str, arguments)])
         return str(ended.value.code)
 
-    assert "--data" in refused("--data", tmp_path / "none")
+    none = tmp_path / "none"
+    for data in (none, f"{tiny_data}:{none}"):
+        assert refused("--data", data) == f"erpo: --data: there is no folder {none}"
+    state = load(tiny_checkpoint)
+    for data, known in (
+        (none, f"was trained on {none}, which is not a folder here"),
+        ("", "does not say what it was trained on"),
+    ):
+        state["cfg"]["task"]["data"] = str(data)
+        torch.save(state, tmp_path / "x.pt")
+        assert f"x.pt {known}; say where the data are with --data" in refused(checkpoint=tmp_path / "x.pt")
     assert "cannot decode" in refused("--data", tmp_path)
     assert "--gen-subset dev" in refused("--split", "dev")
     assert not list(tiny_checkpoint.parent.glob("decoding-*"))

@@ -398,6 +398,8 @@ def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
     # R - α log p/prior is then the same for every y, α log Z.
     first = drawn.weights[:, 0]  # type: ignore[index]
     assert first.var() < 1e-9 and float(first.mean()) == pytest.approx(value[()], abs=1e-5)
+    clipped = batch_in(posterior, FAMILY["sequence_tutor"], Variant(plain, {**flags, "erpo_clip": 0.01}), N)
+    assert float(drawn_in(FAMILY["sequence_tutor"], clipped).weights.abs().max()) == pytest.approx(0.01)  # type: ignore[union-attr]
 
 
 # The table itself

@@ -84,7 +84,7 @@ def test_the_protocol() -> None:
 
 
 def test_a_policy_from_its_file(tmp_path: Path) -> None:
-    """policy.pt acts as the model in memory did."""
+    """policy.pt acts as the model in memory did, whose `predict` takes normalised observations."""
     train(settings("expert", iterations=1), tmp_path, quiet=True)
     run = Run(settings("expert", iterations=1), tmp_path)
     run.begin(resume=True)
@@ -92,6 +92,8 @@ def test_a_policy_from_its_file(tmp_path: Path) -> None:
     observations = np.random.default_rng(0).normal(size=(7, 4))
     assert env_id == PENDULUM
     np.testing.assert_allclose(act(observations, None), run.act(observations, None), rtol=1e-5)
+    predicted, _ = run.model.predict(run.model.normaliser.normalize_obs(observations), deterministic=True)
+    np.testing.assert_allclose(act(observations, None), predicted, rtol=1e-5)
 
 
 def test_any_sb3_policy(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 from argparse import ArgumentParser
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -30,10 +31,12 @@ def test_flags_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done >> calls; echo >> calls\n')
     fake.chmod(0o755)
-    done = subprocess.run(["bash", script], cwd=tmp_path, env=os.environ | {"PYTHON": str(fake)}, capture_output=True, text=True)
+    env = os.environ | {"PYTHON": str(fake), "REACH": "3000", "EXPERT_ITERATIONS": "500"}
+    done = subprocess.run(["bash", script], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     calls = [line.split("\0")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
     assert [call[2] for call in calls] == ["expert", "evaluate", "record", "sweep", "evaluate", "plot"]
+    assert {"--reach 3000", "--iterations 500"} <= {" ".join(pair) for pair in pairwise(calls[0])}
 
     understood = ArgumentParser.parse_args
 

@@ -20,6 +20,7 @@ from gail_worlds import PENDULUM, SHORT, demonstrations, settings, write_demos
 from gail import checkpoints
 from gail.__main__ import VERBS, main
 from gail.archive import load
+from gail.policies import ARRAYS
 from gail.run import train
 from gail.settings import RunSettings
 
@@ -184,11 +185,16 @@ def test_refusals(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as stopped:
         main([verb, "--help"])
     assert stopped.value.code == 0
-    assert f"python -m gail {verb}" in capsys.readouterr().out.split("example:")[1]
+    shown = capsys.readouterr().out
+    assert f"python -m gail {verb}" in shown.split("example:")[1]
+    if verb in ("record", "evaluate", "render"):
+        others = ", --sb3, --from-trajectories and --from-minari" if verb == "record" else " and --sb3"
+        assert f" with --expert{others}, or to trust" in shown and all(name in shown for name in ARRAYS)
 
 
 def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:

@@ -438,6 +438,16 @@ def test_the_doctor_finds_nothing_where_all_is_well(
     assert "all finite" in found[f"checkpoint {tiny_checkpoint}"]["found"]
 
 
+def test_the_doctor_finds_infinite_weights(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
+    state = load(tiny_checkpoint)
+    name = next(name for name, value in state["model"].items() if value.is_floating_point() and value.numel() > 1)
+    state["model"][name].view(-1)[1] = float("-inf")
+    torch.save(state, tmp_path / "inf.pt")
+    with pytest.raises(SystemExit, match=r"1 of 7 checks failed: checkpoint .*inf\.pt"):
+        main(["doctor", str(tiny_data), str(tmp_path / "inf.pt"), "--out", str(tmp_path)])
+    assert f"inf.pt: {name} is not finite; it may be of a run that diverged" in capsys.readouterr().out
+
+
 def test_the_doctor_says_what_is_wrong(
     tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -569,7 +579,7 @@ def test_the_structure_of_a_checkpoint() -> None:
     from fairseq_erpo.plugin.structure import check_structure
 
     check_structure(changed())
-    check_structure(changed(cfg=None, args=Namespace(encoder_layers=1)))
+    check_structure(changed(cfg=None, args=Namespace(encoder_layers=1, all_gather_list_size=16384)))  # of the trainer
     for wrong in (
         [1],
         changed(model=[1]),
@@ -791,10 +801,10 @@ def test_data_that_were_binarised_anew_are_decoded_again(tmp_path: Path) -> None
 
 
 def test_a_folder_is_locked_against_other_processes(tmp_path: Path) -> None:
-    from fairseq_erpo.files import alone
+    from fairseq_erpo.files import lock
 
     command = [sys.executable, "-c", "import sys; from fairseq_erpo.files import lock; lock(sys.argv[1], '--out')", str(tmp_path)]
-    with alone(tmp_path):
+    with lock(tmp_path):
         second = subprocess.run(command, capture_output=True, text=True)
         assert f"another process is working in --out {tmp_path}" in second.stderr
     assert subprocess.run(command, check=False).returncode == 0
@@ -878,8 +888,18 @@ def test_a_tables_flags_are_refused_up_front(words: str, capsys: pytest.CaptureF
     assert flag in f"{stopped.value}{capsys.readouterr().err}"
 
 
-def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("bin/fairseq-train", "erpo: interrupted; the same command goes on from the last checkpoint"),
+        ("fairseq_cli/train.py", "erpo: interrupted; the same command goes on from the last checkpoint"),
+        ("bin/fairseq-generate", "erpo: interrupted"),
+        ("train.py", "KeyboardInterrupt"),
+    ],
+)
+def test_ctrl_c_is_one_line(command: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from fairseq_erpo.plugin.interrupt import hook
 
+    monkeypatch.setattr("sys.argv", [command])
     hook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err.strip() == "erpo: interrupted; the same command goes on from the last checkpoint"
+    assert capsys.readouterr().err.strip() == line

@@ -1,12 +1,14 @@
 """`python -m fairseq_erpo`: the sequences shown are those that training draws, each token with where it came from."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,15 @@ from fairseq_erpo.algorithm.batch import Expert
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.family.flags import FLAGS
 from fairseq_erpo.mixture import Mixture
+from fairseq_erpo.plugin import row_inputs
+from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
+from fairseq_erpo.text_rewards import Pool
 from fairseq_erpo.tools import inspect_draw
 from fairseq_erpo.tools.inspect_draw import LOOKS, Inspection, Sentence, Token, number
 from fairseq_erpo.tools.inspect_page import page
 from fairseq_erpo.tools.inspect_terminal import show
 from fairseq_erpo.tools.load_run import Conditions
+from fairseq_erpo.verbs import Verb, run_verb
 
 DEFAULT = FLAGS["erpo_preset"].default
 LETTERS = {expert: look.letter for expert, look in LOOKS.items()}
@@ -144,6 +150,15 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
     assert f"python -m fairseq_erpo {verb}" in output
 
 
+@pytest.mark.parametrize(
+    ("program", "extra"), [("fairseq_erpo", ""), ("gail", "; install this package with its extra: pip install '.[gail]'")]
+)
+def test_a_missing_module_is_named_with_the_extra_that_brings_it(program: str, extra: str):
+    with pytest.raises(SystemExit) as ended:
+        run_verb(program, "", {"verb": Verb("nosuchmodule", "verb", "help", "")}, ["verb"], "x")
+    assert ended.value.code == f"x: No module named 'nosuchmodule'{extra}"
+
+
 @pytest.mark.parametrize("arguments", [[], ["inspekt"], ["path", "x"], ["inspect", "a.pt", "b", "--erpo-rewrad", "bleu"]])
 def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
@@ -218,6 +233,31 @@ def test_batches_do_not_matter(tiny_data: Path, tiny_checkpoint: Path, inspect: 
     whole = inspect(tiny_checkpoint, tiny_data, "--sentences", 10)
     monkeypatch.setattr(inspect_draw, "AT_ONCE", 3)
     assert inspect(tiny_checkpoint, tiny_data, "--sentences", 10) == whole
+    started = []
+    monkeypatch.setattr(row_inputs, "Pool", lambda name, workers: started.append(name) or Pool(name, 1))
+    inspect(tiny_checkpoint, tiny_data, "--sentences", 10, "--erpo-preset", "corpus", "--erpo-reward", "chrf")
+    assert started == ["chrf"]
+
+
+def test_corpus_bleu_is_that_of_the_checkpoints_update(tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path):
+    """Of the counts beside the checkpoint the newest that is not of a later update."""
+    update = load(tiny_checkpoint)["optimizer_history"][-1]["num_updates"]
+    shutil.copy(tiny_checkpoint, tmp_path / "x.pt")
+    corpora = [CorpusStatistics((m, 4.0, 2.0, 1.0), (12.0, 11.0, 10.0, 9.0), 12.0, 12.0, 1.0) for m in (5.0, 6.0, 7.0)]
+    counts = [{"update": update + n, **asdict(corpus)} for n, corpus in enumerate(corpora, -1)]
+
+    def shown(found: list[Any]) -> tuple[str, list[str]]:
+        (tmp_path / "erpo_corpus.json").write_text(json.dumps(found))
+        output = inspect(tmp_path / "x.pt", tiny_data, "--erpo-preset", "corpus", "--lambda", "data=.5,model=.5")
+        return " ".join(output.split()), [sentence["title"][0] for sentence in blocks(output).values()]
+
+    text, rewards = shown(counts)
+    assert "of no model's statistics" not in text and rewards == shown([counts[1]])[1]
+    assert len({tuple(shown(counts[:n])[1]) for n in range(3)}) == 3
+    for none in ([], counts[2:]):
+        assert "`corpus_bleu` is here of no model's statistics" in shown(none)[0]
+    with pytest.raises(SystemExit, match=r"^erpo: .*erpo_corpus.json is damaged"):
+        shown([1])
 
 
 def test_sentences_are_spread_over_those_of_middle_length_or_chosen_by_seed(tiny_data: Path, tiny_checkpoint: Path, inspect: Run):

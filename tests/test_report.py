@@ -74,7 +74,7 @@ def test_a_log_is_read_once_whatever_is_written_twice(tmp_path: Path) -> None:
     assert (history.name, group_of(history.name), history.metric, history.progress) == ("interp-3", "interp", "bleu", 4)
     assert history.scores() == {100: 21.0, 200: 22.0, 300: 23.0, 400: 24.0}
     assert history.curve("lambda_reward") == dict.fromkeys((100, 200, 300, 400), 0.16)
-    assert history.train_inner[50]["loss"] == 3.5 and history.epochs == {100: 1, 200: 2, 300: 3, 400: 4}
+    assert history.train_inner[50]["loss"] == 3.5
     # A short run is shown by its log intervals.
     assert list(training_log.read(write_log(tmp_path / "short", epochs=2)).curve("z_model")) == [50, 150]
     assert training_log.read(tmp_path / "short" / "train.jsonl").name == "short"
@@ -86,9 +86,30 @@ def test_the_metric_is_known_from_the_first_validation_on(tmp_path: Path) -> Non
     assert History("c", valid={1: {"loss": 3.0}}).metric == "loss"
 
 
-@pytest.mark.parametrize(("name", "group"), [("interp-1", "interp"), ("a_2", "a"), ("x.seed12", "x"), ("v2", "v2"), ("7", "7")])
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("interp-1", "interp"),
+        ("a_2", "a"),
+        ("mle-1", "mle"),
+        ("mle_seed2", "mle"),
+        ("x.seed12", "x"),
+        ("interp.4-1", "interp.4"),
+        ("mrt.2", "mrt"),
+        ("interp (half)-3", "interp (half)"),
+        ("mle-5e-4-2", "mle-5e-4"),
+        ("dropout-0.1.seed2", "dropout-0.1"),
+        # No seeds: numbers of another kind, cut in the middle.
+        *((name, name) for name in ("v2", "7", "mle-5e-4", "mle-1.5E-05", "dropout-0.1", "dropout-.3", "v1.2", "-7")),
+    ],
+)
 def test_groups(name: str, group: str) -> None:
     assert group_of(name) == group
+
+
+def test_other_rates_are_no_seeds(report: Report, tmp_path: Path) -> None:
+    page = report(*(write_log(tmp_path / name) for name in ("mle-5e-4", "mle-5e-5", "a-1", "a-2")))
+    assert "mle-5e-4, mle-5e-5, a (2 seeds)" in Page(page).text
 
 
 def test_logs_of_fairseq_train(tiny_checkpoint: Path) -> None:
@@ -100,7 +121,7 @@ def test_logs_of_fairseq_train(tiny_checkpoint: Path) -> None:
     assert start["version"] == __version__ and re.fullmatch(r"([0-9a-f]{7,}\+?)?", start["commit"])
 
 
-def test_events_of_tensorboard(tmp_path: Path) -> None:
+def test_events_of_tensorboard(tmp_path: Path, report: Report, caplog: pytest.LogCaptureFixture) -> None:
     """Written as fairseq writes them: a folder for each of train, train_inner and valid."""
     writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
     for part, name, value in (("train", "z_model", 0.1), ("valid", "bleu", 20.0), ("valid", "best_bleu", 20.0)):
@@ -110,6 +131,10 @@ def test_events_of_tensorboard(tmp_path: Path) -> None:
     history = training_log.read(tmp_path / "run-1")
     assert history.name == "run-1" and history.metric == "bleu" and history.scores() == {100: 20.0, 200: 40.0}
     assert history.curve("z_model") == pytest.approx({100: 0.1, 200: 0.2})
+    caplog.set_level("DEBUG")
+    caplog.clear()
+    report(tmp_path / "run-1")
+    assert not [record for record in caplog.records if record.name == "tensorboard"]
 
 
 # ---- pictures ----
@@ -290,6 +315,7 @@ def test_samples_come_from_the_checkpoints_of_annealed_rows(
         (["{}/run", "--scores", "{}/run/train.jsonl"], ["--scores", "evaluate --json"]),
         (["{}/run", "--gail", "{}/run"], ["--gail", "gail plot"]),
         (["{}/run", "--samples", "-1"], ["--samples", "-1"]),
+        (["{}/run", "{}/run/../run"], ["names one run twice; seeds of one system are different runs"]),
     ],
 )
 def test_bad_input_names_the_flag_and_the_fix(arguments: list[str], words: list[str], tmp_path: Path) -> None:

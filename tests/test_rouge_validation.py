@@ -1,5 +1,6 @@
 """--eval-rouge: what validation logs is the score of greedy outputs, whatever the batches; checkpoints and λ follow it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,14 @@ def test_checkpoints_are_selected_on_it_and_the_plateau_schedule_reads_it(
     assert best["extra_state"]["train_iterator"]["epoch"] == 2  # the one that follows the best
     steps = {int(record["epoch"]): record["lambda_data"] for record in records(tmp_path / "log") if "lambda_data" in record}
     assert [round(steps[epoch], 2) for epoch in (1, 2, 3, 4)] == [1, 0.72, 0.72, 0.44]
+
+
+def test_a_language_that_rouge_does_not_count_is_refused_before_training(tiny_data: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    dictionary = data / "dict.en.txt"
+    words = (line.split() for line in dictionary.read_text("utf-8").splitlines())
+    russian = str.maketrans("W0123456789", "Жабвгдеёзик")
+    dictionary.write_text("".join(f"{word.translate(russian)} {count}\n" for word, count in words), "utf-8")
+    with pytest.raises(SystemExit, match=r"^erpo: --eval-rouge counts words of a-z and 0-9, and the valid data have none"):
+        build(data, FLAGS).task.load_dataset("valid")
+    build(data, FLAGS.replace("--eval-rouge", "--eval-bleu")).task.load_dataset("valid")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import stages
 from conftest import ROOT
-from stages import Failure, Runner, Stage, alone, slurm_worker
+from stages import Failure, Runner, Stage, lock, slurm_worker
 
 
 def shell(name: str, text: str, *after: Stage, data: str = "") -> Stage:
@@ -96,7 +96,7 @@ def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path) -> None:
 def test_two_runners_in_one_folder_are_refused(tmp_path: Path) -> None:
     code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom stages import Path, Runner; Runner(Path(sys.argv[1]), 1).run([])"
     other = partial(subprocess.run, [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    with alone(tmp_path):
+    with lock(tmp_path):
         assert f"another process is working in {tmp_path}" in other().stderr
     assert other().returncode == 0
 
@@ -163,9 +163,13 @@ class Queue:
 
 def test_a_job_of_an_earlier_call_is_waited_for(tmp_path: Path) -> None:
     stage = shell("s", "raise SystemExit('submitted again')")
-    runner = Runner(tmp_path, 4, partial(stages.Slurm, executor=Queue))
+    runner = Runner(tmp_path, 4, partial(stages.Slurm, executor=Queue), force=True)
     runner.make_room(stage)
     (tmp_path / "s" / "job").write_text("4711")
+    # What may still run there would write into another stage's folder, or into the same beside a process of this machine.
+    for other, changed in ((runner, shell("s", "")), (Runner(tmp_path, 4), stage)):
+        with pytest.raises(SystemExit, match=r"s/job: of an earlier call, .* scancel 4711 and remove"):
+            other.run([changed])
     runner.run([stage])
     assert runner.result(stage) and Queue.asked == 4
 

@@ -35,6 +35,13 @@ def short(sources, hypotheses, references):
 
 def endless(sources, hypotheses, references):
     return [float("nan") for _ in hypotheses]
+
+
+def talkative(sources, hypotheses, references):
+    import subprocess
+
+    subprocess.run(["echo", "METEOR"], check=True)
+    return [0.0 for _ in hypotheses]
 '''
 
 
@@ -77,6 +84,12 @@ def test_workers_answer_in_the_order_of_the_texts(pool: Pool) -> None:
 def test_a_function_of_ones_own(own: str) -> None:
     pool = Pool(f"{own}:shared", 1)
     assert pool.score(SOURCES, FOUND, WANTED) == [3 / 4, 0, 1 / 4]
+    pool.close()
+
+
+def test_a_metric_may_start_a_program_that_prints(own: str) -> None:
+    pool = Pool(f"{own}:talkative", 1)
+    assert pool.score(SOURCES, FOUND, WANTED) == [0, 0, 0]
     pool.close()
 
 

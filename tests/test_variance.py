@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import build, load
+from rich.console import Console
 
 from fairseq_erpo.__main__ import main
+from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.tools import load_run
-from fairseq_erpo.tools.variance import DROP, PLAIN, SOFT, VARIANTS, Measured, Moments, Variant, flags_of, gradient, measure
+from fairseq_erpo.tools.load_run import Conditions
+from fairseq_erpo.tools.variance import DROP, PLAIN, SOFT, VARIANTS, Measured, Moments, Variant, flags_of, gradient, measure, show
 
 HALF = "--lambda model=.5,reward=.1,data=.4 --erpo-c-model 1"  # at c = 1 the model's own targets teach nothing in expectation
 REWARD = "--lambda reward=.8,data=.2 --erpo-reward edit --erpo-c 1"  # a reward expert that spreads over the vocabulary
@@ -121,8 +124,6 @@ def test_nothing_is_drawn_and_nothing_varies_on_the_data(measured: Measure) -> N
 
 
 def test_flags_are_the_rows_own_with_lambda_to_the_last_digit() -> None:
-    from fairseq_erpo.mixture import Mixture
-
     given = {"erpo_preset": "paper", "erpo_c": "7", "erpo_reward": "rouge", "erpo_lambda": "model=1"}
     mixture = Mixture(1 / 7, 2 / 7, 4 / 7)
     flags = flags_of(VARIANTS[1], given, mixture)
@@ -190,6 +191,25 @@ def test_table_and_json(
         assert row.split()[-3] == f"{line['ratio']:.2f}" and len(row.rstrip()) <= 80
     assert "\x1b" not in output and "λ model=0.4,reward=0.3,data=0.3" in " ".join(output.split())
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    conditions = Conditions("x.pt", "data", "train", "", Mixture(0.2, 0.3, 0.5), 1, 2)
+    loaded: Any = Namespace(conditions=conditions, flags={}, chosen=[1])
+    lines = [Measured(variant, {}, 12345, 1.2345e-8 / 9**n, 1.2345e-9, 1.2345e-4 / 3**n) for n, variant in enumerate(VARIANTS)]
+    show(lines, loaded, 16, Console(width=80))
+    table = capsys.readouterr().out.split("\n\n")[0]
+    assert "…" not in table and table.split()[:8] == ["variant", "n", "V", "·", "n", "±", "ratio", "‖mean‖"]
+    assert "· leave one out, 4 samples  12345  " in table and all(f" {line.per_token:.4g} " in table for line in lines)
+
+
+def test_nothing_is_written_where_it_is_run(
+    tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that follows the model keeps its counts beside its checkpoints: those here are another run's."""
+    monkeypatch.chdir(tmp_path)
+    main(["variance", str(tiny_checkpoint), str(tiny_data), "--batch", "2", "--draws", "4", "--erpo-preset", "corpus"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_can_be_wrong_is_one_line(

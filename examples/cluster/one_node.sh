@@ -3,8 +3,9 @@
 #
 #   examples/cluster/one_node.sh DATA --save-dir runs/interp [any flag of fairseq-train]
 #
+# Data      in pieces of sentencepiece, as prepare_text.sh --pieces makes them; others need --eval-bleu-remove-bpe '@@ ' or none
 # Row       interp; another one by --criterion erpo_ROW
-# Paper     Table 1's last row has one GPU; the schedule is counted in epochs, so the same flags hold here
+# Paper     Table 1's last row has one GPU; --erpo-preset robust anneals by epochs, so the same flags hold for any number of GPUs
 # Expected  what one process with --update-freq GPUS gives, up to rounding: draws belong to sentences, not to ranks
 # Measured  on CPUs only (tests/test_train.py: two and four processes against one); no GPU figure exists
 set -euo pipefail
@@ -18,4 +19,5 @@ exec fairseq-train \
     --arch transformer_iwslt_de_en --share-decoder-input-output-embed --dropout .3 \
     --optimizer adam --adam-betas '(.9, .98)' --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --clip-norm 1 \
     --max-tokens 4096 --required-batch-size-multiple 1 --erpo-preset robust --erpo-pretrain 20e --max-epoch 40 --keep-last-epochs 3 \
+    --eval-bleu --eval-bleu-remove-bpe sentencepiece --best-checkpoint-metric bleu --maximize-best-checkpoint-metric \
     "${device[@]}" "$@"

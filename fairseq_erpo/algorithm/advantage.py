@@ -48,11 +48,12 @@ class Advantage:
         sample, inputs = drawn.sample, batch.inputs
         baseline = BASELINES[batch.settings.baseline].value(batch, drawn)
         baseline = baseline if baseline.dim() == 2 else baseline[:, None]
-        gain = scaled(sample.reward[:, None] - baseline, batch, drawn)
+        gain = sample.reward[:, None] - baseline
         if self.kl_to_prior:
             ours, prior = (inputs.log_p(sample.tokens, drawn.samples, prior=prior) for prior in (False, True))
             # A token answers for the ratio at and behind it, not before.
             gain = gain - (batch.settings.alpha or 0) * (ours - prior).flip(1).cumsum(1).flip(1)
+        gain = scaled(gain, batch, drawn)
         weights = torch.where(sample.origin.eq(Expert.MODEL), gain, self.data_weight)
         real = sample.origin.ne(Expert.NONE)
         return drawn._replace(weights=weights * real, size=real.sum(), by_advantage=True)

@@ -74,7 +74,7 @@ def score(batch: Batch, tokens: Tensor, origin: Expert, samples: int = 1) -> Sam
 
 
 def gold(batch: Batch) -> Drawn:
-    """Eq. 6 as a draw: y* itself, for those who have no batch of their own to fall back to."""
+    """Eq. 6 as a draw: y* itself, for callers without a framework batch to fall back on."""
     return Drawn(score(batch, batch.target, Expert.DATA))
 
 

@@ -48,8 +48,9 @@ class Settings:
             raise ValueError(f"--erpo-baseline {self.baseline} needs --erpo-samples 2 or more, or --erpo-baseline none")
         if self.baseline != "none" and self.model_targets != "policy":
             raise ValueError(f"--erpo-baseline {self.baseline} needs --erpo-model-targets policy; or use --erpo-baseline none")
-        if self.advantage == "group" and self.samples < 2:
-            raise ValueError("--erpo-advantage group needs --erpo-samples 2 or more, or use --erpo-advantage batch")
+        if self.advantage == "group" and self.baseline not in ("leave_one_out", "group"):
+            # With another baseline samples that agree would have an advantage, divided by a deviation of 0.
+            raise ValueError("--erpo-advantage group needs --erpo-baseline group or leave_one_out; or use --erpo-advantage batch")
         if self.model_targets == "risk" and self.samples < 2:
             raise ValueError("expected risk compares the candidates of one source: give --erpo-samples 2 or more")
         if self.model_targets == "reward" and self.reward_targets == "hard":

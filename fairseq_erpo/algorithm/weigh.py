@@ -43,6 +43,7 @@ MODEL_TARGETS: Mapping[str, Weigh] = {
     "policy": Advantage(),
     "risk": Risk(),
 }
+PAYING_TARGETS = ("policy", "risk")  # those that ask what a sequence is worth
 
 
 def by_model_targets(batch: Batch, drawn: Drawn) -> Drawn:

@@ -5,6 +5,7 @@ nothing else.  A row of your own is one call:
 
     from dataclasses import replace
 
+    import fairseq_erpo.tasks
     from fairseq_erpo import FAMILY, register_row
 
     register_row(

@@ -68,7 +68,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     )
 
 
-MOST = 10**300  # of an integer, which Python's may exceed and its floats not
+MOST = 10**300  # Python's integers may exceed a float's range; they are clamped before they are formatted
 LEAST_ALPHA = 1e-6  # R/α has to stay within float32
 LEAST_CLIP = 1e-6  # below it nothing would be learnt
 

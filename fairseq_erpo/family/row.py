@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq_erpo.algorithm.draw import FromExperts, WholeSequences
-from fairseq_erpo.algorithm.layouts import Point
+from fairseq_erpo.algorithm.layouts import PRODUCT, Point
 from fairseq_erpo.algorithm.settings import Settings
-from fairseq_erpo.algorithm.weigh import Weigh, by_model_targets
-from fairseq_erpo.family.flags import FLAGS, PRESET_FLAGS
+from fairseq_erpo.algorithm.weigh import PAYING_TARGETS, Weigh, by_model_targets
+from fairseq_erpo.family.flags import FLAGS, PRESET_FLAGS, PRESETS
 from fairseq_erpo.family.resolve import resolve
+from fairseq_erpo.rewards import REWARDS
+from fairseq_erpo.verbs import dashed
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,22 @@ class Row:
         if "erpo_bang_bang" in typed and "erpo_alpha" in typed:
             raise ValueError("--erpo-bang-bang sets the reward's weight itself: leave --erpo-alpha out")
         preset = {"erpo_preset": FLAGS["erpo_preset"].default} if "erpo_preset" in self.flags else {}
-        return resolve({**preset, **self.defaults, **typed})
+        given = {**preset, **self.defaults, **typed}
+        try:
+            settings = resolve(given)
+        except ValueError as error:
+            values = PRESETS.get(str(given.get("erpo_preset")), {}).items()
+            own = [dashed(name) for name, value in values if f"{dashed(name)} {value}" in str(error) and name not in given]
+            supplied = ", ".join(own)
+            raise ValueError(f"{error} (--erpo-preset {given['erpo_preset']} sets {supplied})" if supplied else error) from None
+        if isinstance(settings.reward, str) and self.draw == FromExperts(PRODUCT):
+            raise ValueError(f"--erpo-reward {settings.reward} has no ΔR to draw by: use one of {', '.join(REWARDS)}")
+        return settings
+
+    def only_logs_reward(self, settings: Settings) -> bool:
+        """Whether --erpo-reward changes nothing but the log: another reward teaches, and no sample of the model is paid."""
+        pays = settings.model_targets in PAYING_TARGETS or self.weigh is not by_model_targets
+        return settings.reward is not settings.teacher and not pays
 
     def default_text(self, flag: str) -> str:
         """A flag's default, as --help and the pages print it."""

@@ -119,8 +119,8 @@ MRT = replace(
 
     Policy gradient (Eq. 10) on the model renormalised over the set: at a small --erpo-sharpness a, a times its gradient with the
     baseline group. Anneals nothing. --erpo-candidates beam compares the model's best outputs instead of its samples. The reward
-    expert's draws join the set in interp --erpo-model-targets risk. Watch `seq_reward`; expect nothing in the first epochs. Use
-    it to finish a model that is good already.""",
+    expert's draws join the set in interp --erpo-model-targets risk --erpo-baseline none. Watch `seq_reward` and the validation
+    metric. Use it to finish a model that is good already.""",
     weigh=Risk(),
     flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_candidates", "erpo_sharpness", "erpo_sampler", "erpo_encode"),
     defaults={**PG.defaults, "erpo_model_targets": "risk", "erpo_samples": 5},

@@ -25,7 +25,7 @@ from fairseq_erpo.plugin.batch import batch_of
 from fairseq_erpo.plugin.checkpoints import exit_on_write_error
 from fairseq_erpo.plugin.clock import Clock, is_parallel
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
-from fairseq_erpo.plugin.row_inputs import RunCache
+from fairseq_erpo.plugin.row_inputs import RunCache, train_subset
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.rewards.corpus_bleu import CorpusBleu, CorpusStatistics
 
@@ -54,8 +54,9 @@ def with_statistics(settings: Settings, statistics: CorpusStatistics) -> Setting
 class Follower:
     """Counts when it first draws, and whenever another EVERY updates are done."""
 
-    def __init__(self, cache: RunCache, folder: Path) -> None:
-        self.cache, self.file = cache, folder / FILE
+    def __init__(self, cache: RunCache, folder: Path | None) -> None:
+        """`folder` keeps the counts; None: they are neither read nor written."""
+        self.cache, self.file = cache, folder / FILE if folder else None
         self.at: int | None = None  # the update of the statistics in use
 
     def update(self, model: Any, clock: Clock, seed: int) -> Settings | None:
@@ -63,7 +64,7 @@ class Follower:
         now = clock.update
         if self.at is not None and self.at // EVERY == now // EVERY:
             return None
-        if self.cache.task.cfg.train_subset not in self.cache.task.datasets:
+        if train_subset(self.cache.task) not in self.cache.task.datasets:
             return None
         entries = [entry for entry in self.entries() if entry["update"] < now]
         kept = entries[-1] if self.at is None and entries and entries[-1]["update"] // EVERY == now // EVERY else None
@@ -71,7 +72,7 @@ class Follower:
         statistics = CorpusStatistics.from_plain(kept) if kept else self.counted(model, clock, seed)
         if is_parallel():  # the first rank's, whatever other disks hold
             statistics = distributed.broadcast_object(statistics, src_rank=0, group=distributed.get_data_parallel_group())
-        if kept is None and (not is_parallel() or dist.get_rank() == 0):
+        if kept is None and self.file is not None and (not is_parallel() or dist.get_rank() == 0):
             with exit_on_write_error():
                 write_json(self.file, [*entries, {"update": now, **asdict(statistics)}][-KEPT:], "--save-dir")
         metrics.log_scalar("length_ratio", statistics.length / statistics.wanted, round=3)
@@ -79,7 +80,7 @@ class Follower:
 
     def entries(self) -> list[dict[str, Any]]:
         """What was counted so far, by this process and by those that it goes on from."""
-        if not self.file.is_file():
+        if self.file is None or not self.file.is_file():
             return []
         try:
             found = read_json(self.file)
@@ -94,7 +95,7 @@ class Follower:
     def counted(self, model: Any, clock: Clock, seed: int) -> CorpusStatistics:
         """Samples and greedy outputs for a part of the training data, counted: n-grams of the first, length of the second."""
         task, settings, vocabulary = self.cache.task, self.cache.settings, self.cache.vocabulary
-        dataset = task.dataset(task.cfg.train_subset)
+        dataset = task.dataset(train_subset(task))
         room = utils.resolve_max_positions(task.max_positions(), unwrapped(model).max_positions())
         fitting, _ = dataset.filter_indices_by_size(np.arange(len(dataset)), room)
         chosen = fitting[np.unique(np.linspace(0, len(fitting) - 1, SENTENCES, dtype=int))]

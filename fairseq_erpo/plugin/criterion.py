@@ -26,7 +26,7 @@ from fairseq_erpo.plugin.corpus_statistics import Follower, follows_model
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.forward import Encoded, in_pieces
-from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline
+from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline, shards
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 
 NEWEST = "checkpoint_last.pt"  # what fairseq restores if nothing else is named
@@ -71,7 +71,7 @@ class ErpoCriterion(FairseqCriterion):
         self.vocabulary = vocabulary_of(task.target_dictionary)
         self.baseline = StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
         self.cache = RunCache(task, settings, self.vocabulary, self.baseline)
-        self.follower = Follower(self.cache, Path(cfg.save_dir)) if follows_model(settings) else None
+        self.follower = Follower(self.cache, Path(cfg.save_dir) if cfg.save_dir else None) if follows_model(settings) else None
         self.batches = 0
 
     @classmethod
@@ -97,10 +97,14 @@ class ErpoCriterion(FairseqCriterion):
                     check_dictionaries(check_checkpoint(str(newest)).get("task_state", {}), task, str(newest))
                 except ValueError as error:
                     raise ValueError(f"{error}; {another(str(newest))}") from None
+            if settings.samples_file and len(shards(task)) > 1:
+                raise ValueError("--erpo-samples-file counts the sentences of one folder; give the data as one, not as shards")
             if settings.samples_file and cfg.erpo_samples is not None:
                 raise ValueError("--erpo-samples-file has its own number of samples: leave --erpo-samples out")
             if "erpo_prior" in cls.row.flags and not settings.prior:
                 raise ValueError(f"erpo_{cls.row.name} needs --erpo-prior CHECKPOINT")
+            if cls.row.only_logs_reward(settings):
+                train_log.warn_if_only_logged(settings.model_targets)
             criterion = cls(clocked(task), settings, cfg)
             with named("erpo_samples_file"):
                 _ = criterion.cache.predrawn  # read now, not in the middle of training

@@ -5,11 +5,12 @@ N drawn sequences, T steps, D features.
 
 import os
 from argparse import Namespace
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -44,6 +45,33 @@ class StepBaseline(nn.Module):
         return (features.detach().float() * weight[:, :-1]).sum(-1) + weight[:, -1]
 
 
+def config_of(task: Any) -> Any:
+    """The task's flags, also of fairseq's older tasks."""
+    return task.cfg or task.args
+
+
+def train_subset(task: Any) -> str:
+    """The name of the training data."""
+    return str(getattr(config_of(task), "train_subset", "train"))
+
+
+def shards(task: Any) -> list[str]:
+    """The folders that fairseq trains on in turn, one an epoch."""
+    return list(utils.split_paths(config_of(task).data))
+
+
+def training_targets(task: Any) -> Iterator[Tensor]:
+    """The targets of all training data, of every shard, whichever is loaded."""
+    split, folders = train_subset(task), len(shards(task))
+    kept = task.datasets[split]
+    for epoch in range(1, folders + 1):
+        if folders > 1:
+            task.load_dataset(split, epoch=epoch)
+        dataset = task.dataset(split)
+        yield from (dataset.tgt[i] for i in range(len(dataset)))
+    task.datasets[split] = kept
+
+
 class RunCache:
     """Inputs that some rows need besides the batch, made when first asked for and kept for the run."""
 
@@ -52,10 +80,8 @@ class RunCache:
 
     @cached_property
     def noising(self) -> Noising:
-        """Counted in one pass over the training targets; memory grows with the distinct bigrams only."""
-        dataset = self.task.dataset(self.task.cfg.train_subset)
-        targets = (dataset.tgt[i] for i in range(len(dataset)))
-        statistics = NoiseStatistics.count(targets, self.vocabulary.size, self.vocabulary.eos)
+        """Counted in one pass over the training targets of all shards; memory grows with the distinct bigrams only."""
+        statistics = NoiseStatistics.count(training_targets(self.task), self.vocabulary.size, self.vocabulary.eos)
         return Noising.from_statistics(self.settings.noise, statistics, self.vocabulary, self.settings.gamma)
 
     @cached_property

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from fairseq.dataclass.configs import CommonConfig, DatasetConfig, DistributedTrainingConfig
 
 PARTS = ("task", "model", "criterion")  # of the configuration, which the tools read
 
@@ -35,10 +36,16 @@ def check_structure(state: Any) -> None:
     _check_sizes((config or {}).get("model") or state.get("args") or {}, weights)
 
 
+# What is no part of the model, although fairseq's older models keep the flags of the whole run.
+TRAINERS = frozenset(
+    name for part in (CommonConfig, DatasetConfig, DistributedTrainingConfig) for name in part.__dataclass_fields__
+)
+
+
 def _check_sizes(model: Mapping[str, Any] | Namespace, weights: Mapping[str, torch.Tensor]) -> None:
     """No width can exceed the count of all weights, and no depth the count of tensors."""
     numbers = sum(value.numel() for value in weights.values())
     for name, value in (vars(model) if isinstance(model, Namespace) else model).items():
         most = len(weights) if str(name).endswith("_layers") else numbers if str(name).endswith(("_dim", "_size")) else None
-        if most is not None and isinstance(value, int) and value > most:
+        if most is not None and name not in TRAINERS and isinstance(value, int) and value > most:
             raise ValueError(f"its {name} is {value}, and its weights are not so many")

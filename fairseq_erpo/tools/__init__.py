@@ -1,1 +1,1 @@
-"""What `python -m fairseq_erpo VERB` runs: inspect, evaluate, report, variance, family."""
+"""What `python -m fairseq_erpo VERB` runs: doctor, inspect, evaluate, report, variance, convert, family."""

@@ -82,6 +82,11 @@ def look_at_checkpoint(path: str, data: str | None) -> str:
     state = check_checkpoint(path)
     if data:
         check_dictionaries(state.get("task_state", {}), task_of(data), path)
-    parameters = sum(value.numel() for value in checkpoint_utils.load_checkpoint_to_cpu(path)["model"].values())
+    weights = checkpoint_utils.load_checkpoint_to_cpu(path)["model"]
+    # Training refuses NaN only: a model of one's own may keep an infinite mask.
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise ValueError(f"{path}: {broken[0]} is not finite; it may be of a run that diverged")
+    parameters = sum(value.numel() for value in weights.values())
     updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates", 0)
     return f"{part_of(state, 'criterion').get('_name')}, {updates} updates, {parameters:,} numbers, all finite"

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from fairseq_erpo.files import write_json
-from fairseq_erpo.scores import bleu_signature, measures, p_values
+from fairseq_erpo.scores import ROUGE, bleu_signature, measures, p_values, rouge_counts
 from fairseq_erpo.tools.generate import Decoding, lines_of, output_of
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
@@ -69,6 +69,10 @@ def _refuse(args: Any, columns: Sequence[str]) -> None:
         raise ValueError(f"--columns has no {', '.join(unknown)}; there are {', '.join(measures())}")
     if args.tokenize not in BLEU.TOKENIZERS:
         raise ValueError(f"--tokenize must be one of {', '.join(BLEU.TOKENIZERS)}, not {args.tokenize!r}")
+    try:
+        bleu_signature(args.tokenize)
+    except RuntimeError as error:  # a library is missing
+        raise ValueError(f"--tokenize {args.tokenize}: {' '.join(str(error).split())}") from None
     if args.beam < 1:
         raise ValueError(f"--beam must be at least 1, not {args.beam}")
     if not math.isfinite(args.lenpen):
@@ -142,7 +146,7 @@ def compare(systems: Systems, references: Sequence[str], baseline: str | None, t
     """
     result: dict[str, Any] = {"baseline": baseline, "sentences": len(references), "signature": bleu_signature(tokenize)}
     scored: dict[str, dict[str, Any]] = {name: {"runs": len(runs), "scores": {}} for name, runs in systems.items()}
-    result |= {"systems": scored, "references": {}}
+    result |= {"systems": scored, "references": {}, "rouge_counts": rouge_counts(references)}
     for key, measure in measures(tokenize).items():
         counts = {name: [measure.counts(run, references) for run in runs] for name, runs in systems.items()}
         for name, runs in counts.items():
@@ -220,6 +224,9 @@ def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     if "repetition" in columns:
         natural = result["references"]["repetition"]
         lines.append(f"repeats: share of bigrams that the output has had before, in percent (references {natural:.2f})")
+    titles = [measures()[key].title for key in columns if key in ROUGE]
+    if titles and not result.get("rouge_counts", True):
+        lines.append(f"rouge-score counts runs of a-z and 0-9 only: {', '.join(titles)} say nothing here, use BLEU or chrF")
     return lines
 
 

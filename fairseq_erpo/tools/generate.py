@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.utils import split_paths
 from fairseq_cli import generate
 
 from fairseq_erpo.files import reason_of
@@ -21,7 +22,7 @@ from fairseq_erpo.tools.training_log import numbered
 
 # Room for any sensible output, so that a model that never ends costs little; fairseq's own limit is 200 tokens.
 LENGTH = ("--max-len-a", "1.2", "--max-len-b", "10")
-# With fairseq's default of 8 for the last, batches are cut otherwise than they were in validation.
+# With fairseq's default of 8 for the last, the longest 1-7 sentences are dropped without a word.
 BATCHES = ("--batch-size", "64", "--required-batch-size-multiple", "1")
 
 
@@ -109,11 +110,17 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
     """
     state = check_checkpoint(str(checkpoint))
     task = part_of(state, "task")
-    data = decoding.data or task.get("data")
-    if not data or not Path(data).is_dir():
-        raise ValueError(f"{checkpoint} was trained on {data}, which is not a folder here; say where the data are with --data")
+    data = decoding.data or task.get("data") or ""
+    folders = split_paths(data)
+    lost = next((folder for folder in folders if not folder or not Path(folder).is_dir()), None)
+    if lost is not None and decoding.data:
+        raise ValueError(f"--data: there is no folder {lost}")
+    if lost is not None:
+        known = f"was trained on {lost}, which is not a folder here" if lost else "does not say what it was trained on"
+        raise ValueError(f"{checkpoint} {known}; say where the data are with --data")
     remove = decoding.remove_bpe or task.get("eval_bleu_remove_bpe")
-    files = [checkpoint, *sorted(Path(data).glob(f"{decoding.split}.*")), *sorted(Path(data).glob("dict.*"))]
+    patterns = (f"{decoding.split}.*", "dict.*")
+    files = [checkpoint, *(file for folder in folders for pattern in patterns for file in sorted(Path(folder).glob(pattern)))]
     made_of = digest_of(files, f"{remove} {LENGTH} {BATCHES}")
     settings = [decoding.split, f"beam{decoding.beam}", f"lenpen{decoding.lenpen:g}", made_of[:10]]
     kept = checkpoint.with_name(f"{checkpoint.stem}.{'.'.join(settings)}.txt")

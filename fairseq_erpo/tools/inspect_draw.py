@@ -3,23 +3,27 @@
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
-from fairseq_erpo.algorithm.batch import Drawn, Expert
-from fairseq_erpo.algorithm.draw import score
+from fairseq_erpo.algorithm.batch import Expert
+from fairseq_erpo.algorithm.draw import gold
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
+from fairseq_erpo.plugin.corpus_statistics import FILE, Follower, follows_model, with_statistics
 from fairseq_erpo.plugin.decoder import sampling_mode
 from fairseq_erpo.plugin.row_inputs import RunCache
 from fairseq_erpo.rewards.base import Reference
+from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
 from fairseq_erpo.rewards.edit import Edit
 from fairseq_erpo.tools.load_run import Conditions, Loaded
 
 AT_ONCE = 64  # sentences in one pass of the model
 LEGEND = "Below each token: the letter of the expert that drew it, and ΔR (Eq. 3), by which it changed the reward."
 EDIT = " ΔR is here of `edit`, minus the edit distance: 0 is a token that adds no edit, the best that there is, and -1 adds one."
+NO_COUNT = f" `corpus_bleu` is here of no model's statistics: beside the checkpoint is no {FILE} with a count up to its update."
 
 
 class Look(NamedTuple):
@@ -72,9 +76,15 @@ class Inspection:
 
     @classmethod
     def of(cls, loaded: Loaded, with_sources: bool = True) -> Self:
-        """Draw for all chosen sentences."""
+        """Draw for all chosen sentences.  Raises ValueError where the run's statistics of corpus BLEU are damaged."""
         legend = LEGEND + (EDIT if isinstance(loaded.settings.teacher, Edit) else "")
-        return cls(loaded.conditions, list(sentences_of(loaded, with_sources)), legend)
+        cache = RunCache(loaded.task, loaded.settings, vocabulary_of(loaded.task.target_dictionary), None)
+        if follows_model(cache.settings):
+            if statistics := last_count(cache, loaded.conditions):
+                cache.settings = with_statistics(cache.settings, statistics)
+            else:
+                legend += NO_COUNT
+        return cls(loaded.conditions, list(sentences_of(loaded, cache, with_sources)), legend)
 
     @property
     def tokens(self) -> list[Token]:
@@ -105,10 +115,19 @@ def number(value: float) -> str:
     return f"{round(value, 3):+g}" if round(value, 3) else "0"
 
 
-def sentences_of(loaded: Loaded, with_sources: bool = True) -> Iterator[Sentence]:
+def last_count(cache: RunCache, conditions: Conditions) -> CorpusStatistics | None:
+    """What the checkpoint's run linearised corpus BLEU at; None where no count is kept beside it.  Raises ValueError."""
+    try:
+        entries = Follower(cache, Path(conditions.checkpoint).parent).entries()
+    except SystemExit as error:
+        raise ValueError(str(error).removeprefix("erpo: ")) from None
+    made = [entry for entry in entries if int(entry["update"]) <= conditions.update]
+    return CorpusStatistics.from_plain(made[-1]) if made else None
+
+
+def sentences_of(loaded: Loaded, cache: RunCache, with_sources: bool) -> Iterator[Sentence]:
     """Draw for the chosen sentences, in order."""
-    conditions, task = loaded.conditions, loaded.task
-    vocabulary = vocabulary_of(task.target_dictionary)
+    conditions, task, vocabulary = loaded.conditions, loaded.task, cache.vocabulary
     for start in range(0, len(loaded.chosen), AT_ONCE):
         chosen = loaded.chosen[start : start + AT_ONCE]
         sample = loaded.dataset.collater([loaded.dataset[i] for i in chosen])
@@ -116,14 +135,14 @@ def sentences_of(loaded: Loaded, with_sources: bool = True) -> Iterator[Sentence
             batch = batch_of(
                 sample,
                 loaded.model,
-                RunCache(task, loaded.settings, vocabulary, None),
+                cache,
                 seed=conditions.seed,
                 update=conditions.update,
                 mixture=conditions.mixture,
                 stage=1,
             )
             # At λ_data = 1 training takes y* without drawing.
-            drawn = FAMILY["interp"].draw(batch) or Drawn(score(batch, batch.target, Expert.DATA))
+            drawn = FAMILY["interp"].draw(batch) or gold(batch)
         sampled = drawn.sample
         reference = Reference.from_target(batch.target, vocabulary)
         inside = sampled.tokens[:, :, None].eq(reference.keys[:, None, :]).any(2)

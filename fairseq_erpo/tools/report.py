@@ -109,9 +109,11 @@ def save_panels(panels: Sequence[curves.Panel], out: Path) -> None:
 
 
 def grouped(paths: Sequence[Path]) -> dict[str, list[History]]:
-    """Histories by name without seed.  Raises ValueError where there is no log."""
+    """Histories by name without seed.  Raises ValueError where there is no log, or one run twice."""
     groups: dict[str, list[History]] = {}
-    for path in paths:
+    for n, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:n]]:
+            raise ValueError(f"{str(path)!r} names one run twice; seeds of one system are different runs")
         history = training_log.read(path)
         groups.setdefault(group_of(history.name), []).append(history)
     return groups

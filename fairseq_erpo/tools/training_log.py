@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ class History:
     train_inner: Figures = field(default_factory=dict)  # every --log-interval updates
     train: Figures = field(default_factory=dict)  # at the end of each epoch
     valid: Figures = field(default_factory=dict)
-    epochs: dict[int, int] = field(default_factory=dict)  # update -> epoch, at the ends of epochs
     progress: float = 0  # epochs done
     commands: list[dict[str, str]] = field(default_factory=list)  # each start with another command, version or commit
 
@@ -48,36 +48,22 @@ class History:
 
 
 def group_of(name: str) -> str:
-    """The name without its seed: interp-3 -> interp."""
-    return re.sub(r"[-_.](?:seed)?\d+$", "", name) or name
+    """The name without its seed, a whole number at its end: interp-3 -> interp; those of mle-5e-4 and dropout-0.1 are none."""
+    return re.sub(r"(?<=[\w)])(?:[-_.]seed|(?<![\d.][eE])[-_]|(?<![\d_])\.)\d+$", "", name)
 
 
 # ---- JSON lines ----
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a log, with or without a logger's prefix.  A line that is still being written is left out."""
-    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
-        start = line.find('{"epoch"')
-        if start >= 0:
-            try:
-                yield json.loads(line[start:])
-            except (ValueError, RecursionError):
-                continue
+    """The JSON objects of a log, figures and starts, with or without a logger's prefix.
 
-
-def commands(path: Path) -> list[dict[str, str]]:
-    """How the run was started, and started again otherwise: command, version and commit (`fairseq_erpo.provenance`)."""
-    found: list[dict[str, str]] = []
+    A line that is still being written is left out.
+    """
     for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
-        try:
-            made = json.loads(line[line.index('{"erpo_run"') :])["erpo_run"]
-            start = {name: str(made[name]) for name in ("command", "version", "commit")}
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-        if start not in found:
-            found.append(start)
-    return found
+        if match := re.search(r'\{"(?:epoch|erpo_run)".*', line):
+            with suppress(ValueError, RecursionError):
+                yield json.loads(match[0])
 
 
 def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -93,8 +79,15 @@ def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def from_json(name: str, path: Path) -> History:
     """A run's history from its JSON lines; empty if there are none."""
-    history = History(name, commands=commands(path))
-    for entry in map(numbers, entries(path)):
+    history = History(name)
+    for found in entries(path):
+        if "erpo_run" in found:  # by `fairseq_erpo.provenance`
+            with suppress(KeyError, TypeError):
+                start = {key: str(found["erpo_run"][key]) for key in ("command", "version", "commit")}
+                if start not in history.commands:
+                    history.commands.append(start)
+            continue
+        entry = numbers(found)
         for part in ("valid", "train"):
             if f"{part}_loss" in entry or f"{part}_nll_loss" in entry:
                 values = {key.removeprefix(f"{part}_"): value for key, value in entry.items() if key.startswith(f"{part}_")}
@@ -102,8 +95,7 @@ def from_json(name: str, path: Path) -> History:
                 update = int(values.get("num_updates", values["epoch"]))
                 getattr(history, part)[update] = values
                 if part == "train":
-                    history.epochs[update] = int(entry["epoch"])
-                    history.progress = max(history.progress, entry["epoch"])
+                    history.progress = max(history.progress, values["epoch"])
                 break
         else:
             history.train_inner[int(entry.get("num_updates", 0))] = entry

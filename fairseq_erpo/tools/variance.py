@@ -38,7 +38,7 @@ from fairseq_erpo.verbs import dashed
 
 PAIRS = 2  # the least number of independent estimates that have a spread
 NOTE = (
-    "variance · n: of the gradient of sum/size, times n, the mean number of target tokens. ±: its standard error. "
+    "V · n: variance of the gradient of sum/size, times n, the mean number of target tokens. ±: its standard error. "
     "ratio: to the first line. SNR: of one update; 0 where {draws} draws cannot tell the mean from 0."
 )
 
@@ -204,9 +204,9 @@ def gradient(criterion: Any, model: nn.Module, sample: Mapping[str, Any], update
 
 def show(measured: Sequence[Measured], loaded: Loaded, draws: int, console: Console) -> None:
     """The table and what it was measured on."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)  # fits 80 columns
     grid.add_column("variant", no_wrap=True)
-    for title in ("n", "variance · n", "±", "ratio", "‖mean‖", "SNR"):
+    for title in ("n", "V · n", "±", "ratio", "‖mean‖", "SNR"):
         grid.add_column(title, justify="right", no_wrap=True)
     first = measured[0].per_token
     for i, line in enumerate(measured):
@@ -218,7 +218,7 @@ def show(measured: Sequence[Measured], loaded: Loaded, draws: int, console: Cons
             f"{line.per_token:.4g}",
             f"{line.error * line.tokens:.2g}",
             f"{line.per_token / first:.2f}" if first else "-",
-            f"{line.mean_norm:.4g}",
+            f"{line.mean_norm:.3g}",
             "-" if line.snr is None else f"{line.snr:.2f}",
         )
     console.print(grid)
