@@ -161,11 +161,11 @@ def test_beam_candidates_are_the_generators(tiny_data: Path) -> None:
 def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
     """Counted at the first batch and at every 50th update, and kept for a run that goes on in between."""
 
-    def statistics(built: Built, update: int) -> CorpusStatistics:
+    def statistics(built: Built, update: int, split: str = "train") -> CorpusStatistics:
         built.task.clock.update = update
         with torch.no_grad():  # another model at each update, the same in each run
             next(iter(built.model.parameters())).fill_(0.01 * (update + 1))
-        built.criterion.draw(built.model, built.batch([3]))
+        built.criterion.draw(built.model, built.batch([3], split))
         found = built.criterion.settings.reward.statistics
         assert found == built.criterion.cache.settings.teacher.statistics and math.isfinite(found.bleu)
         return found  # type: ignore[no-any-return]
@@ -176,6 +176,8 @@ def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
     assert first == same and next_ == last != first
     for at, found in ((7, first), (8, first), (49, first), (50, next_), (51, next_)):
         assert statistics(build(tiny_data, flags), at) == found, f"a run that goes on at {at}"
+    elsewhere = build(tiny_data, flags.replace(str(tmp_path), str(tmp_path / "elsewhere")))
+    assert statistics(elsewhere, 7, "valid") == first, "counted on the training data, whatever is looked at"
     # Killed after a count that no checkpoint saw, the run goes on from before, and counts the same again.
     again = build(tiny_data, flags)
     assert [statistics(again, update) for update in (20, 50)] == [first, next_]

@@ -64,8 +64,8 @@ class Follower:
         now = clock.update
         if self.at is not None and self.at // EVERY == now // EVERY:
             return None
-        if train_subset(self.cache.task) not in self.cache.task.datasets:
-            return None
+        if train_subset(self.cache.task) not in self.cache.task.datasets:  # a verb that looks at other data
+            self.cache.task.load_dataset(train_subset(self.cache.task))
         entries = [entry for entry in self.entries() if entry["update"] < now]
         kept = entries[-1] if self.at is None and entries and entries[-1]["update"] // EVERY == now // EVERY else None
         self.at = now
