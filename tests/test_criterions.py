@@ -205,7 +205,8 @@ def test_padding_has_no_log_p(tiny_data: Path) -> None:
     """What a frozen prior says of a sentence is a sum over its tokens."""
     built = build(tiny_data, "--criterion erpo_raml")
     sample = built.batch([0, 1, 2, 3])
-    log_p = built.criterion.batch(built.model, sample).inputs.log_p(sample["target"], 1, prior=False)
+    batch = built.criterion.batch(built.model, sample)
+    log_p = batch.log_p(batch.start(1), sample["target"])
     padding = sample["target"].eq(1)
     assert padding.any() and log_p[padding].eq(0).all() and log_p[~padding].lt(0).all()
 

@@ -28,6 +28,7 @@ from oracle import (
 from torch import Tensor
 
 from fairseq_erpo.algorithm import mstep
+from fairseq_erpo.algorithm.answers import StepDecoder
 from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, previous_tokens
 from fairseq_erpo.algorithm.beside_data import beside_data
 from fairseq_erpo.algorithm.draw import FromExperts, score
@@ -76,12 +77,8 @@ class Stub:
         """Any function of the prefix leaves the expected gradient alone."""
         return 0.2 * torch.arange(features.size(1)) + 0.3 * features[:, :, 4]
 
-    def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
-        table = self.world.prior if prior else self.world.table
-        log_p = table.log_p.detach()[table.numbers(previous_tokens(tokens, self.world.vocabulary))].gather(2, tokens[:, :, None])[
-            :, :, 0
-        ]
-        return log_p.float().masked_fill(tokens.eq(PAD), 0)
+    def prior(self, samples: int) -> StepDecoder:
+        return self.world.prior
 
 
 def batch_in(world: World, row: Row, variant: Variant, n: int) -> Batch:

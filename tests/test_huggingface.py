@@ -72,7 +72,7 @@ def test_only_data_is_cross_entropy(learner: Any, row: str) -> None:
 
 
 def test_every_row_that_needs_no_more(learner: Any) -> None:
-    for name in FAMILY.keys() - {"mixer", "mrt", "sequence_tutor"}:
+    for name in FAMILY.keys() - {"mixer", "sequence_tutor"}:
         made = learner(name)
         loss = made.loss(PAIRS[:4], (3, 100_000, 0))  # late, so that every schedule has come to its end
         loss.backward()
@@ -90,7 +90,7 @@ def test_every_row_that_needs_no_more(learner: Any) -> None:
         ),
         ("interp", {"erpo_preset": "corpus"}, ["--erpo-preset corpus (use --erpo-reward bleu)"]),
         ("interp", {"erpo_preset": "robust", "erpo_teacher": "corpus_bleu"}, ["--erpo-teacher corpus_bleu (use bleu)"]),
-        ("interp", {"erpo_preset": "paper", "erpo_model_targets": "risk", "erpo_samples": 2}, ["--erpo-model-targets risk (use"]),
+        ("mrt", {"erpo_candidates": "beam"}, ["--erpo-candidates beam (use samples)"]),
     ],
 )
 def test_what_would_be_ignored_is_refused(learner: Any, row: str, flags: dict[str, Any], named: list[str]) -> None:
@@ -105,7 +105,7 @@ def test_what_would_be_ignored_is_refused(learner: Any, row: str, flags: dict[st
         ("--valid 0", "train.py: --valid must lie between 1 and 23 for these texts"),
         ("--valid 24", "train.py: --valid must lie between 1 and 23 for these texts"),
         ("--row interp --valid 4 --erpo-c -1", "train.py: --erpo-c: "),
-        ("--row mrt", "invalid choice: 'mrt'"),
+        ("--row mixer", "invalid choice: 'mixer'"),
         ("--help", "--label-smoothing"),
         ("--row interp --help", "--erpo-c ERPO_C "),
     ],

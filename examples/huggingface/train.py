@@ -1,9 +1,9 @@
 """Train an encoder-decoder of `transformers` by a row of the family, without fairseq: two text files, a sentence per line.
 
-Row: any but `mixer`, `mrt` and `sequence_tutor`.  Paper's cell: none.  fairseq_erpo/algorithm/__init__.py says what a framework
+Row: any but `mixer` and `sequence_tutor`.  Paper's cell: none.  fairseq_erpo/algorithm/__init__.py says what a framework
 has to bring.  A small T5 from scratch, or a model of the hub: --model google-t5/t5-small.
 
-    pip install '.[huggingface]'
+    pip install '.[huggingface]'    # CONTRIBUTING.md has the two lines before it
     python examples/huggingface/train.py text.de text.en --row mle --epochs 20 --save runs/t5
     python examples/huggingface/train.py text.de text.en --model runs/t5 --row interp --lr 5e-5 --epochs 1 --save runs/t5-interp
 """
@@ -34,7 +34,7 @@ from fairseq_erpo.rewards.corpus_bleu import CorpusBleu
 from fairseq_erpo.verbs import dashed
 
 MOST = 200  # tokens of a sentence, EOS included; longer ones are cut
-ROWS = [name for name in FAMILY if name not in ("mixer", "mrt", "sequence_tutor")]
+ROWS = [name for name in FAMILY if name not in ("mixer", "sequence_tutor")]
 OWN = {  # this script's flags: default, help
     "model": ("", "folder, or name in the hub, of a model to go on from; without it, a small T5 from scratch"),
     "save": ("", "folder for the trained model and its tokenizer"),
@@ -64,7 +64,7 @@ def settings_of(row: Row, flags: Mapping[str, Any]) -> Settings:
         "--erpo-samples-file (leave it out)": settings.samples_file is not None,
         "--erpo-schedule plateau (use stairs)": settings.schedule.plateau,
         "--erpo-encode once (use twice)": settings.encode == "once",
-        "--erpo-model-targets risk (use policy)": settings.model_targets == "risk",
+        "--erpo-candidates beam (use samples)": settings.candidates == "beam",
         "--erpo-teacher corpus_bleu (use bleu)": isinstance(settings.teacher, CorpusBleu),
         "corpus_bleu, also that of --erpo-preset corpus (use --erpo-reward bleu)": isinstance(settings.reward, CorpusBleu),
     }

@@ -45,12 +45,12 @@ class Advantage:
         return Point("reward", "α", "0") if self.kl_to_prior else None
 
     def __call__(self, batch: Batch, drawn: Drawn) -> Drawn:
-        sample, inputs = drawn.sample, batch.inputs
+        sample = drawn.sample
         baseline = BASELINES[batch.settings.baseline].value(batch, drawn)
         baseline = baseline if baseline.dim() == 2 else baseline[:, None]
         gain = sample.reward[:, None] - baseline
         if self.kl_to_prior:
-            ours, prior = (inputs.log_p(sample.tokens, drawn.samples, prior=prior) for prior in (False, True))
+            ours, prior = (batch.log_p(asked(drawn.samples), sample.tokens) for asked in (batch.start, batch.inputs.prior))
             # A token answers for the ratio at and behind it, not before.
             gain = gain - (batch.settings.alpha or 0) * (ours - prior).flip(1).cumsum(1).flip(1)
         gain = scaled(gain, batch, drawn)

@@ -55,8 +55,8 @@ class RowInputs(Protocol):
     def baseline(self, features: Tensor) -> Tensor:
         """MIXER's learned baseline.  [N, T, D] -> [N, T]"""
 
-    def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
-        """log p of drawn tokens under the model, or under the frozen prior; 0 at padding.  [N, T] -> [N, T]"""
+    def prior(self, samples: int) -> StepDecoder:
+        """The frozen prior, for S copies of each sentence."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,12 @@ class Batch:
         if samples == 1:
             return self.target, self.draws
         return self.target.repeat_interleave(samples, 0), self.draws.samples(samples)
+
+    def log_p(self, decoder: StepDecoder, tokens: Tensor) -> Tensor:
+        """log p of drawn tokens, 0 at padding.  [B·S, T] -> [B·S, T] float32"""
+        features = decoder.teacher_forced(previous_tokens(tokens, self.vocabulary))
+        log_p = decoder.log_probs(features.flatten(0, 1)).unflatten(0, tokens.shape)
+        return log_p.gather(2, tokens[:, :, None])[:, :, 0].float().masked_fill(tokens.eq(self.vocabulary.pad), 0)
 
 
 class Sample(NamedTuple):

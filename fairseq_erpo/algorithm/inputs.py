@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from fairseq_erpo.algorithm.answers import StepDecoder
 from fairseq_erpo.algorithm.neighbours import real_words
 from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
 from fairseq_erpo.algorithm.predrawn import PredrawnSamples
@@ -19,7 +20,7 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class PlainInputs:
-    """Enough for every row but those with a learned baseline, a frozen prior or minimum risk, which raise ValueError."""
+    """Enough for every row but those with a learned baseline or a frozen prior, which raise ValueError."""
 
     noising: Noising
     words: Tensor  # [W] int64
@@ -46,6 +47,6 @@ class PlainInputs:
         """MIXER's learned baseline.  [N, T, D] -> [N, T]"""
         raise ValueError("--erpo-baseline learned needs fairseq's criterion: choose another baseline, or another row")
 
-    def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
-        """log p of drawn tokens under the model or the prior.  [N, T] -> [N, T]"""
-        raise ValueError("this row needs fairseq's criterion: choose another --row")
+    def prior(self, samples: int) -> StepDecoder:
+        """Sequence Tutor's frozen prior."""
+        raise ValueError("--erpo-prior needs fairseq's criterion: choose another --row")

@@ -14,12 +14,11 @@ from fairseq import checkpoint_utils, utils
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from fairseq_erpo.algorithm.batch import previous_tokens
 from fairseq_erpo.algorithm.neighbours import real_words
 from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
 from fairseq_erpo.algorithm.predrawn import PredrawnSamples
 from fairseq_erpo.algorithm.settings import Settings
-from fairseq_erpo.plugin.decoder import sampling_mode
+from fairseq_erpo.plugin.decoder import IncrementalDecoder
 from fairseq_erpo.plugin.forward import Encoded
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.plugin.texts import UNKNOWN_FOUND, UNKNOWN_WANTED, check_words, spelt
@@ -165,14 +164,6 @@ class BatchInputs:
         assert self.cache.step_baseline is not None
         return self.cache.step_baseline(features)
 
-    def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
-        model, encoded = self.model, self.encoded
-        if prior:
-            model = self.cache.prior.to(next(model.parameters()))
-            encoded = Encoded(model, self.sample)
-        vocabulary = self.cache.vocabulary
-        previous = previous_tokens(tokens, vocabulary)
-        with sampling_mode(model):
-            out = model.decoder(previous, encoder_out=encoded.read(samples))
-            log_p = model.get_normalized_probs(out, log_probs=True)
-        return log_p.gather(2, tokens[:, :, None])[:, :, 0].float().masked_fill(tokens.eq(vocabulary.pad), 0)
+    def prior(self, samples: int) -> IncrementalDecoder:
+        prior = self.cache.prior.to(next(self.model.parameters()))
+        return IncrementalDecoder(prior, Encoded(prior, self.sample).read(samples))

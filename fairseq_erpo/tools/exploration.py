@@ -182,5 +182,5 @@ class ToyInputs(PlainInputs):
     def baseline(self, features: Tensor) -> Tensor:
         return torch.zeros(features.shape[:2])
 
-    def log_p(self, tokens: Tensor, samples: int, prior: bool) -> Tensor:
-        return torch.zeros(tokens.shape)
+    def prior(self, samples: int) -> Table:
+        return Table(model_log_p())
