@@ -223,7 +223,7 @@ def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
         lines.append(f"no star for a difference below {LEAST:g}")
     if "repetition" in columns:
         natural = result["references"]["repetition"]
-        lines.append(f"repeats: share of bigrams that the output has had before, in percent (references {natural:.2f})")
+        lines.append(f"repeats: share of bigrams already seen in that output, in percent (references {natural:.2f})")
     titles = [measures()[key].title for key in columns if key in ROUGE]
     if titles and not result.get("rouge_counts", True):
         lines.append(f"rouge-score counts runs of a-z and 0-9 only: {', '.join(titles)} say nothing here, use BLEU or chrF")
