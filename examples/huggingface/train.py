@@ -66,7 +66,7 @@ def settings_of(row: Row, flags: Mapping[str, Any]) -> Settings:
         "--erpo-encode once (use twice)": settings.encode == "once",
         "--erpo-candidates beam (use samples)": settings.candidates == "beam",
         "--erpo-teacher corpus_bleu (use bleu)": isinstance(settings.teacher, CorpusBleu),
-        "corpus_bleu, also that of --erpo-preset corpus (use --erpo-reward bleu)": isinstance(settings.reward, CorpusBleu),
+        "corpus_bleu, also of --erpo-preset corpus and risk (use --erpo-reward bleu)": isinstance(settings.reward, CorpusBleu),
     }
     if any(foreign.values()):
         raise ValueError(f"this needs fairseq's criterion: {', '.join(name for name, asked in foreign.items() if asked)}")

@@ -119,8 +119,8 @@ MRT = replace(
 
     Policy gradient (Eq. 10) on the model renormalised over the set: at a small --erpo-sharpness a, a times its gradient with the
     baseline group. Anneals nothing. --erpo-candidates beam compares the model's best outputs instead of its samples. The reward
-    expert's draws join the set in interp --erpo-model-targets risk --erpo-baseline none. Watch `seq_reward` and the validation
-    metric. Use it to finish a model that is good already.""",
+    expert's draws join the set in interp --erpo-preset risk. Watch `seq_reward` and the validation metric. Use it to finish a
+    model that is good already.""",
     weigh=Risk(),
     flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_candidates", "erpo_sharpness", "erpo_sampler", "erpo_encode"),
     defaults={**PG.defaults, "erpo_model_targets": "risk", "erpo_samples": 5},
@@ -152,9 +152,9 @@ INTERP = Row(
     large one. --erpo-model-targets reward lets the reward say what should have come where the model drew; policy weights the
     model's own token by its advantage, as Eq. 10 does: with model=1 this is policy gradient, and self-critic with its baseline.
 
-    --erpo-preset finish is for a model that MLE no longer improves, at a small rate. Watch the validation metric at each step
-    of the schedule, `seq_reward` and `clipped`: --erpo-preset paper, the algorithm to the letter, collapses as λ_data goes to 0.
-    Use it on a model pretrained by MLE.""",
+    --erpo-preset finish is for a model that MLE no longer improves, at a small rate; risk for the same with more time. Watch
+    the validation metric at each step of the schedule, `seq_reward` and `clipped`: --erpo-preset paper, the algorithm to the
+    letter, collapses as λ_data goes to 0. Use it on a model pretrained by MLE.""",
     draw=FromExperts(),
     weigh=by_model_targets,
     flags=(*PRETRAINED, *INTERPOLATED, *TARGETS),
