@@ -49,5 +49,5 @@ def batch_of(
         vocabulary=cache.vocabulary,
         max_positions=model.max_decoder_positions(),
         start=start,
-        inputs=BatchInputs(cache, model, sample, encoded),
+        inputs=BatchInputs(cache, model, sample),
     )

@@ -125,8 +125,8 @@ class RunCache:
 class BatchInputs:
     """`RowInputs` for one batch, on its device."""
 
-    def __init__(self, cache: RunCache, model: Any, sample: dict[str, Any], encoded: Encoded) -> None:
-        self.cache, self.model, self.sample, self.encoded = cache, model, sample, encoded
+    def __init__(self, cache: RunCache, model: Any, sample: dict[str, Any]) -> None:
+        self.cache, self.model, self.sample = cache, model, sample
         self.device = sample["target"].device
 
     @property

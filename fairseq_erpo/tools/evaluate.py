@@ -82,6 +82,12 @@ def _refuse(args: Any, columns: Sequence[str]) -> None:
 # ---- from the command line to sentences ----
 
 
+def check_distinct(paths: Sequence[str | Path], words: str) -> None:
+    """Raises ValueError, which shows what was typed, where two paths are one run."""
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise ValueError(f"{words!r} names one run twice; seeds of one system are different runs")
+
+
 def parse_systems(words: Sequence[str], baseline: str | None) -> dict[str, list[str]]:
     """NAME=PATH,PATH -> paths by name.  Raises ValueError naming what is wrong."""
     paths: dict[str, list[str]] = {}
@@ -93,8 +99,7 @@ def parse_systems(words: Sequence[str], baseline: str | None) -> dict[str, list[
             raise ValueError(f"{word!r} is not NAME=PATH or NAME=PATH,PATH")
         if name in paths:
             raise ValueError(f"two systems are called {name!r}; seeds of one system go into one word, {name}=PATH,PATH")
-        if len({Path(path).resolve() for path in listed}) < len(listed):
-            raise ValueError(f"{word!r} names one run twice; seeds of one system are different runs")
+        check_distinct(listed, word)
         paths[name] = listed
     if baseline is not None and baseline not in paths:
         raise ValueError(f"--baseline {baseline} is not among the systems, which are {', '.join(paths)}")

@@ -14,7 +14,7 @@ from fairseq_erpo.files import atomic_write, read_json, write_text
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import curves, training_log
-from fairseq_erpo.tools.evaluate import legend, rows
+from fairseq_erpo.tools.evaluate import check_distinct, legend, rows
 from fairseq_erpo.tools.inspect_draw import Inspection
 from fairseq_erpo.tools.inspect_page import STYLE, section
 from fairseq_erpo.tools.load_run import add_arguments, load, part_of
@@ -112,8 +112,7 @@ def grouped(paths: Sequence[Path]) -> dict[str, list[History]]:
     """Histories by name without seed.  Raises ValueError where there is no log, or one run twice."""
     groups: dict[str, list[History]] = {}
     for n, path in enumerate(paths):
-        if path.resolve() in [other.resolve() for other in paths[:n]]:
-            raise ValueError(f"{str(path)!r} names one run twice; seeds of one system are different runs")
+        check_distinct(paths[: n + 1], str(path))
         history = training_log.read(path)
         groups.setdefault(group_of(history.name), []).append(history)
     return groups
