@@ -29,6 +29,7 @@ logging.disable(logging.INFO)
 
 import torch  # noqa: E402
 from measure import DEVICE, environment, now, operations  # noqa: E402
+from tabulate import tabulate  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from workload import TRANSFORMER, Workload, only  # noqa: E402
 
@@ -55,6 +56,7 @@ SIZES = {
     "small": Size(TRANSFORMER, 60, 12, 8_000),  # that of docs/performance.md
     "tiny": Size(TINY, 8, 7, 100),  # a rehearsal
 }
+BLEU = "--erpo-reward bleu"  # corpus BLEU counts the training data, which this batch has none of
 CONSTANT = "--erpo-schedule constant --erpo-lambda"
 FIRST, LAST = "model=.12,reward=.16,data=.72", "model=3/7,reward=4/7"
 CASES = {
@@ -63,8 +65,8 @@ CASES = {
     "interp paper, first point": f"erpo_interp --erpo-preset paper {CONSTANT} {FIRST}",
     "interp paper, last point": f"erpo_interp --erpo-preset paper {CONSTANT} {LAST}",
     "interp robust": "erpo_interp --erpo-preset robust --erpo-schedule constant",
-    "interp corpus, last point": f"erpo_interp --erpo-preset corpus --erpo-reward bleu {CONSTANT} model=1",
-    "interp risk, last point": f"erpo_interp --erpo-preset risk --erpo-reward bleu {CONSTANT} model=1",
+    "interp corpus, last point": f"erpo_interp --erpo-preset corpus {BLEU} {CONSTANT} model=1",
+    "interp risk, last point": f"erpo_interp --erpo-preset risk {BLEU} {CONSTANT} model=1",
     "self_critic": "erpo_self_critic",
 }
 CASTS: dict[str, Callable[[torch.nn.Module], torch.nn.Module]] = {
@@ -178,9 +180,24 @@ def main() -> None:
     for record in figures(args):
         found.append(record)
         shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}
-        print(json.dumps(shown), flush=True)
+        print(json.dumps(shown), file=sys.stderr, flush=True)
         file = args.out / f"steps-{args.model}.json"
         file.write_text(json.dumps({"environment": around, "steps": found}, indent=1) + "\n")
+    print(as_table(found))
+
+
+COLUMNS = ("ms", "ratio", "peak_mb", "memory", "launches", "operations", "waits", "kernel_ms", "drawn")
+
+
+def as_table(found: list[dict[str, Any]]) -> str:
+    """In Markdown: a line a case, with the columns that this device has."""
+    columns = [name for name in COLUMNS if any(name in record for record in found)]
+    rows = [
+        [record["precision"], record["case"]]
+        + [record.get("error", "") if "error" in record else record[name] for name in columns]
+        for record in found
+    ]
+    return tabulate(rows, ["precision", "step", *columns], tablefmt="github", floatfmt=".4g")
 
 
 if __name__ == "__main__":

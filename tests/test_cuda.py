@@ -18,6 +18,7 @@ from fairseq.utils import apply_to_sample
 from test_rows_train import prior, row_flags  # noqa: F401 - fixtures
 
 from fairseq_erpo import REWARDS, Reference, make_reward, replay
+from fairseq_erpo.algorithm.graphs import Graphs
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.plugin.batch import vocabulary_of
 
@@ -56,9 +57,8 @@ def test_rewards_are_those_of_the_cpu(name: str, tiny_data: Path) -> None:
     torch.testing.assert_close(on_gpu.delta_r.cpu(), on_cpu.delta_r, rtol=0, atol=1e-6)  # float32 sums in another order
 
 
-@pytest.mark.parametrize("sampler", ["cached", "parallel"])
-def test_draws_without_the_model_are_those_of_the_cpu(sampler: str, tiny_data: Path) -> None:
-    built = build(tiny_data, f"{ROWS}reward=.5,data=.5 --erpo-sampler {sampler}")
+def test_draws_without_the_model_are_those_of_the_cpu(tiny_data: Path) -> None:
+    built = build(tiny_data, f"{ROWS}reward=.5,data=.5")
     sample = built.batch(IDS)
     on_cpu = built.criterion.draw(built.model, sample)
     on_gpu = built.criterion.draw(built.model.to(DEVICE), on_device(sample))
@@ -84,6 +84,38 @@ def test_a_batch_draws_what_its_sentences_draw_alone(tiny_data: Path) -> None:
     for row, number in zip(drawn(built, sample), sample["id"].tolist(), strict=True):  # fairseq sorts a batch
         equal += torch.equal(row[row.ne(pad)], drawn(built, built.batch([number]))[0])
     assert equal >= 97
+
+
+RECORDED = {
+    "interior": f"{ROWS}{INTERIOR}",
+    "model": f"{ROWS}model=1",
+    "reward": f"{ROWS}reward=.5,data=.5",
+    "critic": "--criterion erpo_self_critic",
+    "softmax": "--criterion erpo_spg",
+    "mixer": "--criterion erpo_mixer --task erpo_translation",
+    "risk": "--criterion erpo_interp --erpo-preset risk --erpo-reward bleu --erpo-schedule constant",
+}
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="graphs are CUDA's")
+@pytest.mark.parametrize("row", RECORDED)
+def test_recorded_draws_are_those_of_the_same_operations(row: str, tiny_data: Path) -> None:
+    """Bit for bit, while weights and sentences change; a batch of its own shape is recorded when it comes again."""
+    built = build(tiny_data, RECORDED[row])
+    built.model.to(DEVICE)
+    criterion, recorded = built.criterion.to(DEVICE).train(), built.criterion.cache.graphs
+    for turn, first in enumerate([0, 0, 0, 100, 100, 100]):
+        with torch.no_grad():
+            for parameter in built.model.parameters():
+                parameter.mul_(1.02)
+        built.task.clock.update = turn
+        sample = on_device(built.batch(list(range(first, first + 37))))
+        criterion.cache.graphs = recorded
+        replayed = criterion.draw(built.model, sample)
+        criterion.cache.graphs = Graphs()  # which has recorded nothing yet
+        plain = criterion.draw(built.model, sample)
+        assert_equal_bits(replayed._asdict(), plain._asdict())
+    assert recorded.replays >= 2 and None not in recorded.recordings.values()
 
 
 @pytest.mark.parametrize("precision", CASTS)

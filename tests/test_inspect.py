@@ -298,7 +298,6 @@ def test_sources_can_be_left_out(tiny_data: Path, tiny_checkpoint: Path, inspect
                 "erpo_anneal_unit": "update",
                 "erpo_task_targets": "soft",
                 "erpo_lambda": "model=.5,task=.25,delta=.25",
-                "erpo_sampler": "auto",
             },
             "",
             "λ model=0.5,reward=0.25,data=0.25 · --erpo-preset robust ·",
