@@ -209,9 +209,14 @@ def cell(score: Mapping[str, Any], digits: int) -> str:
     text = f"{score['mean']:.{digits}f}"
     if score["std"] is not None:
         text += f" ± {score['std']:.{digits}f}"
+    return text + stars(score)
+
+
+def stars(score: Mapping[str, Any]) -> str:
+    """How sure a difference is, if it is one."""
     if abs(score.get("difference", 0)) < LEAST:
-        return text
-    return text + next((star for limit, star in STARS if score["p"] < limit), "")
+        return ""
+    return next((star for limit, star in STARS if score["p"] < limit), "")
 
 
 def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
