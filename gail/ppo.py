@@ -89,8 +89,11 @@ class GailPPO(PPO):
         self.recorder.position = 0
         if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
             return False
+        rewards = self.rewards()
+        if not np.isfinite(rewards).all():
+            raise ValueError("the discriminator's reward is not finite; see --discriminator")
         # The buffer holds γ V(s_T) at time limits and 0 elsewhere (see Recorder); the true reward never reaches it.
-        rollout_buffer.rewards += self.reward_scale(self.rewards(), self.recorder.dones)
+        rollout_buffer.rewards += self.reward_scale(rewards, self.recorder.dones)
         with torch.no_grad():
             assert isinstance(self._last_obs, np.ndarray)
             last_values = self.policy.predict_values(torch.as_tensor(self._last_obs, device=self.device))
@@ -113,7 +116,7 @@ class GailPPO(PPO):
         rewards = REWARDS[discriminator.settings.reward](logits_expert_is_high)
         report = discriminator.report(expert, logits_expert_is_high)
         self.log({f"discriminator/{name}": value for name, value in report.items()})
-        self.log({"reward/mean": rewards.mean().item(), "reward/std": rewards.std().item()})
+        self.log({"reward/mean": rewards.mean().item(), "reward/std": rewards.std(correction=0).item()})
         return rewards.reshape(shape).cpu().numpy()
 
     def train(self) -> None:
@@ -128,7 +131,10 @@ class GailPPO(PPO):
                 loss = self.loss(RolloutBufferSamples(*batch), {name: next(pairs) for name, pairs in parts.items()}, logged)
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                if not norm.isfinite():  # the weights are still finite, and stay so
+                    why = "with these --ppo the gradient of the policy is not finite"
+                    raise ValueError(f"{why}; {self.described(logged)}")
                 self.policy.optimizer.step()
             self._n_updates += 1
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
@@ -162,7 +168,9 @@ class GailPPO(PPO):
 
     def surrogate(self, batch: RolloutBufferSamples, log_p: Tensor, logged: dict[str, list[float]]) -> Tensor:
         """PPO's clipped surrogate, given log π(a|s) [B] under the current policy; a scalar."""
-        advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+        advantages = batch.advantages
+        if len(advantages) > 1:  # as SB3: one advantage has no deviation
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         ratio = torch.exp(log_p - batch.old_log_prob)
         clip = self.clip_range(1)  # type: ignore[operator]  # constant: SB3 made a function of the number
         with torch.no_grad():
@@ -201,8 +209,14 @@ class GailPPO(PPO):
     def batches(self, pairs: Pairs, rng: torch.Generator) -> Iterator[Pairs]:
         """Yield random batches of these, forever."""
         while True:
-            rows = torch.randperm(len(pairs[0]), generator=rng)[: self.batch_size // DATA_PART]
+            rows = torch.randperm(len(pairs[0]), generator=rng)[: max(1, self.batch_size // DATA_PART)]
             yield pairs[0][rows], pairs[1][rows], pairs[2][rows]
+
+    def described(self, logged: Mapping[str, list[float]]) -> str:
+        """Say what the policy and the last minibatch are, where something is not finite."""
+        last = {"log_std": self.policy.log_std.mean().item()}
+        last |= {name: values[-1] for name, values in logged.items()}
+        return ", ".join(f"{name} is {value:.3g}" for name, value in last.items())
 
     def log(self, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -98,9 +98,10 @@ class Run:
         try:
             self.model.learn(self.settings.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         except ValueError as error:
-            if not str(error).startswith("Expected parameter"):  # torch's words for a distribution of nan
-                raise
-            raise ValueError(f"the policy diverged in iteration {self.iteration + 1}; lower --ppo learning_rate") from None
+            why = str(error)
+            if why.startswith("Expected parameter"):  # torch's words for a distribution of nan
+                why = f"with these --ppo the policy has no distribution; {self.model.described({})}"
+            raise ValueError(f"iteration {self.iteration + 1}: {why}") from None
         self.seconds += time.perf_counter() - began
         self.iteration += 1
         episodes = self.model.ep_info_buffer or ()

@@ -82,8 +82,8 @@ class RunSettings:
             raise ValueError(
                 "--iterations, --envs, --eval-every and --eval-episodes must be positive, --bc-steps and --pairs not negative"
             )
-        if self.steps < self.envs or self.steps % self.envs:
-            raise ValueError(f"--steps {self.steps}: must be a multiple of --envs {self.envs}")
+        if self.steps < max(self.envs, 2) or self.steps % self.envs:
+            raise ValueError(f"--steps {self.steps}: must be a multiple of --envs {self.envs}, and at least 2")
         parse_schedule(self.schedule_name, self.until)
 
     @property

@@ -1,9 +1,11 @@
 """Small worlds for the tests of gail: a pendulum that a linear policy balances, and runs of a few hundred steps on it."""
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 
 from gail.build import build
 from gail.demos import Demonstrations, from_episodes
@@ -17,6 +19,26 @@ PENDULUM = "InvertedPendulum-v5"
 # Cut after 7 steps, where the pendulum has fallen in some episodes and not in others: both ends of an episode in a short rollout.
 SHORT = "ShortPendulum-v0"
 gym.register(SHORT, "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulumEnv", max_episode_steps=7)
+
+
+class Breaks(InvertedPendulumEnv):
+    """Returns a reward or an observation that is no number from its 40th step on."""
+
+    def __init__(self, what: str, **settings: Any) -> None:
+        self.steps, self.what = 0, what
+        super().__init__(**settings)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        self.steps += 1
+        if self.steps >= 40:
+            observation, reward = (observation * np.nan, reward) if self.what == "observation" else (observation, np.nan)
+        return observation, reward, *rest
+
+
+BROKEN = {what: f"Broken{what.title()}-v0" for what in ("observation", "reward")}
+for what, name in BROKEN.items():
+    gym.register(name, Breaks, max_episode_steps=7, kwargs={"what": what})
 
 
 def balance(observations: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from gail import checkpoints, demo_prefix, state
 from gail.bc import negative_log_likelihood
-from gail.build import build
+from gail.build import build, pretrain
 from gail.demo_prefix import make_venv
 from gail.demos import Demonstrations
 from gail.flags import parse_record
@@ -55,16 +55,23 @@ def test_data_changes_it(demos: Demonstrations) -> None:
     assert all(not torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-@pytest.mark.parametrize("method", ["gail", "gail_interp", "expert"])
-def test_true_reward_is_ppo(demos: Demonstrations, method: str) -> None:
-    """With the environment's reward and no data: SB3's PPO, to the last bit, over time limits and falls."""
-    run = settings(method, env=SHORT, schedule=None if method == "expert" else "0", true_reward=True)
+@pytest.mark.parametrize(
+    ("method", "steps", "envs"),
+    [("gail", 256, 2), ("gail_interp", 256, 2), ("expert", 256, 2), ("expert", 257, 1), ("gail", 65, 1)],
+)
+def test_true_reward_is_ppo(demos: Demonstrations, method: str, steps: int, envs: int) -> None:
+    """With the environment's reward and no data: SB3's PPO, to the last bit, over time limits and falls.
+
+    Of 257 pairs the last minibatch has one, whose advantage has no deviation.
+    """
+    schedule = None if method == "expert" else "0"
+    run = settings(method, env=SHORT, steps=steps, envs=envs, schedule=schedule, true_reward=True)
     mine = trained(run, demos if method != "expert" else None, iterations=3)
     gamma = run.ppo.gamma
-    venv = VecNormalize(DummyVecEnv([lambda: Monitor(make_env(SHORT))] * 2), gamma=gamma)
-    sizes = {"n_steps": 128, "batch_size": 64, "n_epochs": 2}
+    venv = VecNormalize(DummyVecEnv([lambda: Monitor(make_env(SHORT))] * envs), gamma=gamma)
+    sizes = {"n_steps": steps // envs, "batch_size": 64, "n_epochs": 2}
     theirs = PPO("MlpPolicy", venv, gamma=gamma, seed=1, policy_kwargs=dict(ARCHITECTURE), device="cpu", **sizes)  # type: ignore[arg-type]
-    theirs.learn(3 * 256)
+    theirs.learn(3 * steps)
     assert_equal_bits(mine.policy.state_dict(), theirs.policy.state_dict())
     mine_adam, theirs_adam = (model.policy.optimizer.state_dict() for model in (mine, theirs))
     theirs_adam["param_groups"][0]["foreach"] = True  # how it is computed, not what
@@ -73,6 +80,33 @@ def test_true_reward_is_ppo(demos: Demonstrations, method: str) -> None:
     assert mine.reward_scale.rms.var == venv.ret_rms.var
     ends = [episode["l"] for episode in theirs.ep_info_buffer or ()]
     assert 7 in ends and min(ends) < 7  # both kinds of end have been there
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "ppo"),
+    [
+        ("gail_interp", {"steps": 65, "envs": 1}, "batch_size=64,n_epochs=1"),  # the last minibatch has one pair
+        ("gail_interp", {"steps": 8, "envs": 1}, "batch_size=3,n_epochs=1"),  # a quarter of it is no data row
+        ("gail_interp_reward", {"steps": 3, "envs": 1}, "batch_size=2,n_epochs=1"),
+        ("gail_interp", {"steps": 2, "envs": 2, "pairs": 1}, "batch_size=2,n_epochs=1"),
+        ("bc_gail", {"steps": 5, "envs": 1, "bc_steps": 2}, "batch_size=2,n_epochs=1"),
+    ],
+)
+def test_batches_of_one_pair(method: str, changes: dict[str, Any], ppo: str) -> None:
+    """What has one element has no deviation: policy and discriminator stay numbers, and so does what is logged."""
+    demos = demonstrations(trajectories=1).subsample(1)
+    small = parse_record(PPOSettings, PPOSettings(), ppo, "--ppo")
+    middle = {"schedule": "0.5"} if method == "gail_interp" else {}
+    model = build(settings(method, ppo=small, iterations=2, **middle, **changes), demos)
+    if method == "bc_gail":
+        pretrain(model, settings(method, **changes), demos)
+    for _ in range(2):
+        model.learn(model.n_steps * model.n_envs, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+    discriminator = model.imitation.discriminator
+    assert discriminator is not None
+    for part in (model.policy, discriminator):
+        assert all(value.isfinite().all() for value in part.state_dict().values())
+    assert np.isfinite([float(value) for value in model.logger.name_to_value.values()]).all()
 
 
 class Watch(BaseCallback):
