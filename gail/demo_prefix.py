@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from gail.demos import Demonstrations
 from gail.prefix_length import PREFIX_LENGTHS
-from gail.simulator import Simulator, make_env
+from gail.simulator import Simulator, check_env, make_env
 
 FULL_EPISODES = 0.1  # share of episodes without a prefix, so that there are policy pairs from the start at any λ_data
 
@@ -128,6 +128,7 @@ def make_venv(env_id: str, count: int, prefix: PrefixSettings | None = None, sub
     makers = [maker(rank) for rank in range(count)]
     if not subproc:
         return DummyVecEnv(makers)
+    check_env(env_id)  # an error in another process would arrive as the end of a pipe
     # Ctrl-C reaches every process of a terminal.  The environments' ignore it from their start on: this one ends them.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     forkserver.ensure_running()

@@ -22,14 +22,12 @@ class Simulator:
     """The simulator behind gymnasium's wrappers.  Raises ValueError for an environment that MuJoCo does not simulate."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        if not hasattr(env.unwrapped, "data") or not hasattr(env.unwrapped, "model"):
-            name = env.spec.id if env.spec else env
-            raise ValueError(f"--env {name}: not a MuJoCo environment, so its state cannot be restored; try Hopper-v5")
-        self.model, self.data = env.unwrapped.model, env.unwrapped.data
+        check_mujoco(env)
+        self.model, self.data = env.unwrapped.model, env.unwrapped.data  # type: ignore[attr-defined]
         self.size = mujoco.mj_stateSize(self.model, INTEGRATION)
         while not isinstance(env, TimeLimit):
             if not isinstance(env, gym.Wrapper):
-                raise ValueError("the environment has no time limit; give max_episode_steps to gymnasium.make")
+                raise ValueError(f"--env {name_of(env)}: it has no time limit; register it with max_episode_steps")
             env = env.env
         self.limit = env
 
@@ -66,19 +64,52 @@ def silent_c() -> Iterator[None]:
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """Make an environment with continuous actions.  Raises ValueError for an unknown id or for other actions."""
+    """Make an environment of vectors.  Raises ValueError for one that is unknown, fails or has other spaces."""
     try:
         # gymnasium's checker costs a tenth of a step, and looks at the first one only.
         with silent_c():
             env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True)
-    except (gym.error.Error, ImportError, ValueError, TypeError) as error:  # of an id's module too
+    except Exception as error:  # the environment's own code raises anything
         raise ValueError(f"--env {env_id}: {reason_of(error)}") from None
-    if not isinstance(env.action_space, gym.spaces.Box) or not isinstance(env.observation_space, gym.spaces.Box):
-        raise ValueError(f"--env {env_id}: observations and actions must be boxes of numbers")
+    try:
+        check_vectors("observations", env.observation_space)
+        actions = check_vectors("actions", env.action_space)
+        if not actions.is_bounded() or np.all(actions.low == actions.high):
+            raise ValueError("actions must lie in a box of finite bounds; set the environment's action_space to one")
+    except ValueError as error:
+        raise ValueError(f"--env {env_id}: {error}") from None
     return env
 
 
+def check_vectors(what: str, space: gym.Space[Any]) -> gym.spaces.Box:
+    """Return the space.  Raises ValueError unless it is one of vectors of floating numbers."""
+    if not isinstance(space, gym.spaces.Box):
+        raise ValueError(f"{what} must be boxes of numbers, and are {type(space).__name__}")
+    if len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+        kind = f"{space.dtype} of the shape {space.shape}"
+        raise ValueError(f"{what} must be vectors of floating numbers, and are {kind}")
+    return space
+
+
+def check_mujoco(env: gym.Env[Any, Any]) -> None:
+    """Raises ValueError unless MuJoCo simulates the environment."""
+    if not hasattr(env.unwrapped, "data") or not hasattr(env.unwrapped, "model"):
+        why = "not a MuJoCo environment, so its state cannot be restored; try Hopper-v5"
+        raise ValueError(f"--env {name_of(env)}: {why}")
+
+
+def check_env(env_id: str) -> None:
+    """Raises ValueError where no policy can be trained on the environment."""
+    env = make_env(env_id)
+    Simulator(env)
+    env.close()
+
+
+def name_of(env: gym.Env[Any, Any]) -> str:
+    return env.spec.id if env.spec else str(env)
+
+
 def box_of(env: gym.Env[Any, Any]) -> Box:
-    """Return the least and the largest action."""
+    """Return the least and the largest action, in the precision in which actions are kept."""
     assert isinstance(env.action_space, gym.spaces.Box)
-    return env.action_space.low, env.action_space.high
+    return env.action_space.low.astype(np.float32), env.action_space.high.astype(np.float32)

@@ -18,7 +18,7 @@ import numpy as np
 from fairseq_erpo.files import atomic_write, reason_of
 from gail.arrays import read_arrays
 from gail.demos import Demonstrations, from_episodes
-from gail.simulator import Simulator, make_env
+from gail.simulator import Simulator, box_of, make_env
 
 # name -> (kinds of number, how many axes)
 ARRAYS = {"obs": ("fiu", 2), "acts": ("fiu", 2), "rews": ("fiu", 1), "lengths": ("i", 1), "terminal": ("b", 1)}
@@ -54,7 +54,7 @@ def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstr
     """
     env = make_env(env_id)
     Simulator(env)
-    shapes = env.observation_space.shape, env.action_space.shape
+    shapes, box = (env.observation_space.shape, env.action_space.shape), box_of(env)
     env.close()
     rows = []
     for k, one in enumerate(trajectories):
@@ -67,7 +67,7 @@ def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstr
         rows.append(
             {
                 "observations": obs[:-1],
-                "actions": np.clip(acts, env.action_space.low, env.action_space.high),  # type: ignore[attr-defined]
+                "actions": np.clip(acts, *box),
                 "rewards": np.asarray(one["rews"], dtype=float) if one.get("rews") is not None else np.zeros(len(acts)),
                 "states": nothing,
                 "qpos": nothing,
