@@ -1,9 +1,12 @@
 """MuJoCo environments, and the simulator behind them, whose state can be read and restored to the last bit."""
 
+import inspect
+import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +18,10 @@ from numpy.typing import NDArray
 from fairseq_erpo.files import reason_of
 
 INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION
+# Arguments of gymnasium's environments that say how they look.
+RENDERING = ("render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom", "visual_options")
+# Wrappers that leave observations, actions and rewards alone.
+WATCHING = ("RecordEpisodeStatistics", "RecordVideo", "OrderEnforcing", "PassiveEnvChecker", "TimeLimit", "DataCollector")
 Box = tuple[NDArray[Any], NDArray[Any]]  # least and largest action, [A] each
 
 
@@ -103,6 +110,34 @@ def check_env(env_id: str) -> None:
     env = make_env(env_id)
     Simulator(env)
     env.close()
+
+
+def arguments_of(spec: gym.envs.registration.EnvSpec) -> dict[str, Any]:
+    """The arguments with which an environment is registered, as JSON has them; without those of rendering."""
+    kept = {name: value for name, value in spec.kwargs.items() if name not in RENDERING}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=lambda value: type(value).__name__))
+    return plain
+
+
+def check_identity(env_id: str, spec: gym.envs.registration.EnvSpec) -> None:
+    """Raises ValueError unless what was recorded in an environment of `spec` is of --env: its version, class and arguments."""
+    own = gym.spec(env_id)
+    make = gym.envs.registration.load_env_creator(own.entry_point) if isinstance(own.entry_point, str) else own.entry_point
+    names = (own.entry_point, f"{make.__module__}:{getattr(make, '__qualname__', make)}")
+    if spec.id != own.id and spec.entry_point not in names:
+        raise ValueError(f"it is of {spec.id}, not of --env {env_id}; give --env {spec.id}, or name another")
+    known = inspect.signature(make).parameters.values()  # type: ignore[arg-type]
+    defaults = {one.name: one.default for one in known if one.default is not one.empty}
+    theirs, ours = (arguments_of(replace(one, kwargs={**defaults, **one.kwargs})) for one in (spec, own))
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(
+                f"it is of {spec.id} with {name}={theirs.get(name)}, and --env {env_id} has {ours.get(name)}; "
+                "register an environment with its arguments"
+            )
+    wrappers = [[one.name for one in each.additional_wrappers if one.name not in WATCHING] for each in (spec, own)]
+    if wrappers[0] != wrappers[1]:
+        raise ValueError(f"it is of {spec.id} with the wrappers {wrappers[0]}, and --env {env_id} has {wrappers[1]}")
 
 
 def name_of(env: gym.Env[Any, Any]) -> str:

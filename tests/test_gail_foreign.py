@@ -1,5 +1,6 @@
 """What others made: environments, policies and data sets that do not fit cost one line, and execute nothing."""
 
+import json
 import pickle
 import zipfile
 from dataclasses import replace
@@ -10,13 +11,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gail_worlds import PENDULUM, demonstrations, write_demos
+from gail_worlds import PENDULUM, demonstrations, noise, write_demos
+from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
+from gymnasium.envs.registration import WrapperSpec
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from gail import trajectories
+from gail import archive, trajectories
 from gail.__main__ import main
 from gail.sb3_policy import sb3_policy
 from gail.simulator import make_env
@@ -230,3 +233,118 @@ def test_nothing_in_a_model_is_executed(tmp_path: Path) -> None:
     saved(tmp_path, "PPO", policy_kwargs={"activation_fn": Own})
     refused([*words, tmp_path / "PPO.zip"], "activation_fn", "--expert")
     assert not executed.exists()
+
+
+# ---- data sets and trajectories ----
+
+WALKER, CHEETAH = "Walker2d-v5", "HalfCheetah-v5"  # their observations and actions have equal shapes
+gym.register("LowHopper-v0", HopperEnv, max_episode_steps=30, kwargs={"healthy_z_range": [0.2, 9.0]})
+
+
+@pytest.fixture
+def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    return tmp_path / "minari"
+
+
+def minari_set(name: str, spec: Any, steps: int = 5, observation: gym.Space[Any] | None = None) -> None:
+    """A data set of one episode, of an environment or of observations of another kind without one."""
+    import minari
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    env = make_env(spec.id if spec is not None else PENDULUM)
+    space = observation or env.observation_space
+    observations = (
+        {key: np.zeros((steps + 1, 4)) for key in space} if isinstance(space, Dict) else np.zeros((steps + 1, *space.shape))
+    )  # type: ignore[misc]
+    ends = np.arange(steps) == steps - 1
+    actions = np.zeros((steps, *env.action_space.shape), np.float32)  # type: ignore[misc]
+    episode = minari.data_collector.EpisodeBuffer(
+        id=0,
+        observations=observations,
+        actions=actions,
+        rewards=[0.0] * steps,
+        terminations=[False] * steps,
+        truncations=ends.tolist(),
+    )
+    spaces = {"observation_space": space, "action_space": env.action_space}
+    minari.create_dataset_from_buffers(name, [episode], **spaces)
+    if spec is not None:
+        about = get_dataset_path(name) / "data" / "metadata.json"
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"env_spec": spec.to_json()}))
+
+
+def importing(name: str, env_id: str, out: Path) -> list[str]:
+    return ["record", "--from-minari", name, "--env", env_id, "--trajectories", "1", "--out", str(out)]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a data set without an author
+def test_a_minari_set_of_another_environment_is_not_taken(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its name, version, arguments and wrappers are compared; what names none is believed, and that is said."""
+    out = tmp_path / "d.npz"
+    spec = gym.spec(WALKER)
+    old, light = replace(spec, id="Walker2d-v4", entry_point="a:B"), replace(spec, kwargs={"frame_skip": 2})
+    same = replace(spec, kwargs={"healthy_z_range": (0.8, 2.0), "render_mode": None, "width": 20})  # its default
+    wrapped = replace(spec, additional_wrappers=(WrapperSpec("FrameStackObservation", "a:B", {}),))
+    for k, (one, named) in enumerate(((old, "Walker2d-v4"), (light, "frame_skip=2"), (wrapped, "FrameStackObservation"))):
+        minari_set(f"wrong/set{k}-v0", one)
+        refused(importing(f"wrong/set{k}-v0", WALKER, out), f"--from-minari wrong/set{k}-v0", named, f"--env {WALKER}")
+    minari_set("walker/right-v0", same)
+    refused(importing("walker/right-v0", CHEETAH, out), "--from-minari walker/right-v0", WALKER, f"--env {CHEETAH}")
+    assert not out.exists()
+    main(importing("walker/right-v0", WALKER, out))
+    assert "believed" not in capsys.readouterr().err
+    minari_set("low/hopper-v0", replace(gym.spec("Hopper-v5"), kwargs={"healthy_z_range": [0.2, 9.0]}))
+    refused(importing("low/hopper-v0", "Hopper-v5", out), "healthy_z_range")
+    main(importing("low/hopper-v0", "LowHopper-v0", out))  # the same class with the same arguments, under another name
+    minari_set("no/name-v0", None)
+    capsys.readouterr()
+    main(importing("no/name-v0", PENDULUM, out))
+    assert f"--env {PENDULUM}" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_minari_sets_of_other_observations(sets: Path, tmp_path: Path) -> None:
+    """Dictionaries, images, and files that are no data set; a module that a set names is not imported."""
+    out = tmp_path / "d.npz"
+    minari_set("dict/observations-v0", None, observation=Dict({"a": FLOATS, "b": FLOATS}))
+    refused(importing("dict/observations-v0", PENDULUM, out), "--from-minari dict/observations-v0", "observations", "Dict")
+    minari_set("an/image-v0", None, observation=Box(0, 255, (8, 8, 3), np.uint8))
+    refused(importing("an/image-v0", PENDULUM, out), "--from-minari an/image-v0", "observations")
+    minari_set("damaged/set-v0", None)
+    about = sets / "damaged" / "set-v0" / "data" / "metadata.json"
+    whole = json.loads(about.read_text())
+    (tmp_path / "trapped.py").write_text("raise SystemExit('imported')")
+    spec = json.loads(gym.spec(PENDULUM).to_json()) | {"entry_point": "trapped:Env"}
+    nameless = {key: value for key, value in whole.items() if key != "observation_space"}
+    for content in ("{", "[]", json.dumps(nameless | {"env_spec": json.dumps(spec)}), json.dumps(whole | {"env_spec": "{"})):
+        about.write_text(content)
+        refused(importing("damaged/set-v0", PENDULUM, out), "--from-minari damaged/set-v0")
+    about.write_text(json.dumps(whole))
+    (data,) = about.parent.glob("*.hdf5")
+    data.write_bytes(data.read_bytes()[:200])
+    refused(importing("damaged/set-v0", PENDULUM, out), "--from-minari damaged/set-v0")
+    assert not out.exists()
+
+
+def test_trajectories_name_their_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Walker2d's are not HalfCheetah's, though both have 17 observations and 6 actions; a file that names none is believed."""
+    theirs, bare = tmp_path / "theirs.npz", tmp_path / "bare.npz"
+    trajectories.save(demonstrations(WALKER, 1, noise(6, 1), stochastic=True), theirs)
+    words = ["record", "--out", tmp_path / "d.npz", "--from-trajectories"]
+    refused([*words, theirs, "--env", CHEETAH], f"--from-trajectories {theirs}", WALKER, f"--env {CHEETAH}")
+    main([str(word) for word in [*words, theirs, "--env", WALKER]])
+    assert capsys.readouterr().err == ""
+    with np.load(theirs) as whole:
+        np.savez(bare, **{name: whole[name] for name in trajectories.ARRAYS})
+    main([str(word) for word in [*words, bare, "--env", CHEETAH]])
+    assert f"--env {CHEETAH}" in capsys.readouterr().err
+
+
+def test_demonstrations_of_a_variant_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name, registered with other arguments since they were recorded."""
+    path = write_demos(tmp_path, demonstrations("LowHopper-v0", 1, noise(3, 1), stochastic=True))
+    archive.load(path, "LowHopper-v0")
+    monkeypatch.setitem(gym.registry, "LowHopper-v0", replace(gym.spec("LowHopper-v0"), kwargs={"frame_skip": 2}))
+    words = ["train", "--method", "bc", "--env", "LowHopper-v0", "--demos", path, "--out", tmp_path / "run"]
+    refused(words, str(path), "--env LowHopper-v0", "frame_skip")
