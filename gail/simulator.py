@@ -46,11 +46,15 @@ class Simulator:
 
     def set(self, state: NDArray[np.float64], elapsed: int) -> None:
         """Restore `state`, `elapsed` steps into the episode."""
-        mujoco.mj_setState(self.model, self.data, state, INTEGRATION)
+        self.pin(state)
         # Positions of bodies, which some environments read before they step; neither call touches the state.
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
         self.limit._elapsed_steps = elapsed  # type: ignore[assignment]  # None before the first reset
+
+    def pin(self, state: NDArray[np.float64]) -> None:
+        """Set what MuJoCo integrates, and leave what it computed from the state before as it is."""
+        mujoco.mj_setState(self.model, self.data, state, INTEGRATION)
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def check_source(name: str, env_id: str, spec: EnvSpec | None) -> None:
 def save(demos: Demonstrations, path: Path) -> None:
     """Write the exchange file of complete trajectories."""
     all_of = to_arrays(demos)
-    arrays = {name: np.concatenate([one[name] for one in all_of]) for name in ("obs", "acts", "rews")}
+    arrays: dict[str, Any] = {name: np.concatenate([one[name] for one in all_of]) for name in ("obs", "acts", "rews")}
     arrays |= {"lengths": demos.lengths, "terminal": demos.terminated, "env_id": np.array(demos.env_id)}
     with atomic_write(path) as part, part.open("wb") as sink:
         np.savez_compressed(sink, **arrays)

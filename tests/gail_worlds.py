@@ -10,9 +10,11 @@ from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gail.build import build
 from gail.demos import Demonstrations, from_episodes
 from gail.flags import parse_record
+from gail.logs import Logs
 from gail.policies import Act
 from gail.ppo import GailPPO
 from gail.record import record_episodes
+from gail.run import Run
 from gail.settings import PPOSettings, RunSettings
 
 PENDULUM = "InvertedPendulum-v5"
@@ -83,3 +85,13 @@ def write_demos(folder: Path, demos: Demonstrations) -> Path:
     path = folder / f"{demos.env_id}.npz"
     archive.save(demos, path, "test", 3)
     return path
+
+
+def go_on(goal: RunSettings, folder: Path, end: int) -> None:
+    """Resume, as `train` does, up to iteration `end`."""
+    run = Run(goal, folder)
+    run.begin(resume=True)
+    with Logs(folder, run.iteration, goal.iterations, "", quiet=True) as logs:
+        while run.iteration < end:
+            run.iterate(logs)
+    run.save()
