@@ -208,6 +208,17 @@ def test_loss_is_weighted_by_lambda(demos: Demonstrations, method: str, reached:
     assert model.logger.name_to_value["train/data_pairs"] == (demos.index < reached).sum()
 
 
+@pytest.mark.parametrize(("batch", "rows"), [(64, 16), (10, 2), (3, 1), (4096, 100)])
+def test_a_minibatch_has_a_quarter_as_many_data_rows(demos: Demonstrations, batch: int, rows: int) -> None:
+    """Rounded down, at least one, and at most all; each row once in a minibatch."""
+    small = parse_record(PPOSettings, PPOSettings(), f"batch_size={batch}", "--ppo")
+    batches = build(settings("gail_annealed_loss", schedule="0.5", ppo=small), demos).data_batches()
+    assert batches is not None
+    observations, actions, weights = next(batches)
+    assert len(observations) == len(actions) == len(weights) == rows
+    assert len(observations.unique(dim=0)) == rows
+
+
 def test_the_reward_expert_picks_by_the_discriminator(demos: Demonstrations) -> None:
     """Of actions that the policy proposes, in proportion to exp{logit of D}: the expectation under importance resampling."""
     model = trained(settings("gail"), demos, iterations=1)
