@@ -18,7 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -66,13 +66,31 @@ class GailPPO(PPO):
     imitation: Imitation
 
     def attach(self, imitation: Imitation) -> None:
-        """Attach discriminator, demonstrations and schedule."""
+        """Attach discriminator, demonstrations and schedule.
+
+        Raises ValueError for an argument of PPO that `train` does not know.
+        """
         assert isinstance(self.env, VecNormalize) and isinstance(self.env.venv, Recorder)
+        unknown = {"target_kl": self.target_kl, "clip_range_vf": self.clip_range_vf, "use_sde": self.use_sde or None}
+        unknown["normalize_advantage"] = None if self.normalize_advantage else False
+        for name, value in unknown.items():
+            if value is not None:
+                raise ValueError(f"GailPPO does not know PPO's {name}={value}")
         self.imitation = imitation
         self.normaliser, self.recorder = self.env, self.env.venv
         self.reward_scale = RewardScale(self.n_envs, self.gamma)
         self.lambda_data = self.lambda_reward = 0.0
         self.anneal()
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *others: Any, **more: Any
+    ) -> tuple[int, BaseCallback]:
+        """Begin anew as SB3 does, and what is ours with it: λ for the episodes that the reset begins, and the sums of rewards."""
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+            self.anneal()
+            self.reward_scale.returns[:] = 0
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *others, **more)
 
     def anneal(self) -> None:
         """Set λ for the episodes that begin from now on and for the next update.  It is constant within an iteration."""
@@ -116,12 +134,13 @@ class GailPPO(PPO):
         rewards = REWARDS[discriminator.settings.reward](logits_expert_is_high)
         report = discriminator.report(expert, logits_expert_is_high)
         self.log({f"discriminator/{name}": value for name, value in report.items()})
-        self.log({"reward/mean": rewards.mean().item(), "reward/std": rewards.std(correction=0).item()})
+        self.log({"reward/mean": rewards.mean().item(), "reward/std": rewards.std().item()})
         return rewards.reshape(shape).cpu().numpy()
 
     def train(self) -> None:
         """Update the policy by SB3's loop over minibatches, with `loss`."""
         self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
         parts = {name: pairs for name, pairs in (("data", self.data_batches()), ("reward", self.reward_batches())) if pairs}
         logged: dict[str, list[float]] = defaultdict(list)
         parameters = list(self.policy.parameters())
@@ -172,7 +191,7 @@ class GailPPO(PPO):
         if len(advantages) > 1:  # as SB3: one advantage has no deviation
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         ratio = torch.exp(log_p - batch.old_log_prob)
-        clip = self.clip_range(1)  # type: ignore[operator]  # constant: SB3 made a function of the number
+        clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]  # SB3 made a function of a number
         with torch.no_grad():
             logged["approx_kl"].append((ratio - 1 - ratio.log()).mean().item())
             logged["clip_fraction"].append(((ratio - 1).abs() > clip).float().mean().item())

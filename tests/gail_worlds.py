@@ -24,21 +24,28 @@ gym.register(SHORT, "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulum
 
 
 class Breaks(InvertedPendulumEnv):
-    """Returns a reward or an observation that is no number from its 40th step on."""
+    """Returns a reward or an observation that is no number from its 40th step on, or as the last of such an episode."""
 
     def __init__(self, what: str, **settings: Any) -> None:
-        self.steps, self.what = 0, what
+        self.steps, self.of_episode, self.what = 0, 0, what
         super().__init__(**settings)
 
+    def reset_model(self) -> Any:
+        self.of_episode = 0
+        return super().reset_model()
+
     def step(self, action: Any) -> Any:
-        observation, reward, *rest = super().step(action)
+        observation, reward, _, truncated, info = super().step(action)
         self.steps += 1
+        self.of_episode += 1
         if self.steps >= 40:
-            observation, reward = (observation * np.nan, reward) if self.what == "observation" else (observation, np.nan)
-        return observation, reward, *rest
+            last = self.of_episode == 7
+            observation = observation * (np.nan if self.what == "observation" or (self.what == "last" and last) else 1)
+            reward = np.nan if self.what == "reward" else reward
+        return observation, reward, False, truncated, info
 
 
-BROKEN = {what: f"Broken{what.title()}-v0" for what in ("observation", "reward")}
+BROKEN = {what: f"Broken{what.title()}-v0" for what in ("observation", "last", "reward")}
 for what, name in BROKEN.items():
     gym.register(name, Breaks, max_episode_steps=7, kwargs={"what": what})
 

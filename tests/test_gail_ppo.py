@@ -1,7 +1,8 @@
 """GailPPO beside SB3's PPO, and its rollout by hand."""
 
+import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from gail.demo_prefix import make_venv
 from gail.demos import Demonstrations
 from gail.flags import parse_record
 from gail.policies import ARCHITECTURE
-from gail.ppo import GailPPO
+from gail.ppo import GailPPO, Imitation, stack
 from gail.reward_expert import picked
 from gail.schedules import make_schedule
 from gail.settings import PPOSettings
@@ -57,12 +58,12 @@ def test_data_changes_it(demos: Demonstrations) -> None:
 
 @pytest.mark.parametrize(
     ("method", "steps", "envs"),
-    [("gail", 256, 2), ("gail_interp", 256, 2), ("expert", 256, 2), ("expert", 257, 1), ("gail", 65, 1)],
+    [("gail", 256, 2), ("gail_interp", 256, 2), ("expert", 256, 2), ("expert", 257, 1), ("gail", 66, 1)],
 )
 def test_true_reward_is_ppo(demos: Demonstrations, method: str, steps: int, envs: int) -> None:
     """With the environment's reward and no data: SB3's PPO, to the last bit, over time limits and falls.
 
-    Of 257 pairs the last minibatch has one, whose advantage has no deviation.
+    Of 257 pairs the last minibatch has one, whose advantage has no deviation; of 66 it has two.
     """
     schedule = None if method == "expert" else "0"
     run = settings(method, env=SHORT, steps=steps, envs=envs, schedule=schedule, true_reward=True)
@@ -109,6 +110,53 @@ def test_batches_of_one_pair(method: str, changes: dict[str, Any], ppo: str) -> 
     assert np.isfinite([float(value) for value in model.logger.name_to_value.values()]).all()
 
 
+def test_learning_again_is_ppo(demos: Demonstrations) -> None:
+    """SB3's `learn` once more: going on, and from zero, when environments, sums of rewards and schedules begin anew."""
+    rate, clip = (lambda left: 3e-4 * left), (lambda left: 0.01 + 0.02 * left)
+    sizes = {"n_steps": 128, "batch_size": 64, "n_epochs": 2, "gamma": 0.995, "learning_rate": rate, "clip_range": clip}
+    common = sizes | {"seed": 1, "device": "cpu", "policy_kwargs": dict(ARCHITECTURE)}
+
+    def learnt_again(model: PPO) -> Iterator[Any]:
+        for steps, anew in ((512, True), (256, False), (512, True)):
+            model.learn(steps, reset_num_timesteps=anew)
+            yield copy.deepcopy(model.policy.state_dict()), model.num_timesteps
+
+    mine = GailPPO("MlpPolicy", stack(make_venv(SHORT, 2), 128), **common)  # type: ignore[arg-type]
+    row = settings("gail").row
+    mine.attach(Imitation(row, make_schedule("none"), 1024, demos, None, "fixed", 1))
+    ours = list(learnt_again(mine))
+    env = DummyVecEnv([lambda: Monitor(make_env(SHORT))] * 2)
+    theirs = PPO("MlpPolicy", VecNormalize(env, gamma=0.995), **common)  # type: ignore[arg-type]
+    for (weights, steps), (expected, count) in zip(ours, learnt_again(theirs), strict=True):
+        assert_equal_bits(weights, expected)
+        assert steps == count
+    assert mine.reward_scale.rms.var == theirs.env.ret_rms.var  # type: ignore[union-attr]
+
+
+def test_learning_from_zero_begins_with_data(demos: Demonstrations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the second time, when the environments were left without."""
+    monkeypatch.setattr(demo_prefix, "FULL_EPISODES", 0.0)
+    model = build(settings("gail_resets", iterations=1), demos)
+    for _ in range(2):
+        model.learn(256, log_interval=None)  # type: ignore[arg-type]
+        model.anneal()
+        assert model.lambda_data == 0
+    first: list[float] = []
+    monkeypatch.setattr(model, "collect_rollouts", lambda *_, **__: first.extend(model.recorder.get_attr("skipped")))
+    model.learn(256)
+    assert min(first) > 0
+
+
+@pytest.mark.parametrize(
+    "argument", [{"target_kl": 0.01}, {"clip_range_vf": 0.2}, {"use_sde": True}, {"normalize_advantage": False}]
+)
+def test_what_the_update_does_not_know_is_refused(argument: dict[str, Any], demos: Demonstrations) -> None:
+    model = GailPPO("MlpPolicy", stack(make_venv(SHORT, 2), 128), n_steps=128, batch_size=64, device="cpu", **argument)
+    row = settings("gail").row
+    with pytest.raises(ValueError, match=next(iter(argument))):
+        model.attach(Imitation(row, make_schedule("none"), 1024, demos, None, "fixed", 1))
+
+
 class Watch(BaseCallback):
     """Keeps what SB3 sees of each step."""
 
@@ -121,9 +169,15 @@ class Watch(BaseCallback):
         return True
 
 
-def test_rewards_and_advantages_by_hand(demos: Demonstrations) -> None:
-    """Rewards are the new discriminator's, divided by the running deviation; γ V(s_T) at time limits only; GAE by its sum."""
-    model = build(settings("gail", env=SHORT), demos)
+@pytest.mark.parametrize("method", ["gail", "gail_resets"])
+def test_rewards_and_advantages_by_hand(method: str) -> None:
+    """Rewards are the new discriminator's, divided by the running deviation; γ V(s_T) at time limits only; GAE by its sum.
+
+    Where an episode began with data, the time limit counts its steps, and is bootstrapped all the same.
+    """
+    demos = demonstrations(SHORT, 3)
+    schedule = "0.5" if method == "gail_resets" else None
+    model = build(settings(method, env=SHORT, schedule=schedule), demos)
     watch = Watch()
     model.n_epochs = 0  # train() leaves the policy as it was in the rollout
     model.learn(256, callback=watch, log_interval=None)

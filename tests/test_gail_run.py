@@ -176,14 +176,14 @@ def test_refusals(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_what_is_not_finite_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The environment's fault is said to be the environment's, the update's to be --ppo's; what was kept is finite."""
-    for what in ("observation", "reward"):
-        with pytest.raises(SystemExit, match=rf"iteration 2: --env {BROKEN[what]}: .*{what}"):
+    for what, named in (("observation", "observation"), ("last", "observation"), ("reward", "reward")):
+        with pytest.raises(SystemExit, match=rf"iteration 2: --env {BROKEN[what]}: .*{named}"):
             main([*RUN_EXPERT, "--env", BROKEN[what], "--out", str(tmp_path / what)])
     steep = ["--ppo", "learning_rate=1,ent_coef=10,batch_size=64"]
     with pytest.raises(SystemExit, match=r"iteration \d+: .*--ppo") as stopped:
         main([*RUN_EXPERT, *steep, "--env", SHORT, "--iterations", "100", "--out", str(tmp_path / "steep")])
     assert "\n" not in str(stopped.value)
-    for folder in ("observation", "reward", "steep"):
+    for folder in (*BROKEN, "steep"):
         checkpoints.load(tmp_path / folder / "checkpoint.pt")
 
 
