@@ -9,7 +9,6 @@ corpus.json; it appears when all is complete.
 """
 
 import argparse
-import gzip
 import hashlib
 import json
 import random
@@ -31,7 +30,7 @@ from typing import Any
 import sentencepiece
 from recipes import TASKS, Selection, profile_of
 
-from fairseq_erpo.files import read_json, reason_of, write_json
+from fairseq_erpo.files import read_json, reason_of, text_lines, write_json
 
 EXAMPLES = Path(__file__).resolve().parent
 ROOT = EXAMPLES.parent
@@ -46,23 +45,20 @@ Parts = dict[str, list[Pair]]
 # ---- reading ----
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file, gzipped or not; blanks evened out."""
-    raw = path.read_bytes()
-    try:
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise SystemExit(f"corpus: {path} is no text in UTF-8, or a damaged .gz: {error}") from None
-    # Not splitlines(), which also splits at rare characters inside a sentence.
-    return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+def evened(pairs: Iterable[Sequence[str]]) -> list[Pair]:
+    """Blanks of all kinds evened out, among them the rare characters at which fairseq and others would end a line."""
+    return [(" ".join(source.split()), " ".join(target.split())) for source, target in pairs]
 
 
 def read_files(source: Path, target: Path) -> list[Pair]:
     """Two text files, line by line."""
-    sides = lines_of(source), lines_of(target)
+    try:
+        sides = text_lines(source), text_lines(target)
+    except ValueError as error:
+        raise SystemExit(f"corpus: {error}") from None
     if len(sides[0]) != len(sides[1]):
         raise SystemExit(f"corpus: {source} has {len(sides[0])} lines and {target} has {len(sides[1])}; they must be parallel.")
-    return list(zip(*sides, strict=True))
+    return evened(zip(*sides, strict=True))
 
 
 def read_folder(folder: Path, languages: Sequence[str]) -> Parts:
@@ -82,10 +78,10 @@ def read_tatoeba(archive: Path) -> list[Pair]:
     """ManyThings' deu-eng.zip: a line of deu.txt is English, tab, German, tab, attribution."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8-sig").splitlines()]
+            rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8-sig").split("\n")]
     except (zipfile.BadZipFile, KeyError, ValueError, zlib.error) as error:
         raise SystemExit(f"corpus: {archive} is not ManyThings' deu-eng.zip: {reason_of(error)}") from None
-    return [(row[1].strip(), row[0].strip()) for row in rows if len(row) >= 2]
+    return evened((row[1], row[0]) for row in rows if len(row) >= 2)
 
 
 MARKUP = re.compile(r"</?(title|description)>")
@@ -108,14 +104,14 @@ def read_iwslt14(archive: Path, languages: Sequence[str]) -> Parts:
         talks, tests = [], []
         for language in languages:
             kept = [line for line in text(f"train.tags.de-en.{language}") if not any(mark in line for mark in UNUSED)]
-            talks.append([" ".join(MARKUP.sub("", line).split()) for line in kept])
+            talks.append([MARKUP.sub("", line) for line in kept])
             xml = [line for test in TESTS for line in text(f"IWSLT14.{test}.de-en.{language}.xml")]
             tests.append([match[1].replace("’", "'") for line in xml if (match := SEGMENT.search(line))])
-    pairs = [pair for pair in zip(*talks, strict=True) if all(pair)]
+    pairs = [pair for pair in evened(zip(*talks, strict=True)) if all(pair)]
     return {
         "train": [pair for n, pair in enumerate(pairs, 1) if n % 23],
         "valid": [pair for n, pair in enumerate(pairs, 1) if n % 23 == 0],
-        "test": list(zip(*tests, strict=True)),
+        "test": evened(zip(*tests, strict=True)),
     }
 
 

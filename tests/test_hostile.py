@@ -23,7 +23,7 @@ from fairseq_erpo.plugin.criterion import check_restore_file
 from fairseq_erpo.plugin.literals import literal
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.tools.evaluate import parse_systems
-from fairseq_erpo.tools.generate import lines_of, read
+from fairseq_erpo.tools.generate import read
 from fairseq_erpo.tools.report import sample_blocks
 
 
@@ -254,18 +254,6 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path
     (tmp_path / "cut.pt").write_bytes(content[: len(content) * tenth // 10])
     with pytest.raises(ValueError, match=r"cut\.pt is not a checkpoint"):
         check_checkpoint(str(tmp_path / "cut.pt"))
-
-
-def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
-    file = tmp_path / "text"
-    for content, lines in (
-        (b"a\xc2\x85b\n\xe2\x80\xa8c\n", ["a\u0085b", "\u2028c"]),
-        (b"\xef\xbb\xbfa\r\nb", ["a", "b"]),
-        (b"a\n\n", ["a", ""]),
-        (b"", []),
-    ):
-        file.write_bytes(content)
-        assert lines_of(file) == lines
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def test_lines_are_what_newlines_end(train: ModuleType, tmp_path: Path) -> None:
     """Not what splits a text elsewhere in Unicode; and a byte order mark is no letter."""
     paths = [str(tmp_path / name) for name in "ab"]
     for path in paths:
-        Path(path).write_text("\ufeffa\x85b\n\nc\n", "utf-8")
-    assert train.read(paths) == [["a\x85b", "", "c"]] * 2
+        Path(path).write_bytes("\ufeffa\x85b\rc\n\nc\r\n".encode())
+    assert train.read(paths) == [["a\x85b\rc", "", "c"]] * 2
     Path(paths[1]).write_text("a\n")
     with pytest.raises(ValueError, match=r"a has 3 lines and .*b has 1; they must be parallel"):
         train.read(paths)

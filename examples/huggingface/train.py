@@ -12,7 +12,6 @@ import random
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]  # fairseq brings one that a CPU build of torch cannot load
@@ -29,7 +28,7 @@ from fairseq_erpo.algorithm.draw import gold
 from fairseq_erpo.algorithm.inputs import PlainInputs
 from fairseq_erpo.algorithm.mstep import total_loss
 from fairseq_erpo.algorithm.settings import Settings
-from fairseq_erpo.files import reason_of
+from fairseq_erpo.files import reason_of, text_lines
 from fairseq_erpo.rewards.corpus_bleu import CorpusBleu
 from fairseq_erpo.verbs import dashed
 
@@ -50,8 +49,7 @@ OWN = {  # this script's flags: default, help
 
 def read(paths: Sequence[str]) -> list[list[str]]:
     """The lines of the two texts.  Raises ValueError unless they have equally many."""
-    # Not splitlines(), which also splits at rare characters inside a sentence.
-    texts = [Path(path).read_text("utf-8-sig").removesuffix("\n").split("\n") for path in paths]
+    texts = [text_lines(path) for path in paths]
     if len(texts[0]) != len(texts[1]):
         raise ValueError(f"{paths[0]} has {len(texts[0])} lines and {paths[1]} has {len(texts[1])}; they must be parallel")
     return texts

@@ -12,9 +12,9 @@ from sacrebleu.metrics.bleu import BLEU
 from tabulate import tabulate
 from tqdm import tqdm
 
-from fairseq_erpo.files import write_json
+from fairseq_erpo.files import text_lines, write_json
 from fairseq_erpo.scores import ROUGE, bleu_signature, measures, p_values, rouge_counts
-from fairseq_erpo.tools.generate import Decoding, lines_of, output_of
+from fairseq_erpo.tools.generate import Decoding, output_of
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
 STARS = ((0.01, "**"), (0.05, "*"))
@@ -118,7 +118,7 @@ def collect(
     if reference is not None:
         if not Path(reference).is_file():
             raise ValueError(f"--reference: there is no file {reference}")
-        references = lines_of(Path(reference))
+        references = text_lines(reference)
     systems: dict[str, list[Sequence[str]]] = {}
     settings = []
     runs = [(name, path) for name, listed in paths.items() for path in listed]

@@ -15,7 +15,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.utils import split_paths
 from fairseq_cli import generate
 
-from fairseq_erpo.files import reason_of
+from fairseq_erpo.files import reason_of, text_lines
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.tools.load_run import part_of
 from fairseq_erpo.tools.training_log import numbered
@@ -70,8 +70,8 @@ def output_of(path: str, decoding: Decoding) -> Output:
 def read(path: Path) -> Output:
     """fairseq-generate's lines `D-` and `T-` by their numbers, or a text as it is."""
     try:
-        lines = lines_of(path)
-    except UnicodeDecodeError:
+        lines = text_lines(path)
+    except ValueError:
         raise ValueError(f"{path} is neither a checkpoint (.pt) nor a text in UTF-8") from None
     try:
         hypotheses, references = (numbered("\n".join(lines), letter) for letter in "DT")
@@ -92,15 +92,6 @@ def settings_in(lines: Sequence[str]) -> dict[str, Any] | None:
         return None
     penalty = re.search(r"'lenpen': ([-+.\de]+)", text)
     return {"split": last[1], "beam": int(last[2])} | ({"lenpen": float(penalty[1])} if penalty else {})
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text in UTF-8, with or without a byte order mark.  Raises UnicodeDecodeError, OSError.
-
-    Not by splitlines(), which also splits at rare characters inside a sentence, such as U+0085 and U+2028.
-    """
-    text = path.read_text("utf-8-sig")  # which turns \r\n into \n, too
-    return text.removesuffix("\n").split("\n") if text else []
 
 
 def decoded(checkpoint: Path, decoding: Decoding) -> Path:
