@@ -5,19 +5,22 @@ import logging
 import os
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from fairseq import options
+from fairseq import options, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks.translation import TranslationTask
 from fairseq.utils import split_paths
 from fairseq_cli import generate
 
-from fairseq_erpo.files import reason_of, text_lines
+from fairseq_erpo.files import cause_of, text_lines
 from fairseq_erpo.plugin.safe_load import check_checkpoint
-from fairseq_erpo.tools.load_run import part_of
+from fairseq_erpo.tools.load_run import part_of, run_config
 from fairseq_erpo.tools.training_log import numbered
 
 # Room for any sensible output, so that a model that never ends costs little; fairseq's own limit is 200 tokens.
@@ -119,17 +122,34 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
         return kept
     arguments = [data, "--path", str(checkpoint), "--task", "erpo_translation", "--gen-subset", decoding.split]
     arguments += ["--beam", str(decoding.beam), "--lenpen", str(decoding.lenpen), *LENGTH, *BATCHES, "--num-workers", "0"]
-    for flag, value in (
-        ("--remove-bpe", remove),
-        ("--user-dir", decoding.user_dir),
-        ("--source-lang", task.get("source_lang")),
-        ("--target-lang", task.get("target_lang")),
-    ):
-        arguments += [flag, value] if value else []
+    arguments += ["--remove-bpe", remove] if remove else []
+    arguments += ["--user-dir", decoding.user_dir] if decoding.user_dir else []
+    own = task_config(checkpoint, data, decoding.user_dir)
     with TemporaryDirectory(dir=checkpoint.parent, prefix="decoding-") as folder:
-        _generate([*arguments, "--results-path", folder], checkpoint, data)
+        _generate([*arguments, "--results-path", folder], own, checkpoint, data)
         os.replace(Path(folder) / f"generate-{decoding.split}.txt", kept)
     return kept
+
+
+def task_config(checkpoint: Path, data: str, user_dir: str | None) -> Any:
+    """The run's own task with its flags, such as --truncate-source, on `data`; fairseq's `translation` becomes ours.
+
+    Raises ValueError for a task that decodes by flags that no verb here has.
+    """
+    utils.import_user_module(Namespace(user_dir=user_dir))
+    unused = {"eval_bleu": False, "eval_rouge": False, "num_batch_buckets": 0}
+    own = run_config(str(checkpoint), {"data": data, **unused}).task
+    name = getattr(own, "_name", None) or own.task
+    if name not in TASK_REGISTRY:
+        raise ValueError(f"there is no task {name!r}, which {checkpoint} is of; give the --user-dir that has it")
+    if not issubclass(TASK_REGISTRY[name], TranslationTask):
+        raise ValueError(
+            f"{checkpoint} was trained by --task {name}, which has flags of its own for decoding: run fairseq-generate with "
+            "--task and these, and give evaluate its output"
+        )
+    if name == "translation":
+        own._name = "erpo_translation"
+    return own
 
 
 def digest_of(files: Sequence[Path], settings: str) -> str:
@@ -141,13 +161,16 @@ def digest_of(files: Sequence[Path], settings: str) -> str:
     return digest.hexdigest()
 
 
-def _generate(arguments: Sequence[str], checkpoint: Path, data: str) -> None:
-    """fairseq-generate in this process."""
+def _generate(arguments: Sequence[str], task: Any, checkpoint: Path, data: str) -> None:
+    """fairseq-generate in this process, with this configuration of its task."""
     logging.basicConfig()  # else fairseq logs into the result's file, and goes on when that is closed
     if sys.stderr.isatty():
         logging.getLogger("fairseq.logging.progress_bar").setLevel(logging.INFO)  # its bar obeys this logger
     try:
         parsed = options.parse_args_and_arch(options.get_generation_parser(), list(arguments))
-        generate.main(convert_namespace_to_omegaconf(parsed))
+        config = convert_namespace_to_omegaconf(parsed)
+        config._set_flag("allow_objects", True)  # fairseq's older tasks have a Namespace
+        config.task = task
+        generate.main(config)
     except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
-        raise ValueError(f"{checkpoint} cannot decode {data}: {reason_of(error).removeprefix('erpo: ')}") from None
+        raise ValueError(f"{checkpoint} cannot decode {data}: {cause_of(error)}") from None
