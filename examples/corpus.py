@@ -30,6 +30,7 @@ from typing import Any
 import sentencepiece
 from recipes import TASKS, Selection, profile_of
 
+from fairseq_erpo.coverage import ENOUGH, NEARLY_ALL, Coverage
 from fairseq_erpo.files import read_json, reason_of, text_lines, write_json
 
 EXAMPLES = Path(__file__).resolve().parent
@@ -188,6 +189,25 @@ def choose(parts: Parts, selection: Selection) -> Parts:
     return chosen
 
 
+def say_share(parts: Parts, chosen: Parts, selection: Selection) -> None:
+    """Say what share of the training pairs the selection leaves, where that is not nearly all."""
+    whole, left = len(parts["train"]), len(chosen["train"])
+    if whole and left < NEARLY_ALL * whole and left != selection.train:
+        target = f"{selection.min_target} to {selection.max_target} target words"
+        print(f"corpus: {left} of {whole} train pairs have {target} and 1 to {selection.max_source} source words; they are taken")
+
+
+def check_blanks(parts: Parts, languages: Sequence[str], selection: Selection) -> None:
+    """Ends the program with one line where words are wanted, and most sentences of a side have no blanks between theirs."""
+    for language, side in zip(languages, zip(*parts["train"], strict=True), strict=False):
+        share = Coverage.of(side).bleu
+        said = f"corpus: {1 - share:.0%} of the .{language} lines are one word, since their script has no blanks"
+        if share < ENOUGH and not selection.pieces:
+            raise SystemExit(f"{said}: take subwords by --pieces N, or put blanks between the words first")
+        if share < NEARLY_ALL:
+            print(f"{said}; the lengths that the profile takes are in words")
+
+
 def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
     """Moses tokenisation and lower case, as the paper's data have them."""
     try:
@@ -205,6 +225,22 @@ def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
 
 # ---- writing ----
 
+NO_WORDS = re.compile(r"<s>|<pad>|</s>|madeupword\d{4}")  # what fairseq's dictionaries keep for themselves; <unk> is unknown
+
+
+def check_symbols(name: str, lines: Iterable[str], target: bool) -> None:
+    """Ends the program with one line for a symbol as a word, at which fairseq would end a target, or mask a source.
+
+    An encoder reads <s> and </s> like any other word.
+    """
+    for text in lines:
+        found = next((word for word in text.split() if NO_WORDS.fullmatch(word) and (target or word == "<pad>")), None)
+        if found:
+            raise SystemExit(
+                f"corpus: {found} stands as a word in {name}: {text[:60]!r}; fairseq keeps this symbol for itself: write it "
+                "otherwise, or take subwords by --pieces N, which spell it"
+            )
+
 
 def write(parts: Parts, languages: Sequence[str], folder: Path, selection: Selection) -> dict[str, int]:
     """Write {train,valid,test}.LANGUAGE (text) and, if the vocabulary is of pieces, a joint subword model and the same files in
@@ -216,6 +252,8 @@ def write(parts: Parts, languages: Sequence[str], folder: Path, selection: Selec
     (folder / "pieces").mkdir(parents=True)
     for name, part in parts.items():
         for language, side in zip(languages, zip(*part, strict=True), strict=True):
+            if not selection.pieces:
+                check_symbols(f"{name}.{language}", side, target=language == languages[1])
             (folder / f"{name}.{language}").write_text("\n".join(side) + "\n", "utf-8")
     if selection.pieces:
         model = pieces_of(parts, folder / "pieces" / "model", selection)
@@ -317,8 +355,10 @@ def prepare(
         if not force:
             raise SystemExit(f"corpus: {folder} is of other text or settings; choose another folder, or --force replaces it")
         check_own(folder, corpus_of(done)["languages"])
-    parts = read(sources, languages)
-    parts = choose(tokenised(parts, languages) if moses else parts, selection)
+    read_parts = read(sources, languages)
+    check_blanks(read_parts, languages, selection)
+    parts = choose(tokenised(read_parts, languages) if moses else read_parts, selection)
+    say_share(read_parts, parts, selection)
     try:
         sizes = place(parts, languages, selection, folder, {"digest": digest, **settings})
     except OSError as error:

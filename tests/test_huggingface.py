@@ -135,6 +135,18 @@ def test_lines_are_what_newlines_end(train: ModuleType, tmp_path: Path) -> None:
         train.read(paths)
 
 
+@pytest.mark.parametrize("mark", ["<pad>", "</s>"])
+def test_a_symbol_of_the_tokenizer_in_a_text_is_refused(
+    train: ModuleType, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the target in the middle."""
+    text = tmp_path / "text"
+    text.write_text("".join(f"{line}\n" for line in [*LINES, f"a {mark} b"]))
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(text), str(text), "--pieces", "40", "--width", "16", "--valid", "4"])
+    with pytest.raises(SystemExit, match=rf"^train\.py: a text has {mark}"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
 def test_a_few_updates(tmp_path: Path) -> None:
     """The script from the outside: a model from scratch by `mle`, saved; then `interp` from it."""
     texts = tmp_path / "source", tmp_path / "target"

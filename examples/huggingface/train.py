@@ -159,7 +159,9 @@ def main(args: Namespace) -> float:
     if not 0 < args.valid < len(texts[0]) or args.batch < 1:
         raise ValueError(f"--valid must lie between 1 and {len(texts[0]) - 1} for these texts, and --batch be at least 1")
     hub = [kind.from_pretrained(args.model) for kind in (AutoModelForSeq2SeqLM, AutoTokenizer)] if args.model else None
-    model, tokenizer = hub or new_model([*texts[0], *texts[1]], args.pieces, args.width)
+    model, tokenizer = hub or new_model(texts[0] + texts[1], args.pieces, args.width)
+    if held := {mark for mark in tokenizer.all_special_tokens if mark in "\n".join(texts[0] + texts[1])} - {tokenizer.unk_token}:
+        raise ValueError(f"a text has {', '.join(sorted(held))}, which the tokenizer keeps for itself: write it otherwise")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     train = list(zip(range(len(texts[0])), *texts, strict=True))[: -args.valid]
     learner = Learner(model, tokenizer, FAMILY[args.row], flags, texts[1][: -args.valid], args.seed)
@@ -175,7 +177,9 @@ def main(args: Namespace) -> float:
         print(f"epoch {epoch}: {updates} updates, the last at a loss of {loss.item():.3f}", flush=True)
     _ = args.save and [part.save_pretrained(args.save) for part in (model, tokenizer)]
     out = model.eval().generate(learner.ids(texts[0][-args.valid :]), max_new_tokens=MOST)
-    return sacrebleu.corpus_bleu(tokenizer.batch_decode(out, skip_special_tokens=True), [texts[1][-args.valid :]]).score
+    found, wanted = tokenizer.batch_decode(out, skip_special_tokens=True), texts[1][-args.valid :]
+    print(f"chrF {sacrebleu.corpus_chrf(found, [wanted]).score:.2f}, which serves where a script has no blanks and BLEU no words")
+    return sacrebleu.corpus_bleu(found, [wanted]).score
 
 
 if __name__ == "__main__":
