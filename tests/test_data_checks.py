@@ -16,6 +16,7 @@ from fairseq.data.indexed_dataset import make_builder
 from fairseq_erpo.files import cause_of
 from fairseq_erpo.plugin.clocked_task import clocked
 from fairseq_erpo.plugin.data_checks import BadData, check_kept, check_side, check_task
+from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
 from fairseq_erpo.tools.doctor import task_of
 
 WORDS = [f"w{n}" for n in range(11)]  # with fairseq's four symbols 15, so that there is one filler
@@ -339,3 +340,15 @@ def test_statistics_of_few_sentences_are_said(tiny_data: Path, caplog: pytest.Lo
     built = build(tiny_data, "--criterion erpo_interp --erpo-preset corpus --task erpo_translation --train-subset valid")
     built.criterion.draw(built.model, built.batch([3, 14], "valid"))
     assert "statistics of 40 training sentences only" in caplog.text
+
+
+def test_dictionaries_that_cannot_be_compared_are_said_to_be(tiny_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A checkpoint of fairseq without this plugin; one that knows a side only is of other data."""
+    task = task_of(str(tiny_data))
+    check_dictionaries({KEY: digests(task)}, task, "ours.pt")
+    assert not caplog.records
+    for _ in range(2):
+        check_dictionaries({}, task, "theirs.pt")
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["theirs.pt"]
+    with pytest.raises(ValueError, match="another target dictionary"):
+        check_dictionaries({KEY: {"source": digests(task)["source"]}}, task, "half.pt")

@@ -22,7 +22,6 @@ from fairseq_erpo.family.resolve import named, resolve
 from fairseq_erpo.files import cause_of
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import register, translation_task  # noqa: F401 - known to fairseq from now on
-from fairseq_erpo.plugin.checkpoints import another
 from fairseq_erpo.plugin.decoder import check_model
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.safe_load import check_checkpoint
@@ -187,8 +186,8 @@ def run_config(checkpoint: str, overrides: Mapping[str, Any]) -> Any:
     """The run's whole configuration, some of its values overridden.  Raises ValueError with one line."""
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint, dict(overrides))
-    except SystemExit as error:  # by `plugin.checkpoints`, whose advice is for training
-        raise ValueError(cause_of(error).removesuffix(f"; {another(checkpoint)}")) from None
+    except SystemExit as error:  # by `plugin.checkpoints`
+        raise ValueError(cause_of(error)) from None
     return state["cfg"] if state.get("cfg") is not None else convert_namespace_to_omegaconf(state["args"])
 
 
