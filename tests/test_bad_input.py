@@ -12,8 +12,6 @@ import torch
 from conftest import Fairseq, build, configuration, write_corpus
 
 from fairseq_erpo.annealers import Annealer
-from fairseq_erpo.family.flags import OLD_FLAGS
-from fairseq_erpo.verbs import dashed
 
 INTERP = "--criterion erpo_interp --erpo-preset robust"
 
@@ -72,8 +70,7 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_anneal_every": "4"}, ["--erpo-anneal-every", "no unit", "4e (epochs)", "4u (updates)"]),
         ({"erpo_anneal_every": "soon"}, ["--erpo-anneal-every", "soon", "4e (epochs)"]),
         ({"erpo_anneal_every": "1e400u"}, ["--erpo-anneal-every", "between"]),
-        ({"erpo_lambda": "model=.5,task=.5"}, ["--erpo-lambda", "task is now called reward"]),
-        ({"erpo_lambda": "model=.5,delta=.5"}, ["--erpo-lambda", "delta is now called data"]),
+        ({"erpo_lambda": "model=.5,task=.5"}, ["--erpo-lambda", "model=.5,task=.5"]),
         ({"erpo_sampler": "auto"}, ["--erpo-sampler", "cached"]),
         ({"erpo_reward_targets": "product", "erpo_alpha": None}, ["--erpo-reward-targets product", "--erpo-alpha"]),
         ({"erpo_reward_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
@@ -83,7 +80,7 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             ["--erpo-advantage group", "--erpo-baseline group or leave_one_out"],
         ),
         ({"erpo_preset": "finish", "erpo_model_targets": "drop"}, ["(--erpo-preset finish sets --erpo-baseline)"]),
-        ({"erpo_model_targets": "task"}, ["--erpo-model-targets task", "reward"]),
+        ({"erpo_model_targets": "task"}, ["--erpo-model-targets", "task", "reward"]),
         (
             {"erpo_model_targets": "reward", "erpo_reward_targets": "hard"},
             ["--erpo-model-targets reward", "--erpo-reward-targets soft"],
@@ -100,14 +97,6 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_flags(refused: Any, values: dict[str, Any], words: list[str]) -> None:
     message = refused(INTERP, **values)
     assert all(word in message for word in words), message
-
-
-@pytest.mark.parametrize(("old", "instead"), OLD_FLAGS.items())
-def test_old_spellings_name_the_new_one(tiny_data: Path, old: str, instead: str) -> None:
-    """From the command line, where argparse would only say that it does not know the flag."""
-    with pytest.raises(SystemExit) as caught:
-        build(tiny_data, f"{INTERP} {dashed(old)} 2")
-    assert caught.value.code == f"erpo: {dashed(old)} is gone: write {instead}"
 
 
 def test_bang_bang_sets_alpha_itself(tiny_data: Path) -> None:

@@ -25,6 +25,7 @@ from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.tools.evaluate import parse_systems
 from fairseq_erpo.tools.generate import lines_of, read
 from fairseq_erpo.tools.report import sample_blocks
+from fairseq_erpo.verbs import dashed
 
 
 def code(folder: Path) -> str:
@@ -600,13 +601,17 @@ def test_the_structure_of_a_checkpoint() -> None:
             check_structure(wrong)
 
 
-@pytest.mark.parametrize("value", [[1], {"a": 1}])
-def test_a_flag_of_a_configuration_is_a_text_or_a_number(value: Any) -> None:
-    from fairseq_erpo.family.flags import in_todays_words
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("erpo_reward", [1]), ("erpo_reward", {"a": 1}), ("erpo_c", 5), ("erpo_c_model", "5"), ("erpo_samples", [2])],
+)
+def test_a_flag_of_a_configuration_has_its_type(name: str, value: Any) -> None:
+    from fairseq_erpo.tools.load_run import flags_of
 
-    with pytest.raises(ValueError, match="erpo_reward in the checkpoint's configuration"):
-        in_todays_words({"erpo_reward": value})
-    assert in_todays_words({"erpo_c": 5})["erpo_c"] == "5"
+    with pytest.raises(ValueError, match=f"^{dashed(name)} "):
+        flags_of({name: value})
+    kept = {"erpo_c": "5", "erpo_c_model": 5, "erpo_samples": 2}
+    assert flags_of({**kept, "_name": "erpo_interp", "erpo_reward": None, "erpo_of_somebody_else": [1]}) == kept
 
 
 def test_a_damaged_index_is_named(tmp_path: Path, tiny_data: Path) -> None:

@@ -19,8 +19,7 @@ def test_shares_go_by_name():
         ("model=1/0", "not a number"),
         (".12,.16,.72", "is written as model="),
         ("reward", "is written as model="),
-        ("task=1", "task is now called reward"),
-        ("model=.2,delta=.8", "delta is now called data"),
+        ("task=1", "is written as model="),
     ],
 )
 def test_what_is_no_mixture_is_refused(text, message):

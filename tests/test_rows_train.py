@@ -23,7 +23,6 @@ from fairseq_erpo.algorithm.estep import Candidates
 from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
 from fairseq_erpo.algorithm.uniforms import Draws, sample_ids
 from fairseq_erpo.family import FAMILY, Row
-from fairseq_erpo.family.flags import OLD_FLAGS
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.vocabulary import Vocabulary
@@ -128,7 +127,7 @@ def test_rows_expose_their_own_flags_only() -> None:
 
     for name, row in FAMILY.items():
         exposed = {field.name for field in dataclasses.fields(CRITERION_DATACLASS_REGISTRY[f"erpo_{name}"])}
-        assert exposed - {"_name", *OLD_FLAGS} == set(row.flags) | set(BORROWED), name
+        assert exposed - {"_name"} == set(row.flags) | set(BORROWED), name
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
 from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import Row
-from fairseq_erpo.family.flags import OLD_FLAGS
 from fairseq_erpo.family.resolve import named
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import train_log
@@ -115,7 +114,7 @@ class ErpoCriterion(FairseqCriterion):
     @classmethod
     def settings_of(cls, cfg: Any) -> Settings:
         """The row's flags, resolved.  Raises ValueError naming the flag."""
-        return cls.row.settings({name: getattr(cfg, name, None) for name in (*cls.row.flags, *OLD_FLAGS)})
+        return cls.row.settings({name: getattr(cfg, name, None) for name in cls.row.flags})
 
     @property
     def now(self) -> tuple[int, int, int]:

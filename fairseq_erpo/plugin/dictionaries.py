@@ -18,7 +18,7 @@ def digests(task: Any) -> dict[str, str]:
 
 
 def check_dictionaries(task_state: Mapping[str, Any], task: Any, name: str) -> None:
-    """Raises ValueError if a side differs.  Checkpoints of versions before 0.2 have no digests, and pass."""
+    """Raises ValueError if a side differs.  Checkpoints of fairseq's own tasks have no digests, and pass."""
     kept = (task_state or {}).get(KEY)
     if not isinstance(kept, Mapping):
         return
