@@ -82,6 +82,13 @@ def test_fairseq_evaluates_literals_only(tmp_path: Path) -> None:
     assert (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["fairseq_erpo.plugin.row_inputs", "fairseq_erpo.plugin.literals", "fairseq_erpo.tasks"])
+def test_literals_only_whatever_is_imported_first(first: str) -> None:
+    line = f"import {first}; from fairseq.models import fconv; from fairseq.optim import adam; fconv.eval, adam.eval"
+    subprocess.run([sys.executable, "-c", line], check=True, cwd=ROOT)
+
+
 FIELDS = ("adaptive_softmax_cutoff", "decoder_layers_to_keep", "encoder_layers_to_keep")
 
 
