@@ -85,6 +85,12 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             {"erpo_model_targets": "reward", "erpo_reward_targets": "hard"},
             ["--erpo-model-targets reward", "--erpo-reward-targets soft"],
         ),
+        ({"erpo_preset": "risk", "erpo_reward_targets": "soft"}, ["--erpo-reward-targets soft"]),
+        ({"erpo_preset": "risk", "erpo_reward_targets": "product", "erpo_alpha": 0.1}, ["--erpo-reward-targets product"]),
+        ({"erpo_preset": "robust", "erpo_clip": 0.1}, ["--erpo-clip 0.1", "--erpo-model-targets policy"]),
+        ({"erpo_preset": "robust", "erpo_advantage": "batch"}, ["--erpo-advantage batch", "--erpo-model-targets policy"]),
+        ({"erpo_preset": "finish", "erpo_sharpness": 2.0}, ["--erpo-sharpness 2.0", "--erpo-model-targets risk"]),
+        ({"erpo_preset": "finish", "erpo_alpha": 0.1}, ["--erpo-alpha 0.1", "--erpo-reward-targets product"]),
         ({"erpo_pretrain": "-1e"}, ["--erpo-pretrain", "between"]),
         ({"erpo_pretrain": "2.5e"}, ["--erpo-pretrain", "whole number"]),
         ({"erpo_pretrain": "10u", "erpo_anneal_every": "4e"}, ["--erpo-pretrain 10u", "--erpo-anneal-every 4e", "one unit"]),
@@ -107,6 +113,44 @@ def test_bang_bang_sets_alpha_itself(tiny_data: Path) -> None:
 def test_a_reward_of_text_cannot_lead_a_draw(tiny_data: Path) -> None:
     with pytest.raises(SystemExit, match=r"^erpo: --erpo-reward chrf has no ΔR .* bleu,"):
         build(tiny_data, "--criterion erpo_spg --erpo-reward chrf")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--erpo-payoff hamming --erpo-reward rouge", "--erpo-reward rouge"),
+        ("--erpo-samples-file {file} --erpo-reward rouge", "--erpo-reward rouge"),
+        ("--erpo-samples-file {file} --erpo-payoff hamming", "--erpo-payoff hamming"),
+    ],
+)
+def test_a_flag_of_raml_that_would_change_nothing(tiny_data: Path, tmp_path: Path, flags: str, line: str) -> None:
+    with pytest.raises(SystemExit, match=f"^erpo: {line}"):
+        build(tiny_data, f"--criterion erpo_raml {flags.format(file=tmp_path / 'samples')}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "idle"),
+    [
+        ("--erpo-preset corpus", ""),
+        ("--erpo-preset corpus --erpo-c 50", "--erpo-c 50"),
+        ("--erpo-preset corpus --erpo-c 50 --erpo-lambda model=.5,reward=.5", ""),
+        ("--erpo-preset paper --erpo-model-targets reward --erpo-reward-targets soft --erpo-lambda model=1 --erpo-c 9", ""),
+        ("--erpo-preset paper --erpo-lambda reward=1 --erpo-c-model 2", "--erpo-c-model 2.0"),
+        ("--erpo-preset paper --erpo-lambda reward=1 --erpo-model-targets drop", "--erpo-model-targets drop"),
+        ("--erpo-preset paper --erpo-lambda model=1 --erpo-model-targets drop", "--erpo-model-targets drop"),
+        ("--erpo-preset paper --erpo-schedule constant --erpo-layout sentence", "--erpo-layout sentence"),
+        ("--erpo-preset paper --erpo-layout sentence", ""),
+        ("--erpo-preset paper --erpo-schedule constant --erpo-anneal-every 9e", "--erpo-anneal-every 9e"),
+        ("--erpo-preset paper --erpo-schedule plateau --erpo-anneal-every 9e", "--erpo-anneal-every 9e"),
+        ("--erpo-preset paper --erpo-schedule linear --erpo-anneal-every 9e", ""),
+    ],
+)
+def test_a_flag_that_lambda_makes_idle_is_said_to_be(
+    tiny_data: Path, flags: str, idle: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(tiny_data, f"--criterion erpo_interp {flags}")
+    lines = [record.getMessage() for record in caplog.records if "changes nothing here" in record.getMessage()]
+    assert len(lines) == bool(idle) and all(line.startswith(f"{idle} ") for line in lines)
 
 
 @pytest.mark.parametrize(

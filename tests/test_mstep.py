@@ -68,7 +68,7 @@ def assert_equals(found: Tensor, expected: list[list[float]]) -> None:
 def test_what_an_advantage_weighs_is_not_smoothed(log_p: Tensor) -> None:
     """A negative weight times a smoothed target would take mass from all words alike, and sharpen the model."""
     weights = torch.where(ORIGIN.eq(MODEL), -0.7, 1.0)
-    found = losses_of(log_p, drawn(weights=weights, by_advantage=True), smoothing=0.1)
+    found = losses_of(log_p, drawn(weights=weights, advantage=ORIGIN.eq(MODEL)), smoothing=0.1)
     plain, smooth = (torch.tensor(by_loops(log_p, TOKENS, weights, epsilon), dtype=torch.float64) for epsilon in (0.0, 0.1))
     assert_equals(found, torch.where(ORIGIN.eq(MODEL), plain, smooth).tolist())
     assert not torch.equal(plain, smooth)

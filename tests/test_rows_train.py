@@ -309,6 +309,7 @@ def fake_batch(device: torch.device, row: Row, **flags: Any) -> Batch:
 
 
 PAID = {"erpo_model_targets": "policy", "erpo_baseline": "learned", "erpo_samples": 2}
+AT_RISK = {"erpo_samples": 2, "erpo_model_targets": "risk", "erpo_reward_targets": "hard"}
 TILTED = {"erpo_model_targets": "reward", "erpo_reward_targets": "product", "erpo_alpha": 0.25}
 DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
     "raml": [{}, {"erpo_payoff": "hamming"}],
@@ -318,7 +319,7 @@ DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
         TILTED,
         PAID,
         {**PAID, "erpo_layout": "sentence", "erpo_advantage": "batch", "erpo_reward_targets": "soft"},
-        {"erpo_samples": 2, "erpo_model_targets": "risk", "erpo_teacher": "edit", "erpo_reward": "corpus_bleu"},
+        {**AT_RISK, "erpo_teacher": "edit", "erpo_reward": "corpus_bleu", "label_smoothing": 0.1},
     ],
     "pg": [{"erpo_baseline": baseline, "erpo_samples": 2} for baseline in ("none", "greedy", "leave_one_out", "learned")],
 }

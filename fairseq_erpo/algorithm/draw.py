@@ -158,8 +158,8 @@ class FromExperts:
             vocabulary=vocabulary,
             through_eos=self.as_inputs,
             keep_features=baseline.learned,
-            keep_reward_q=settings.reward_targets == "soft" and settings.model_targets != "risk",
-            keep_tilt=settings.reward_targets == "product" and settings.model_targets != "risk",
+            keep_reward_q=settings.reward_targets == "soft",
+            keep_tilt=settings.reward_targets == "product",
             alpha=settings.alpha,
             parallel=settings.sampler == "parallel",
         )

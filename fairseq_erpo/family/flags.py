@@ -130,7 +130,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "erpo_anneal_every": "40u",
         "erpo_samples": 5,
         "erpo_model_targets": "risk",
-        "erpo_reward_targets": "soft",
     },
     # From an MLE checkpoint, beside more MLE: a reward that points the way back after a mistake, sharper experts, λ held near the
     # data; no noise from the reward's own draws, and none of the model's mistakes (an early EOS above all) as targets.
