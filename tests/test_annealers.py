@@ -85,6 +85,14 @@ def test_a_shape_that_leaves_the_simplex_is_refused():
         Annealer(lambda elapsed: 1.5, MLE, PAPER_END)(0)
 
 
+def test_a_way_shorter_than_a_step_is_one_step() -> None:
+    """Of the period's length, where λ moves evenly."""
+    near = Mixture(model=0.1, reward=0, data=0.9)
+    assert make_annealer("stairs", near, 4)(0) == near and make_annealer("plateau", near, 4)(0) == near
+    even = make_annealer("linear", near, 4)
+    assert [even(at).data for at in (0, 1, 2, 3, 4, 5)] == pytest.approx([1, 0.975, 0.95, 0.925, 0.9, 0.9])
+
+
 def test_bad_schedules_are_refused():
     with pytest.raises(ValueError, match="unknown schedule 'cosine'; known: stairs"):
         make_annealer("cosine", PAPER_END, 4)
@@ -96,6 +104,8 @@ def test_plateau_counts_falls_below_the_best_of_the_stage():
     assert falls([], maximize=True) == 0
     assert falls([10, 12, 11, 11.5, 11.2], maximize=True) == 2  # 11 < 12; then a new stage: 11.5, and 11.2 below it
     assert falls([3.0, 2.9, 2.9, 3.1], maximize=False) == 1
+    assert falls([3.0, 2.9, 2.8], maximize=False) == falls([2.8, 2.9, 3.0], maximize=True) == 0
+    assert falls([3.0, 2.9, 2.8, 2.7], maximize=True) == falls([2.7, 2.8, 2.9, 3.0], maximize=False) == 2
     assert falls([3.0, 3.0, 3.0], maximize=True) == falls([3.0, 3.0], maximize=False) == 0  # level is no fall
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from fairseq_erpo.algorithm import mstep
 from fairseq_erpo.algorithm.answers import StepDecoder
+from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, previous_tokens
 from fairseq_erpo.algorithm.beside_data import beside_data
 from fairseq_erpo.algorithm.draw import FromExperts, score
@@ -51,6 +52,7 @@ from fairseq_erpo.rewards.edit import Edit
 from fairseq_erpo.rewards.rouge import Rouge
 
 N = 6000
+DROPPED = {"erpo_model_targets": "drop"}
 # What the oracles of interp and mixer_alike assume of the flags that a variant leaves out.
 PLAIN = {"erpo_preset": "paper", "erpo_reward": "edit", "erpo_c_model": 2.0}
 
@@ -74,7 +76,8 @@ class Stub:
         return torch.tensor(self.world.words)
 
     def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
-        raise NotImplementedError
+        """A reward that no ΔR knows: how often the first word occurs, for S samples of each source."""
+        return tokens.eq(self.world.words[0]).sum(1) + 10.0 * samples
 
     def beam(self, samples: int) -> Tensor:
         raise NotImplementedError
@@ -250,6 +253,53 @@ def test_weights_are_reward_minus_baseline(baseline: str) -> None:
         assert weights == pytest.approx(expected, abs=1e-6)
 
 
+def test_advantages_of_samples_that_hardly_differ_stay_small() -> None:
+    """The deviation has 1e-4 added, as the field has it: σ = 1e-4 halves what a large one leaves."""
+    world = WORLDS["V=2, T=4"]
+    for scale, expected in (("group", 0.5), ("batch", 0.5)):
+        flags = {"erpo_samples": 2, "erpo_baseline": "group", "erpo_advantage": scale}
+        batch = batch_in(world, FAMILY["pg"], Variant(plain, flags), 50)
+        drawn = FAMILY["pg"].draw(batch)
+        assert drawn is not None
+        reward = torch.tensor([0.0, 2e-4]).repeat(50)
+        weights = FAMILY["pg"].weigh(batch, drawn._replace(sample=drawn.sample._replace(reward=reward))).weights
+        assert weights is not None
+        assert weights[:, 0].tolist() == pytest.approx([-expected, expected] * 50, rel=1e-3)
+
+
+@pytest.mark.parametrize("baseline", ["none", "greedy"])
+def test_whoever_pays_pays_the_whole_sequence(baseline: str) -> None:
+    """A reward of text, or another one than the teacher's; ΔR stays the teacher's."""
+    world, row = WORLDS["V=2, T=4"], FAMILY["pg"]
+    flags = {"erpo_samples": 2, "erpo_baseline": baseline, "erpo_teacher": "edit"}
+    taught = row.draw(batch_in(world, row, Variant(plain, {**flags, "erpo_reward": "edit"}), 30))
+    paid = row.draw(batch_in(world, row, Variant(plain, {**flags, "erpo_reward": "chrf"}), 30))
+    other = row.draw(batch_in(world, row, Variant(plain, {**flags, "erpo_reward": "bleu"}), 30))
+    assert taught is not None and paid is not None and other is not None
+    assert torch.equal(taught.sample.tokens, paid.sample.tokens) and torch.equal(taught.sample.tokens, other.sample.tokens)
+    for drawn in (paid, other):
+        assert torch.equal(drawn.sample.delta_r, taught.sample.delta_r)
+    for y, reward, of_text, of_bleu in zip(
+        lines(taught.sample.tokens), *(drawn.sample.reward.tolist() for drawn in (taught, paid, other)), strict=True
+    ):
+        assert reward == pytest.approx(reward_of(world, y, "edit")) and of_bleu == pytest.approx(reward_of(world, y), abs=1e-6)
+        assert of_text == y.count(world.words[0]) + 10 * (2 + (baseline == "greedy"))
+    assert (paid.greedy is not None) == (baseline == "greedy")
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_a_baseline_costs_what_it_needs_only(baseline: str) -> None:
+    """One more sequence of each source for the greedy output, and features for the learned baseline."""
+    settings = {"erpo_samples": 3, "erpo_baseline": baseline}
+    batch = batch_in(WORLDS["V=2, T=4"], FAMILY["pg"], Variant(plain, settings), 4)
+    assert isinstance(FAMILY["pg"].draw, FromExperts)
+    plan = FAMILY["pg"].draw.plan(batch)
+    assert plan.rows == len(plan.caps) / 4 == (4 if baseline == "greedy" else 3)
+    sample = plan.run(batch)
+    assert (sample.features is not None) == (baseline == "learned")
+    assert (sample.reward_log_q, sample.tilt) == (None, None)
+
+
 @pytest.mark.parametrize(("scale", "clip"), [("group", math.inf), ("batch", math.inf), ("plain", 0.1), ("group", 1.2)])
 def test_advantages_are_scaled_and_clipped(scale: str, clip: float) -> None:
     world = WORLDS["V=2, T=4"]
@@ -307,6 +357,11 @@ def test_y_star_beside_shorter_samples_widens_every_part(steps: int) -> None:
             share = 1 - batch.mixture.data if before is weights else 1
             torch.testing.assert_close(kept, before * share if share != 1 else before)
     assert torch.equal(both.sample.tokens.unflatten(0, (-1, 3))[:, 2, : batch.target.size(1)], batch.target)
+    fills = {"tokens": PAD, "origin": int(Expert.NONE)}
+    for name, part in {**both.sample._asdict(), "soft": both.soft, "weights": both.weights}.items():
+        if part is not None and part.dim() > 1:
+            assert part.unflatten(0, (-1, 3))[:, :2, steps:].eq(fills.get(name, 0)).all(), name
+    assert not both.sample.delta_r.unflatten(0, (-1, 3))[:, 2].any()  # no ΔR is said of y*, which was not drawn
 
 
 @pytest.mark.parametrize("model_targets", ["keep", "drop", "policy", "risk"])
@@ -326,6 +381,25 @@ def test_y_star_beside_samples_counts_as_it_weighs(model_targets: str) -> None:
     assert both.sequences == 2 * 20  # S (1 - λ) + S λ of each source
     beside = both.weights.unflatten(0, (-1, 3))[:, 2]
     assert beside[beside.ne(0)].tolist() == pytest.approx([2 * share] * gold)
+
+
+def test_what_the_loss_is_divided_by() -> None:
+    """Targets, where a row says nothing else: those that are kept, or the shares of RAML's samples and one sentence for all."""
+    world = WORLDS["V=2, T=4"]
+    for name in ("pg", "self_critic", "mrt", "mixer", "spg", "noising"):
+        weighed = drawn_in(FAMILY[name], batch_in(world, FAMILY[name], Variant(plain, {}), 20))
+        assert (weighed.size, weighed.sequences) == (None, None), name
+    dropped = drawn_in(FAMILY["interp"], batch_in(world, FAMILY["interp"], Variant(plain, {**FIXED, **DROPPED}), 20))
+    origin = dropped.sample.origin
+    kept = origin.eq(Expert.REWARD) | origin.eq(Expert.DATA)
+    assert int(dropped.size) == int(kept.sum()) < int(origin.ne(Expert.NONE).sum())  # type: ignore[arg-type]
+    for payoff in ("ngram", "hamming"):
+        flags = {"erpo_samples": 3, "erpo_payoff": payoff}
+        raml = drawn_in(FAMILY["raml"], batch_in(world, FAMILY["raml"], Variant(plain, flags), 20))
+        assert raml.weights is not None and raml.size is not None
+        shares = raml.weights[:, 0].view(20, 3).sum(1)
+        assert shares.tolist() == pytest.approx([1.0] * 20) and raml.sequences == 20
+        assert float(raml.size) == pytest.approx(len(world.closed) * 20)
 
 
 # Identities over all sequences

@@ -39,6 +39,7 @@ import fairseq_erpo.rewards
 from fairseq_erpo.rewards import REWARDS, Gains, Reference, Reward, make_reward, register_reward, replay
 from fairseq_erpo.rewards.bleu import Bleu
 from fairseq_erpo.rewards.corpus_bleu import CorpusBleu, CorpusStatistics
+from fairseq_erpo.vocabulary import Vocabulary
 
 MAKERS: dict[str, Callable[[], Reward[Any]]] = {**REWARDS}
 # ΔR is a difference of two float32 of at most 3, each a few roundings (2^-24 of its size) from the float64 twin: below 6e-7.
@@ -259,6 +260,21 @@ def test_padding_changes_nothing(name: str) -> None:
     along = (gains_along(reward, one, tokens, VOCABULARY).hit for one, tokens in ((wide, drawn), (batch.reference, batch.drawn)))
     padded_hit, hit = along
     assert torch.equal(padded_hit[:, :steps, :positions], hit)
+
+
+@each_reward
+def test_the_order_of_the_ids_means_nothing(name: str) -> None:
+    """Other dictionaries begin with words, and have what is special at the end."""
+    batch, last = pairs(13), VOCABULARY.size - 1
+    other = Vocabulary(last + 1, *(last - i for i in (PAD, EOS, UNK)), tuple(last - i for i in VOCABULARY.never))
+    target = padded([(*y_star, EOS) for y_star, _ in (adversarial_pair(random.Random(s)) for s in range(64))])
+    tokens = batch.drawn
+    reward = MAKERS[name]()
+    one = replay(reward, Reference.from_target(target, VOCABULARY), tokens, VOCABULARY)
+    two = replay(reward, Reference.from_target(last - target, other), last - tokens, other)
+    assert_same(one, two)
+    gains = gains_along(reward, Reference.from_target(target, VOCABULARY), tokens, VOCABULARY)
+    assert_same(gains, gains_along(reward, Reference.from_target(last - target, other), last - tokens, other))
 
 
 @each_reward

@@ -40,7 +40,7 @@ def _over_samples(gain: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     tokens = counted.sum(1)
     each = (gain * counted).sum(1) / tokens.clamp(min=1)
     has = tokens.gt(0)
-    samples = has.sum().clamp(min=1)
+    samples = has.sum()
     mean = (each * has).sum() / samples
     return mean, (((each - mean).square() * has).sum() / samples).sqrt()
 
@@ -69,4 +69,4 @@ class Advantage:
         gain = scaled(gain, batch, drawn)
         own = sample.origin.eq(Expert.MODEL)
         real = sample.origin.ne(Expert.NONE)
-        return drawn._replace(weights=torch.where(own, gain, self.data_weight) * real, size=real.sum(), advantage=own)
+        return drawn._replace(weights=torch.where(own, gain, self.data_weight) * real, advantage=own)

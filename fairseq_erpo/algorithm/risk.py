@@ -35,4 +35,4 @@ class Risk:
         q = (sharpness * log_p / length).masked_fill(again, -torch.inf).softmax(1)
         gain = q * (reward - (q * reward).sum(1, keepdim=True)) * length.mean(1, keepdim=True) / length
         weights = (sharpness * samples * gain).flatten()[:, None] * real
-        return drawn._replace(weights=weights, size=real.sum(), advantage=real)
+        return drawn._replace(weights=weights, advantage=real)
