@@ -12,7 +12,7 @@ import corpus
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, build, load
+from conftest import LIMIT, ROOT, build, load
 from recipes import Selection
 
 import fairseq_erpo.tasks  # noqa: F401 - the plugin, as --user-dir loads it
@@ -234,12 +234,12 @@ def test_an_interrupted_sweep_begins_no_further_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gail", "sweep", *words, "--out", str(tmp_path / "out"), "--iterations", "100000"]
     sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     runs = tmp_path / "out" / PENDULUM / "gail" / "n1"
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while not (runs / "seed1" / "progress.csv").exists():
         assert sweep.poll() is None and time.monotonic() < end
         time.sleep(0.05)
     sweep.terminate()
-    _, said = sweep.communicate(timeout=60)
+    _, said = sweep.communicate(timeout=LIMIT)
     assert sweep.returncode == 1 and said.strip().endswith("interrupted") and "Traceback" not in said, said
     assert [path.name for path in runs.iterdir()] == ["seed1"]
     assert (runs / "seed1" / "log").read_text().splitlines()[-1] == "gail: interrupted"  # the run ended by SIGTERM
