@@ -25,7 +25,7 @@ class Mixture:
             raise ValueError(f"λ must be finite: {self}")
         if min(shares) < 0:
             raise ValueError(f"λ must not be negative: {self}")
-        total = math.fsum(shares) if max(shares) <= 1 + SUM_TOLERANCE else sum(shares)  # fsum overflows with an error
+        total = 4 * math.fsum(share / 4 for share in shares)  # of quarters, since it has an error for a sum beyond the floats
         if abs(total - 1) > SUM_TOLERANCE:
             raise ValueError(f"λ must sum to one, and sums to {total:g}: {self}")
         for name, share in zip(NAMES, shares, strict=True):

@@ -88,7 +88,13 @@ COVERED: Mapping[str, tuple[str, ...]] = {
 }
 
 # (file, a part of the line as it was, the same part mutated) -> why nothing can notice.
-EQUIVALENT: Mapping[tuple[str, str, str], str] = {}
+CORNER = "at a corner of the path both legs say the same"
+NO_FLOAT = "no sum of floats near 1 lies exactly there"
+EQUIVALENT: Mapping[tuple[str, str, str], str] = {
+    ("fairseq_erpo/annealers.py", "way >= end", "(way > end)"): CORNER,
+    ("fairseq_erpo/annealers.py", "700", "701"): "the share is 1 to the last bit long before",
+    ("fairseq_erpo/mixture.py", "abs(total - 1) > SUM_TOLERANCE", "(abs(total - 1) >= SUM_TOLERANCE)"): NO_FLOAT,
+}
 
 
 # ---- mutations ----
@@ -146,6 +152,7 @@ DIMENSIONS = (
     "repeat_interleave", "expand", "scatter", "scatter_add", "scatter_reduce", "cat", "stack",
     "index_copy", "index_fill_", "scatter_add_", "dim", "transpose", "view",
 )  # fmt: skip
+UNTOUCHED = ("device", "dtype", "strict", "key", "file", "flush")  # arguments that are no mathematics either
 # Calls that a chain can do without: x.clamp(min=1) -> x.
 LINKS = ("clamp", "sqrt", "square", "exp", "expm1", "abs", "round", "masked_fill", "flip", "cumsum", "softmax", "log_softmax")
 
@@ -180,11 +187,16 @@ def _passive(node: ast.AST) -> Iterator[ast.AST]:
     elif isinstance(node, ast.FunctionDef):
         parts = [node.returns, *node.decorator_list]
     elif isinstance(node, ast.ClassDef):
-        parts = [*node.decorator_list]
+        names = any("Enum" in ast.unparse(base) for base in node.bases)  # whose numbers are labels
+        parts = [*node.decorator_list, *(node.body if names else [])]
+    elif isinstance(node, ast.UnaryOp):
+        parts = [node.operand] if isinstance(node.operand, ast.Constant) else []  # -1 becomes 1 as a whole
     elif isinstance(node, ast.Subscript):
         parts = [node.slice] if isinstance(node.slice, ast.Constant) else []
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DIMENSIONS:
         parts = [part for part in node.args if isinstance(part, ast.Constant)]
+    elif isinstance(node, ast.keyword):
+        parts = [node.value] if node.arg in UNTOUCHED else []
     elif isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
         parts = [node]
     elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call | ast.Subscript | ast.Name):
@@ -226,8 +238,9 @@ def _of_call(node: ast.Call) -> Iterator[str]:
     elif isinstance(function, ast.Name) and function.id in NAMES:
         yield _unparsed(node, func=ast.Name(NAMES[function.id], ast.Load()))
     record = getattr(function, "attr", getattr(function, "id", ""))[:1].isupper()  # which wants all of its fields
-    for keyword in node.keywords * (not record):
-        if keyword.arg not in (None, "device", "dtype", "strict", "key", "file", "flush"):
+    needed = record or getattr(function, "attr", "") in LINKS
+    for keyword in node.keywords * (not needed):
+        if keyword.arg not in (None, *UNTOUCHED):
             yield _unparsed(node, keywords=[other for other in node.keywords if other is not keyword])
 
 

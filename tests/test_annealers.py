@@ -1,5 +1,6 @@
 import pytest
 
+from fairseq_erpo.algorithm.schedule import Duration, Schedule
 from fairseq_erpo.annealers import SCHEDULES, Annealer, constant, falls, inverse_sigmoid, linear, make_annealer, stairs
 from fairseq_erpo.family.resolve import resolve
 from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
@@ -83,6 +84,34 @@ def test_every_schedule_stays_on_the_segment_and_never_turns_back(schedule, end)
 def test_a_shape_that_leaves_the_simplex_is_refused():
     with pytest.raises(ValueError, match="leave the simplex"):
         Annealer(lambda elapsed: 1.5, MLE, PAPER_END)(0)
+
+
+def test_durations_have_bounds() -> None:
+    for text, number in (("1.5e-6u", 1.5e-6), ("1e-6e", 1e-6), ("1e12u", 1e12), ("0e", 0), (" 4e ", 4), ("60u", 60)):
+        assert Duration.parse(text) == Duration(number, "epoch" if text.strip()[-1] == "e" else "update")
+    for text in ("5e-7u", "1.5e12u", "-1e"):
+        with pytest.raises(ValueError, match="between"):
+            Duration.parse(text)
+    for text in ("4", "", "e", "4x"):
+        with pytest.raises(ValueError, match="4e"):
+            Duration.parse(text)
+
+
+def test_steps_are_counted_from_the_start_of_annealing() -> None:
+    """1 with the first step; 0 before; on the clock that the period has, or that of falls."""
+    annealer = make_annealer("stairs", PAPER_END, 2)
+    epochs = Schedule(annealer, Duration(2, "epoch"), Duration(3, "epoch"))
+    assert [epochs.stage(epoch, 99, 99) for epoch in range(1, 9)] == [0, 0, 0, 1, 1, 2, 2, 3]
+    assert [epochs.elapsed(epoch, 99, 99) for epoch in (3, 4, 6)] == [None, 0, 2]
+    updates = Schedule(annealer, Duration(2, "update"))
+    assert [updates.stage(99, update, 99) for update in range(5)] == [1, 1, 2, 2, 3]
+    assert updates.mixture(99, 0, 99) == annealer(0) and epochs.mixture(3, 99, 99) == MLE
+    plateau = Schedule(annealer, Duration(9, "epoch"), plateau=True)
+    assert [plateau.stage(50, 99, falls) for falls in range(3)] == [1, 2, 3] and plateau.elapsed(50, 99, 7) == 7
+    for wrong in (Duration(1, "update"), Duration(1.5, "epoch")):
+        with pytest.raises(ValueError, match="--erpo-pretrain"):
+            Schedule(annealer, Duration(2, "epoch"), wrong)
+    assert Schedule(annealer, Duration(2, "epoch"), Duration(0, "update")).elapsed(1, 99, 99) == 0
 
 
 def test_a_way_shorter_than_a_step_is_one_step() -> None:

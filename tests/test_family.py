@@ -63,7 +63,8 @@ class Stub:
 
     world: World
     settings: Settings
-    predrawn: None = None
+    sources: int = 1
+    predrawn: Any = None  # RAML's samples from a file
 
     @property
     def noising(self) -> Noising:
@@ -80,7 +81,11 @@ class Stub:
         return tokens.eq(self.world.words[0]).sum(1) + 10.0 * samples
 
     def beam(self, samples: int) -> Tensor:
-        raise NotImplementedError
+        """Every source has the shortest outputs as its best."""
+        best = sequences(self.world.vocabulary, self.world.cap)[1 : samples + 1]
+        width = max(map(len, best))
+        rows = [[*y, *[PAD] * (width - len(y))] for y in best]
+        return torch.tensor(rows).repeat(self.sources, 1)
 
     def baseline(self, features: Tensor) -> Tensor:
         """Any function of the prefix leaves the expected gradient alone."""
@@ -103,7 +108,7 @@ def batch_in(world: World, row: Row, variant: Variant, n: int) -> Batch:
         vocabulary=world.vocabulary,
         max_positions=world.cap,
         start=lambda copies: world.table,
-        inputs=Stub(world, settings),
+        inputs=Stub(world, settings, n),
     )
 
 
@@ -291,13 +296,50 @@ def test_whoever_pays_pays_the_whole_sequence(baseline: str) -> None:
 def test_a_baseline_costs_what_it_needs_only(baseline: str) -> None:
     """One more sequence of each source for the greedy output, and features for the learned baseline."""
     settings = {"erpo_samples": 3, "erpo_baseline": baseline}
-    batch = batch_in(WORLDS["V=2, T=4"], FAMILY["pg"], Variant(plain, settings), 4)
+    world = WORLDS["V=2, T=4"]
+    batch = batch_in(world, FAMILY["pg"], Variant(plain, settings), 4)
     assert isinstance(FAMILY["pg"].draw, FromExperts)
     plan = FAMILY["pg"].draw.plan(batch)
     assert plan.rows == len(plan.caps) / 4 == (4 if baseline == "greedy" else 3)
     sample = plan.run(batch)
     assert (sample.features is not None) == (baseline == "learned")
     assert (sample.reward_log_q, sample.tilt) == (None, None)
+    wide = FAMILY["pg"].draw.plan(replace(batch, max_positions=50))
+    assert wide.caps.eq((len(world.closed) - 1) * 3 // 2 + 5).all() and 0 <= wide.origin.size(1) - int(wide.caps.max()) <= 2
+
+
+def test_candidates_of_the_beam_are_weighed_as_samples_are() -> None:
+    world, row = WORLDS["V=2, T=4"], FAMILY["mrt"]
+    batch = batch_in(world, row, Variant(plain, {"erpo_samples": 4, "erpo_candidates": "beam"}), 3)
+    drawn = row.draw(batch)
+    assert drawn is not None and drawn.samples == 4
+    assert torch.equal(drawn.sample.tokens, batch.inputs.beam(4))
+    real = drawn.sample.tokens.ne(PAD)
+    assert drawn.sample.origin[real].eq(Expert.MODEL).all() and drawn.sample.origin[~real].eq(Expert.NONE).all()
+    assert drawn.sample.reward.tolist() == pytest.approx([reward_of(world, y) for y in lines(drawn.sample.tokens)], abs=1e-6)
+    assert not drawn.sample.clipped.any() and drawn.sample.clipped.shape == (12,)
+    assert torch.equal(drawn_in(row, batch).weights, row.weigh(batch, Drawn(drawn.sample, 4)).weights)  # type: ignore[arg-type]
+
+
+def test_samples_of_a_file_are_weighed_by_their_own_rewards() -> None:
+    """Whatever the payoff says of drawn ones; three of each source here, of two."""
+    world, row = WORLDS["V=2, T=4"], FAMILY["raml"]
+    tokens = torch.tensor([[4, EOS, PAD], [4, 5, EOS], [5, EOS, PAD], [5, 5, EOS], [4, 4, EOS], [5, 4, EOS]])
+    reward = torch.tensor([0.1, 0.9, 0.3, 0.0, 0.5, 0.5])
+
+    class File:
+        def read(self, ids: list[int]) -> tuple[Tensor, Tensor]:
+            assert ids == [0, 1]
+            return tokens, reward
+
+    batch = batch_in(world, row, Variant(plain, {"erpo_samples_file": "x", "erpo_tau": 0.5}), 2)
+    batch = replace(batch, inputs=Stub(world, batch.settings, 2, File()))
+    drawn = drawn_in(row, batch)
+    assert drawn.samples == 3 and torch.equal(drawn.sample.tokens, tokens) and torch.equal(drawn.sample.reward, reward)
+    shares = torch.tensor([[math.exp(float(r) / 0.5) for r in three] for three in reward.view(2, 3)])
+    expected = (shares / shares.sum(1, keepdim=True)).flatten()
+    assert drawn.weights is not None
+    torch.testing.assert_close(drawn.weights, expected[:, None] * tokens.ne(PAD))
 
 
 @pytest.mark.parametrize(("scale", "clip"), [("group", math.inf), ("batch", math.inf), ("plain", 0.1), ("group", 1.2)])
@@ -335,6 +377,7 @@ def test_the_training_log_leaves_out_the_copies_of_the_data() -> None:
     plain_flags = {**FIXED, "erpo_samples": 2, "erpo_lambda": "model=3/7,reward=4/7"}
     alone = drawn_in(FAMILY["interp"], batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, plain_flags), 20))
     assert len(drawn.sample.tokens) == 60 and torch.equal(drawn.explored.reward, alone.sample.reward)
+    assert alone.explored is alone.sample
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

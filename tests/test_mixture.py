@@ -56,5 +56,8 @@ def test_shares_that_sum_to_one_stay_as_they_are():
 def test_towards():
     assert MLE.towards(PAPER_END, 0) == MLE
     assert MLE.towards(PAPER_END, 1) == PAPER_END
+    end = Mixture(0.3, 0.4, 0.3)
+    for start in (MLE, Mixture(0.1, 0.2, 0.7), Mixture(0.7, 0.1, 0.2), Mixture(0.9, 0.05, 0.05), Mixture(0.8, 0, 0.2)):
+        assert start.towards(end, 1) == end  # to the last bit
     with pytest.raises(ValueError, match="leave the simplex"):
         MLE.towards(PAPER_END, 1.12)

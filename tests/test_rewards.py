@@ -1,6 +1,7 @@
 """Every reward against a brute-force twin, the public scorers, and the laws of the interface."""
 
 import importlib.util
+import math
 import random
 import textwrap
 from collections import Counter
@@ -435,9 +436,34 @@ def test_an_order_without_a_match_counts_as_half_a_match() -> None:
     assert found.bleu == pytest.approx((5 / 6 * 1 / 4 * 0.5 / 2 * 0.5 / 1) ** 0.25)
 
 
-def test_statistics_without_an_output_are_refused() -> None:
+@pytest.mark.parametrize("ratio", [0.9, 0.98, 1.0, 1.02, 1.1, 40.0])
+def test_the_step_of_the_brevity_penalty_is_smooth(ratio: float) -> None:
+    """A token that matches nothing costs B N / 4 t_1 and earns its part s (L/H)/H of the penalty, s over .02 of L/H."""
+    now = CorpusStatistics((5.0, 3.0, 2.0, 1.0), (10.0, 8.0, 6.0, 4.0), length=10.0, wanted=10.0 * ratio, sentences=2.0)
+    reference = Reference.from_target(padded([(4, 5, EOS)]), VOCABULARY)
+    paid = replay(CorpusBleu(now), reference, padded([(8, EOS)]), VOCABULARY).delta_r[0].tolist()
+    s = 1 / (1 + math.exp((1 - ratio) / 0.02))
+    assert paid == pytest.approx([now.bleu * 2 * (s * ratio / 10 - 1 / 40), 0], rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("place", range(11))
+def test_statistics_without_an_output_are_refused(place: int, wrong: float) -> None:
+    numbers = [2.0, 1, 0.5, 0.5, 4, 3, 2, 1, 4, 4, 0.5]
+    CorpusStatistics(tuple(numbers[:4]), tuple(numbers[4:8]), *numbers[8:])
+    numbers[place] = wrong
     with pytest.raises(ValueError, match="cannot be linearised"):
-        CorpusStatistics((1, 1, 1, 0), (1, 1, 1, 1), 4, 4, 1)
+        CorpusStatistics(tuple(numbers[:4]), tuple(numbers[4:8]), *numbers[8:])
+
+
+def test_statistics_are_read_from_plain_numbers() -> None:
+    plain = {"matches": [2, 1, 0.5, 0.5], "ngrams": [4, 3, 2, 1], "length": 5, "wanted": 6, "sentences": 7, "update": 3}
+    assert CorpusStatistics.from_plain(plain) == CorpusStatistics((2, 1, 0.5, 0.5), (4, 3, 2, 1), 5, 6, 7)
+    for name in ("matches", "ngrams"):
+        with pytest.raises(ValueError, match="4 orders"):
+            CorpusStatistics.from_plain({**plain, name: [1, 1, 1]})
+    with pytest.raises(KeyError):
+        CorpusStatistics.from_plain({"matches": [1] * 4, "ngrams": [1] * 4})
 
 
 def shared(y: Words, y_star: Words) -> int:
