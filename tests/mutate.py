@@ -87,13 +87,65 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "gail/settings.py": ("test_gail_methods.py", "test_gail_run.py"),
 }
 
-# (file, a part of the line as it was, the same part mutated) -> why nothing can notice.
-CORNER = "at a corner of the path both legs say the same"
-NO_FLOAT = "no sum of floats near 1 lies exactly there"
-EQUIVALENT: Mapping[tuple[str, str, str], str] = {
-    ("fairseq_erpo/annealers.py", "way >= end", "(way > end)"): CORNER,
-    ("fairseq_erpo/annealers.py", "700", "701"): "the share is 1 to the last bit long before",
-    ("fairseq_erpo/mixture.py", "abs(total - 1) > SUM_TOLERANCE", "(abs(total - 1) >= SUM_TOLERANCE)"): NO_FLOAT,
+# File -> (the line, what was mutated, the mutation) -> why nothing can notice.
+EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
+    "fairseq_erpo/annealers.py": {
+        (
+            "leg = sum(way >= end for end in range(1, len(points) - 1))  # also of what `towards` will refuse, not-a-number too",
+            "way >= end",
+            "(way > end)",
+        ): "at a corner of the path both legs say the same",
+        (
+            "return lambda elapsed: 1 - k / (k + math.exp(min(elapsed / k, 700)))",
+            "700",
+            "701",
+        ): "the share is 1 to the last bit long before",
+        (
+            "size = min(1.0, PAPER_STEP / fall) if fall > 0 else 1.0",
+            "1.0",
+            "2.0",
+        ): "a way without a fall ends where it starts; the other 1.0 of the line has its test",
+    },
+    "fairseq_erpo/mixture.py": {
+        (
+            "if abs(total - 1) > SUM_TOLERANCE:",
+            "abs(total - 1) > SUM_TOLERANCE",
+            "(abs(total - 1) >= SUM_TOLERANCE)",
+        ): "no sum of floats near 1 lies exactly there",
+    },
+    "fairseq_erpo/scores.py": {
+        (
+            "squared = (precision / (recall + 1e-12)) ** 2",
+            "1e-12",
+            "2e-12",
+        ): "against a division by 0; far below the last digit of a score",
+        (
+            'scores["rougeL"] = (1 + squared) * recall * precision / (recall + squared * precision + 1e-12)',
+            "1e-12",
+            "2e-12",
+        ): "against a division by 0; far below the last digit of a score",
+    },
+    "fairseq_erpo/rewards/overlap.py": {
+        (
+            "longer = (lcs[..., :-1] + 1) * here[:, None]",
+            "1",
+            "2",
+        ): "twice the length everywhere: lengths are compared only",
+    },
+    "fairseq_erpo/algorithm/neighbours.py": {
+        (
+            "start = _integer(u.select(1, 1), (r - n).clamp(min=1))",
+            "(r - n).clamp(min=1)",
+            "r - n",
+        ): "it is 0 for one token, which is never replaced",
+    },
+    "fairseq_erpo/algorithm/layouts.py": {
+        (
+            "z = z.masked_fill(u < mixture.data + mixture.reward, int(Expert.REWARD)) if mixture.reward else z",
+            "z.masked_fill(u < mixture.data + mixture ... e.reward else z",
+            "(z.masked_fill(u < mixture.data + mixtur ... xpert.REWARD)))",
+        ): "without a share it marks what becomes data anyway",
+    },
 }
 
 
@@ -107,8 +159,13 @@ class Mutation(NamedTuple):
     line: int
     start: int
     end: int
+    code: str  # the line
     old: str
     new: str
+
+    def within(self, source: bytes) -> bytes:
+        """The file with it."""
+        return source[: self.start] + self.new.encode() + source[self.end :]
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {_short(self.old)} -> {_short(self.new)}"
@@ -166,7 +223,8 @@ def mutations(file: str, source: bytes) -> list[Mutation]:
     for node, new in _changes(ast.parse(source)):
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[operator]
-        found.append(Mutation(file, node.lineno, start, end, source[start:end].decode(), new))
+        code = source[starts[node.lineno - 1] : starts[node.lineno]].decode().strip()
+        found.append(Mutation(file, node.lineno, start, end, code, source[start:end].decode(), new))
     return sorted(set(found), key=lambda one: (one.start, one.end, one.new))
 
 
@@ -257,10 +315,14 @@ def _is_module(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("torch", "math", "np")
 
 
-def equivalent(mutation: Mutation) -> str | None:
-    """Why nothing can notice; None if something should."""
-    known = ((old, new, why) for (file, old, new), why in EQUIVALENT.items() if file == mutation.file)
-    return next((why for old, new, why in known if (old, new) == (_short(mutation.old), _short(mutation.new))), None)
+def described(mutation: Mutation) -> tuple[str, str, str]:
+    """As EQUIVALENT has it, whatever the line's number."""
+    return mutation.code, _short(mutation.old), _short(mutation.new)
+
+
+def equivalent(mutation: Mutation) -> bool:
+    """Whether nothing can notice."""
+    return described(mutation) in EQUIVALENT.get(mutation.file, {})
 
 
 def chosen(files: list[str], number: int, seed: int) -> list[Mutation]:
@@ -322,7 +384,7 @@ def start(tree: Path, arguments: tuple[str, ...], mutation: Mutation | None, lim
     if mutation is not None:
         path = tree / mutation.file
         whole = path.read_bytes()
-        path.write_bytes(whole[: mutation.start] + mutation.new.encode() + whole[mutation.end :])
+        path.write_bytes(mutation.within(whole))
     return run(tree, arguments), Job(tree, arguments, mutation, whole, now + limit, now)
 
 

@@ -37,7 +37,7 @@ class WholeSequences:
 
 def _noised(batch: Batch) -> Drawn:
     """Eq. 7: q = 1 at g(y*)."""
-    return Drawn(paid(batch, score(batch, batch.inputs.noising(batch.target, batch.draws), Expert.DATA)))
+    return Drawn(score(batch, batch.inputs.noising(batch.target, batch.draws), Expert.DATA))
 
 
 def _neighbours(batch: Batch) -> Drawn:
