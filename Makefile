@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gail test test-slow fuzz check format bench bench-quick bench-gail bench-peer docs clean
+.PHONY: help setup demo gail test test-slow fuzz mutate check format bench bench-quick bench-gail bench-peer docs clean
 
 # Threads that wait for each other by spinning are many times slower when another program wants the cores too.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -40,6 +40,9 @@ fuzz: .venv/ready  ## random flags, files and damage, then ten random kills of a
 	FUZZ_TABLE=$$table $(BIN)/python -m pytest -q tests/test_fuzz.py || ended=1
 	KILLS=10 $(BIN)/python -m pytest -q tests/test_crash.py tests/test_gail_run.py -k "kills_change_nothing or killed_and_resumed" || ended=1
 	exit $$ended
+
+mutate: .venv/ready  ## break the mathematics in 87 places, one after the other: does a test notice? half an hour; ends with a score
+	@$(BIN)/python tests/mutate.py
 
 check: .venv/ready  ## ruff and mypy
 	@$(BIN)/ruff check

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 # Shares typed by hand, such as .429 + .571, may miss 1 by rounding; they are renormalised.
 SUM_TOLERANCE = 1e-3
 NAMES = ("model", "reward", "data")
-OLD_NAMES = {"task": "reward", "delta": "data"}  # of versions before 0.2
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Mixture:
             raise ValueError(f"λ must be finite: {self}")
         if min(shares) < 0:
             raise ValueError(f"λ must not be negative: {self}")
-        total = math.fsum(shares) if max(shares) <= 1 + SUM_TOLERANCE else sum(shares)  # fsum overflows with an error
+        total = 4 * math.fsum(share / 4 for share in shares)  # of quarters, since it has an error for a sum beyond the floats
         if abs(total - 1) > SUM_TOLERANCE:
             raise ValueError(f"λ must sum to one, and sums to {total:g}: {self}")
         for name, share in zip(NAMES, shares, strict=True):
@@ -54,8 +53,6 @@ class Mixture:
         for part in text.split(","):
             name, equals, number = part.partition("=")
             name = name.strip()
-            if name in OLD_NAMES:
-                raise ValueError(f"{name} is now called {OLD_NAMES[name]}: λ is written as model=.12,reward=.16,data=.72")
             if name in shares:
                 raise ValueError(f"λ has {name} twice: {text!r}")
             if name not in NAMES or not equals:

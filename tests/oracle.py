@@ -179,10 +179,16 @@ class Table(TableModel):
     def step(self, previous: Tensor) -> Tensor:
         return self.log_p.detach()[self.numbers(previous)[:, -1]].float()
 
-    def likelihood(self, targets: Sequence[int], inputs: Sequence[int], start: int = 0) -> Tensor:
-        """Σ_t log p(target_t | inputs_<t) over t >= start, with its graph."""
-        terms = [self.log_p[self.number[tuple(inputs[:t])], targets[t]] for t in range(start, len(targets))]
+    def likelihood(self, targets: Sequence[int], inputs: Sequence[int], start: int = 0, smoothing: float = 0.0) -> Tensor:
+        """Σ_t log p(target_t | inputs_<t) over t >= start, with its graph; of smoothed targets as `smoothed` has them."""
+        terms = [self.smoothed(tuple(inputs[:t]), targets[t], smoothing) for t in range(start, len(targets))]
         return torch.stack(terms).sum() if terms else self.logits.new_zeros(())
+
+    def smoothed(self, prefix: tuple[int, ...], w: int, smoothing: float) -> Tensor:
+        """(1 - ε) log p(w), and ε shared by all other words: fairseq's label smoothing."""
+        log_p = self.log_p[self.number[prefix]]
+        others = (log_p.sum() - log_p[w]) / (len(log_p) - 1)
+        return (1 - smoothing) * log_p[w] + smoothing * others if smoothing else log_p[w]
 
 
 class World:
@@ -252,9 +258,9 @@ def expectation(w: World, q: Mapping[tuple[int, ...], float]) -> Tensor:
     return sum(p * w.table.likelihood(y, y) for y, p in q.items() if p > 0)
 
 
-def mle(w: World) -> Expected:
+def mle(w: World, smoothing: float = 0.0) -> Expected:
     """Eq. 5: the gradient at y*."""
-    return Expected([{w.closed: 1.0}], w.table.likelihood(w.closed, w.closed))
+    return Expected([{w.closed: 1.0}], w.table.likelihood(w.closed, w.closed, smoothing=smoothing))
 
 
 def noising(w: World, rate: Callable[[World, int], float], proposal: Callable[[World, int], float]) -> Expected:
@@ -415,11 +421,18 @@ def product_taught(
 
 
 def policy_taught(
-    w: World, c: float, c_model: float, shares: Mapping[str, float], samples: int = 1, reward: str = "edit", pays: str = ""
+    w: World,
+    c: float,
+    c_model: float,
+    shares: Mapping[str, float],
+    samples: int = 1,
+    reward: str = "edit",
+    pays: str = "",
+    smoothing: float = 0.0,
 ) -> Expected:
     """Algorithm 1's draws; a token weighs the sentence's reward where the model drew it, and 1 where reward or data did.
 
-    `reward` says what comes next, and `pays` the sentence, if it is another one.
+    `reward` says what comes next, and `pays` the sentence, if it is another one.  Targets of weight 1 alone are smoothed.
     """
     drawn, _ = algorithm_1(w, shares, c=c, c_model=c_model, samples=samples, reward=reward)
     objective = w.table.logits.new_zeros(())
@@ -429,15 +442,18 @@ def policy_taught(
             own = shares["model"] * w.table.drawable(prefix, power=c_model)[v]
             rest = shares["reward"] * reward_conditional(prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward))[v]
             rest += shares["data"] * (v == gold_at(w, t))
-            weight = (own * reward_of(w, y, pays or reward) + rest) / (own + rest)
-            objective = objective + probability * weight * w.table.log_p[w.table.number[prefix]][v]
+            paid = own / (own + rest) * reward_of(w, y, pays or reward) * w.table.smoothed(prefix, v, 0)
+            objective = objective + probability * (paid + rest / (own + rest) * w.table.smoothed(prefix, v, smoothing))
     return Expected(drawn, samples * objective)
 
 
-def beside(w: World, samples: int, expected: Callable[..., Expected], data: float) -> Expected:
+WITHOUT_DATA = {"model": 3 / 7, "reward": 4 / 7, "data": 0.0}
+
+
+def beside(w: World, samples: int, expected: Callable[..., Expected], data: float, smoothing: float = 0.0) -> Expected:
     """λ over whole sequences: `samples` of what the rest of λ draws, and y* itself, which is not drawn."""
-    drawn = expected(w, samples=samples, shares={"model": 3 / 7, "reward": 4 / 7, "data": 0.0})
-    gold = w.table.likelihood(w.closed, w.closed)
+    drawn = expected(w, samples=samples, shares=WITHOUT_DATA)
+    gold = w.table.likelihood(w.closed, w.closed, smoothing=smoothing)
     return Expected([*drawn.q, {w.closed: 1.0}], (1 - data) * drawn.objective + data * samples * gold)
 
 
@@ -463,9 +479,10 @@ def mrt(w: World, sharpness: float, reward: str = "bleu") -> Expected:
     return risk(w, plain(w).q[0], sharpness, reward)
 
 
-def interpolated_risk(w: World, sharpness: float) -> Expected:
+def interpolated_risk(w: World, sharpness: float, shares: Mapping[str, float], samples: int = 2) -> Expected:
     """Candidates are two draws of Algorithm 1."""
-    return risk(w, algorithm_1(w, INTERIOR, c=2.5, c_model=2).q[0], sharpness, "edit")
+    assert samples == 2
+    return risk(w, algorithm_1(w, shares, c=2.5, c_model=2).q[0], sharpness, "edit")
 
 
 def scheduled_sampling(w: World, k: float, i: int) -> Expected:
@@ -493,7 +510,7 @@ plain = partial(policy, value=reward_of)
 
 # A row that is missing here fails the test by its name.
 ORACLES: dict[str, list[Variant]] = {
-    "mle": [Variant(mle)],
+    "mle": [Variant(mle), Variant(partial(mle, smoothing=0.2), {"label_smoothing": 0.2})],
     "noising": [
         Variant(partial(noising, rate=lambda w, x: 0.2, proposal=lambda w, v: w.unigram[v])),
         Variant(
@@ -567,9 +584,22 @@ ORACLES: dict[str, list[Variant]] = {
             partial(beside, samples=1, expected=partial(policy_taught, c=2.5, c_model=2), data=0.3),
             {**FIXED, "erpo_model_targets": "policy", "erpo_reward_targets": "soft", "erpo_layout": "sentence"},
         ),
+        Variant(partial(paid, c_model=2, smoothing=0.3), {**FIXED, "erpo_model_targets": "policy", "label_smoothing": 0.3}),
+        # Expected risk weighs every draw by an advantage, whoever drew it: none is smoothed, and y* beside them is.
         Variant(
-            partial(interpolated_risk, sharpness=3.0),
-            {**FIXED, "erpo_samples": 2, "erpo_model_targets": "risk", "erpo_sharpness": 3.0},
+            partial(interpolated_risk, sharpness=3.0, shares=INTERIOR),
+            {**FIXED, "erpo_samples": 2, "erpo_model_targets": "risk", "erpo_sharpness": 3.0, "label_smoothing": 0.3},
+        ),
+        Variant(
+            partial(beside, samples=2, expected=partial(interpolated_risk, sharpness=3.0), data=0.3, smoothing=0.3),
+            {
+                **FIXED,
+                "erpo_samples": 2,
+                "erpo_model_targets": "risk",
+                "erpo_sharpness": 3.0,
+                "erpo_layout": "sentence",
+                "label_smoothing": 0.3,
+            },
         ),
         # A baseline that does not see the token changes nothing where the model is asked with c = 1.
         Variant(

@@ -1,5 +1,6 @@
 import pytest
 
+from fairseq_erpo.algorithm.schedule import Duration, Schedule
 from fairseq_erpo.annealers import SCHEDULES, Annealer, constant, falls, inverse_sigmoid, linear, make_annealer, stairs
 from fairseq_erpo.family.resolve import resolve
 from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
@@ -85,6 +86,42 @@ def test_a_shape_that_leaves_the_simplex_is_refused():
         Annealer(lambda elapsed: 1.5, MLE, PAPER_END)(0)
 
 
+def test_durations_have_bounds() -> None:
+    for text, number in (("1.5e-6u", 1.5e-6), ("1e-6e", 1e-6), ("1e12u", 1e12), ("0e", 0), (" 4e ", 4), ("60u", 60)):
+        assert Duration.parse(text) == Duration(number, "epoch" if text.strip()[-1] == "e" else "update")
+    for text in ("5e-7u", "1.5e12u", "-1e"):
+        with pytest.raises(ValueError, match="between"):
+            Duration.parse(text)
+    for text in ("4", "", "e", "4x"):
+        with pytest.raises(ValueError, match="4e"):
+            Duration.parse(text)
+
+
+def test_steps_are_counted_from_the_start_of_annealing() -> None:
+    """1 with the first step; 0 before; on the clock that the period has, or that of falls."""
+    annealer = make_annealer("stairs", PAPER_END, 2)
+    epochs = Schedule(annealer, Duration(2, "epoch"), Duration(3, "epoch"))
+    assert [epochs.stage(epoch, 99, 99) for epoch in range(1, 9)] == [0, 0, 0, 1, 1, 2, 2, 3]
+    assert [epochs.elapsed(epoch, 99, 99) for epoch in (3, 4, 6)] == [None, 0, 2]
+    updates = Schedule(annealer, Duration(2, "update"))
+    assert [updates.stage(99, update, 99) for update in range(5)] == [1, 1, 2, 2, 3]
+    assert updates.mixture(99, 0, 99) == annealer(0) and epochs.mixture(3, 99, 99) == MLE
+    plateau = Schedule(annealer, Duration(9, "epoch"), plateau=True)
+    assert [plateau.stage(50, 99, falls) for falls in range(3)] == [1, 2, 3] and plateau.elapsed(50, 99, 7) == 7
+    for wrong in (Duration(1, "update"), Duration(1.5, "epoch")):
+        with pytest.raises(ValueError, match="--erpo-pretrain"):
+            Schedule(annealer, Duration(2, "epoch"), wrong)
+    assert Schedule(annealer, Duration(2, "epoch"), Duration(0, "update")).elapsed(1, 99, 99) == 0
+
+
+def test_a_way_shorter_than_a_step_is_one_step() -> None:
+    """Of the period's length, where λ moves evenly."""
+    near = Mixture(model=0.1, reward=0, data=0.9)
+    assert make_annealer("stairs", near, 4)(0) == near and make_annealer("plateau", near, 4)(0) == near
+    even = make_annealer("linear", near, 4)
+    assert [even(at).data for at in (0, 1, 2, 3, 4, 5)] == pytest.approx([1, 0.975, 0.95, 0.925, 0.9, 0.9])
+
+
 def test_bad_schedules_are_refused():
     with pytest.raises(ValueError, match="unknown schedule 'cosine'; known: stairs"):
         make_annealer("cosine", PAPER_END, 4)
@@ -96,6 +133,8 @@ def test_plateau_counts_falls_below_the_best_of_the_stage():
     assert falls([], maximize=True) == 0
     assert falls([10, 12, 11, 11.5, 11.2], maximize=True) == 2  # 11 < 12; then a new stage: 11.5, and 11.2 below it
     assert falls([3.0, 2.9, 2.9, 3.1], maximize=False) == 1
+    assert falls([3.0, 2.9, 2.8], maximize=False) == falls([2.8, 2.9, 3.0], maximize=True) == 0
+    assert falls([3.0, 2.9, 2.8, 2.7], maximize=True) == falls([2.7, 2.8, 2.9, 3.0], maximize=False) == 2
     assert falls([3.0, 3.0, 3.0], maximize=True) == falls([3.0, 3.0], maximize=False) == 0  # level is no fall
 
 

@@ -12,8 +12,6 @@ import torch
 from conftest import Fairseq, build, configuration, write_corpus
 
 from fairseq_erpo.annealers import Annealer
-from fairseq_erpo.family.flags import OLD_FLAGS
-from fairseq_erpo.verbs import dashed
 
 INTERP = "--criterion erpo_interp --erpo-preset robust"
 
@@ -72,8 +70,7 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_anneal_every": "4"}, ["--erpo-anneal-every", "no unit", "4e (epochs)", "4u (updates)"]),
         ({"erpo_anneal_every": "soon"}, ["--erpo-anneal-every", "soon", "4e (epochs)"]),
         ({"erpo_anneal_every": "1e400u"}, ["--erpo-anneal-every", "between"]),
-        ({"erpo_lambda": "model=.5,task=.5"}, ["--erpo-lambda", "task is now called reward"]),
-        ({"erpo_lambda": "model=.5,delta=.5"}, ["--erpo-lambda", "delta is now called data"]),
+        ({"erpo_lambda": "model=.5,task=.5"}, ["--erpo-lambda", "model=.5,task=.5"]),
         ({"erpo_reward_targets": "product", "erpo_alpha": None}, ["--erpo-reward-targets product", "--erpo-alpha"]),
         ({"erpo_reward_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
         ({"erpo_baseline": "greedy"}, ["--erpo-baseline greedy", "--erpo-model-targets policy"]),
@@ -82,11 +79,17 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             ["--erpo-advantage group", "--erpo-baseline group or leave_one_out"],
         ),
         ({"erpo_preset": "finish", "erpo_model_targets": "drop"}, ["(--erpo-preset finish sets --erpo-baseline)"]),
-        ({"erpo_model_targets": "task"}, ["--erpo-model-targets task", "reward"]),
+        ({"erpo_model_targets": "task"}, ["--erpo-model-targets", "task", "reward"]),
         (
             {"erpo_model_targets": "reward", "erpo_reward_targets": "hard"},
             ["--erpo-model-targets reward", "--erpo-reward-targets soft"],
         ),
+        ({"erpo_preset": "risk", "erpo_reward_targets": "soft"}, ["--erpo-reward-targets soft"]),
+        ({"erpo_preset": "risk", "erpo_reward_targets": "product", "erpo_alpha": 0.1}, ["--erpo-reward-targets product"]),
+        ({"erpo_preset": "robust", "erpo_clip": 0.1}, ["--erpo-clip 0.1", "--erpo-model-targets policy"]),
+        ({"erpo_preset": "robust", "erpo_advantage": "batch"}, ["--erpo-advantage batch", "--erpo-model-targets policy"]),
+        ({"erpo_preset": "finish", "erpo_sharpness": 2.0}, ["--erpo-sharpness 2.0", "--erpo-model-targets risk"]),
+        ({"erpo_preset": "finish", "erpo_alpha": 0.1}, ["--erpo-alpha 0.1", "--erpo-reward-targets product"]),
         ({"erpo_pretrain": "-1e"}, ["--erpo-pretrain", "between"]),
         ({"erpo_pretrain": "2.5e"}, ["--erpo-pretrain", "whole number"]),
         ({"erpo_pretrain": "10u", "erpo_anneal_every": "4e"}, ["--erpo-pretrain 10u", "--erpo-anneal-every 4e", "one unit"]),
@@ -101,14 +104,6 @@ def test_flags(refused: Any, values: dict[str, Any], words: list[str]) -> None:
     assert all(word in message for word in words), message
 
 
-@pytest.mark.parametrize(("old", "instead"), OLD_FLAGS.items())
-def test_old_spellings_name_the_new_one(tiny_data: Path, old: str, instead: str) -> None:
-    """From the command line, where argparse would only say that it does not know the flag."""
-    with pytest.raises(SystemExit) as caught:
-        build(tiny_data, f"{INTERP} {dashed(old)} 2")
-    assert caught.value.code == f"erpo: {dashed(old)} is gone: write {instead}"
-
-
 def test_bang_bang_sets_alpha_itself(tiny_data: Path) -> None:
     with pytest.raises(SystemExit, match=r"^erpo: --erpo-bang-bang .* leave --erpo-alpha out"):
         build(tiny_data, "--criterion erpo_spg --erpo-bang-bang .3 --erpo-alpha .02")
@@ -117,6 +112,44 @@ def test_bang_bang_sets_alpha_itself(tiny_data: Path) -> None:
 def test_a_reward_of_text_cannot_lead_a_draw(tiny_data: Path) -> None:
     with pytest.raises(SystemExit, match=r"^erpo: --erpo-reward chrf has no ΔR .* bleu,"):
         build(tiny_data, "--criterion erpo_spg --erpo-reward chrf")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--erpo-payoff hamming --erpo-reward rouge", "--erpo-reward rouge"),
+        ("--erpo-samples-file {file} --erpo-reward rouge", "--erpo-reward rouge"),
+        ("--erpo-samples-file {file} --erpo-payoff hamming", "--erpo-payoff hamming"),
+    ],
+)
+def test_a_flag_of_raml_that_would_change_nothing(tiny_data: Path, tmp_path: Path, flags: str, line: str) -> None:
+    with pytest.raises(SystemExit, match=f"^erpo: {line}"):
+        build(tiny_data, f"--criterion erpo_raml {flags.format(file=tmp_path / 'samples')}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "idle"),
+    [
+        ("--erpo-preset corpus", ""),
+        ("--erpo-preset corpus --erpo-c 50", "--erpo-c 50"),
+        ("--erpo-preset corpus --erpo-c 50 --erpo-lambda model=.5,reward=.5", ""),
+        ("--erpo-preset paper --erpo-model-targets reward --erpo-reward-targets soft --erpo-lambda model=1 --erpo-c 9", ""),
+        ("--erpo-preset paper --erpo-lambda reward=1 --erpo-c-model 2", "--erpo-c-model 2.0"),
+        ("--erpo-preset paper --erpo-lambda reward=1 --erpo-model-targets drop", "--erpo-model-targets drop"),
+        ("--erpo-preset paper --erpo-lambda model=1 --erpo-model-targets drop", "--erpo-model-targets drop"),
+        ("--erpo-preset paper --erpo-schedule constant --erpo-layout sentence", "--erpo-layout sentence"),
+        ("--erpo-preset paper --erpo-layout sentence", ""),
+        ("--erpo-preset paper --erpo-schedule constant --erpo-anneal-every 9e", "--erpo-anneal-every 9e"),
+        ("--erpo-preset paper --erpo-schedule plateau --erpo-anneal-every 9e", "--erpo-anneal-every 9e"),
+        ("--erpo-preset paper --erpo-schedule linear --erpo-anneal-every 9e", ""),
+    ],
+)
+def test_a_flag_that_lambda_makes_idle_is_said_to_be(
+    tiny_data: Path, flags: str, idle: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(tiny_data, f"--criterion erpo_interp {flags}")
+    lines = [record.getMessage() for record in caplog.records if "changes nothing here" in record.getMessage()]
+    assert len(lines) == bool(idle) and all(line.startswith(f"{idle} ") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -281,12 +314,8 @@ def test_from_the_outside(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Pa
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize(
-    ("gpu", "flags", "tpu"), [(True, [], False), (True, ["--tpu"], True), (False, [], True)]
-)
-def test_bf16_is_a_gpus_where_there_is_one(
-    gpu: bool, flags: list[str], tpu: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("gpu", "flags", "tpu"), [(True, [], False), (True, ["--tpu"], True), (False, [], True)])
+def test_bf16_is_a_gpus_where_there_is_one(gpu: bool, flags: list[str], tpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """fairseq makes a TPU run of every --bf16."""
     from fairseq import options
 

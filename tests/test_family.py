@@ -1,6 +1,7 @@
 """Every row of the family against exact enumeration, and the identities of the paper that make it one family."""
 
 import ast
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -29,22 +30,29 @@ from torch import Tensor
 
 from fairseq_erpo.algorithm import mstep
 from fairseq_erpo.algorithm.answers import StepDecoder
+from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, previous_tokens
 from fairseq_erpo.algorithm.beside_data import beside_data
 from fairseq_erpo.algorithm.draw import FromExperts, score
 from fairseq_erpo.algorithm.estep import Candidates
-from fairseq_erpo.algorithm.layouts import PRODUCT, Point
+from fairseq_erpo.algorithm.layouts import LAYOUTS, PRODUCT, Point
 from fairseq_erpo.algorithm.neighbours import raml_weights
 from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
 from fairseq_erpo.algorithm.packing import Packing
-from fairseq_erpo.algorithm.settings import Settings
+from fairseq_erpo.algorithm.settings import REWARD_TARGETS, Settings
 from fairseq_erpo.algorithm.uniforms import Draws
+from fairseq_erpo.algorithm.weigh import MODEL_TARGETS
 from fairseq_erpo.family import FAMILY, Row
 from fairseq_erpo.family import row as row_module
+from fairseq_erpo.family.effect import idle
 from fairseq_erpo.family.flags import FLAGS, PRESETS
+from fairseq_erpo.family.resolve import resolve
 from fairseq_erpo.rewards.base import Reference
+from fairseq_erpo.rewards.edit import Edit
+from fairseq_erpo.rewards.rouge import Rouge
 
 N = 6000
+DROPPED = {"erpo_model_targets": "drop"}
 # What the oracles of interp and mixer_alike assume of the flags that a variant leaves out.
 PLAIN = {"erpo_preset": "paper", "erpo_reward": "edit", "erpo_c_model": 2.0}
 
@@ -55,7 +63,8 @@ class Stub:
 
     world: World
     settings: Settings
-    predrawn: None = None
+    sources: int = 1
+    predrawn: Any = None  # RAML's samples from a file
 
     @property
     def noising(self) -> Noising:
@@ -68,10 +77,15 @@ class Stub:
         return torch.tensor(self.world.words)
 
     def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
-        raise NotImplementedError
+        """A reward that no ΔR knows: how often the first word occurs, for S samples of each source."""
+        return tokens.eq(self.world.words[0]).sum(1) + 10.0 * samples
 
     def beam(self, samples: int) -> Tensor:
-        raise NotImplementedError
+        """Every source has the shortest outputs as its best."""
+        best = sequences(self.world.vocabulary, self.world.cap)[1 : samples + 1]
+        width = max(map(len, best))
+        rows = [[*y, *[PAD] * (width - len(y))] for y in best]
+        return torch.tensor(rows).repeat(self.sources, 1)
 
     def baseline(self, features: Tensor) -> Tensor:
         """Any function of the prefix leaves the expected gradient alone."""
@@ -94,7 +108,7 @@ def batch_in(world: World, row: Row, variant: Variant, n: int) -> Batch:
         vocabulary=world.vocabulary,
         max_positions=world.cap,
         start=lambda copies: world.table,
-        inputs=Stub(world, settings),
+        inputs=Stub(world, settings, n),
     )
 
 
@@ -115,7 +129,7 @@ def gradients(world: World, batch: Batch, drawn: Drawn) -> Tensor:
         Reference.from_target(batch.copies(drawn.samples)[0], world.vocabulary), world.vocabulary
     )
     at = Packing.from_targets(drawn.learnt, PAD).at
-    loss = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, 0).sum()
+    loss = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, batch.settings.label_smoothing).sum()
     (slope,) = torch.autograd.grad(-loss, log_p)
     # Back through the softmax, and every position to its row of the table.
     slope = slope - log_p.detach().exp() * slope.sum(2, keepdim=True)
@@ -244,6 +258,90 @@ def test_weights_are_reward_minus_baseline(baseline: str) -> None:
         assert weights == pytest.approx(expected, abs=1e-6)
 
 
+def test_advantages_of_samples_that_hardly_differ_stay_small() -> None:
+    """The deviation has 1e-4 added, as the field has it: σ = 1e-4 halves what a large one leaves."""
+    world = WORLDS["V=2, T=4"]
+    for scale, expected in (("group", 0.5), ("batch", 0.5)):
+        flags = {"erpo_samples": 2, "erpo_baseline": "group", "erpo_advantage": scale}
+        batch = batch_in(world, FAMILY["pg"], Variant(plain, flags), 50)
+        drawn = FAMILY["pg"].draw(batch)
+        assert drawn is not None
+        reward = torch.tensor([0.0, 2e-4]).repeat(50)
+        weights = FAMILY["pg"].weigh(batch, drawn._replace(sample=drawn.sample._replace(reward=reward))).weights
+        assert weights is not None
+        assert weights[:, 0].tolist() == pytest.approx([-expected, expected] * 50, rel=1e-3)
+
+
+@pytest.mark.parametrize("baseline", ["none", "greedy"])
+def test_whoever_pays_pays_the_whole_sequence(baseline: str) -> None:
+    """A reward of text, or another one than the teacher's; ΔR stays the teacher's."""
+    world, row = WORLDS["V=2, T=4"], FAMILY["pg"]
+    flags = {"erpo_samples": 2, "erpo_baseline": baseline, "erpo_teacher": "edit"}
+    taught = row.draw(batch_in(world, row, Variant(plain, {**flags, "erpo_reward": "edit"}), 30))
+    paid = row.draw(batch_in(world, row, Variant(plain, {**flags, "erpo_reward": "chrf"}), 30))
+    other = row.draw(batch_in(world, row, Variant(plain, {**flags, "erpo_reward": "bleu"}), 30))
+    assert taught is not None and paid is not None and other is not None
+    assert torch.equal(taught.sample.tokens, paid.sample.tokens) and torch.equal(taught.sample.tokens, other.sample.tokens)
+    for drawn in (paid, other):
+        assert torch.equal(drawn.sample.delta_r, taught.sample.delta_r)
+    for y, reward, of_text, of_bleu in zip(
+        lines(taught.sample.tokens), *(drawn.sample.reward.tolist() for drawn in (taught, paid, other)), strict=True
+    ):
+        assert reward == pytest.approx(reward_of(world, y, "edit")) and of_bleu == pytest.approx(reward_of(world, y), abs=1e-6)
+        assert of_text == y.count(world.words[0]) + 10 * (2 + (baseline == "greedy"))
+    assert (paid.greedy is not None) == (baseline == "greedy")
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_a_baseline_costs_what_it_needs_only(baseline: str) -> None:
+    """One more sequence of each source for the greedy output, and features for the learned baseline."""
+    settings = {"erpo_samples": 3, "erpo_baseline": baseline}
+    world = WORLDS["V=2, T=4"]
+    batch = batch_in(world, FAMILY["pg"], Variant(plain, settings), 4)
+    assert isinstance(FAMILY["pg"].draw, FromExperts)
+    plan = FAMILY["pg"].draw.plan(batch)
+    assert plan.rows == len(plan.caps) / 4 == (4 if baseline == "greedy" else 3)
+    sample = plan.run(batch)
+    assert (sample.features is not None) == (baseline == "learned")
+    assert (sample.reward_log_q, sample.tilt) == (None, None)
+    wide = FAMILY["pg"].draw.plan(replace(batch, max_positions=50))
+    assert wide.caps.eq((len(world.closed) - 1) * 3 // 2 + 5).all() and 0 <= wide.origin.size(1) - int(wide.caps.max()) <= 2
+
+
+def test_candidates_of_the_beam_are_weighed_as_samples_are() -> None:
+    world, row = WORLDS["V=2, T=4"], FAMILY["mrt"]
+    batch = batch_in(world, row, Variant(plain, {"erpo_samples": 4, "erpo_candidates": "beam"}), 3)
+    drawn = row.draw(batch)
+    assert drawn is not None and drawn.samples == 4
+    assert torch.equal(drawn.sample.tokens, batch.inputs.beam(4))
+    real = drawn.sample.tokens.ne(PAD)
+    assert drawn.sample.origin[real].eq(Expert.MODEL).all() and drawn.sample.origin[~real].eq(Expert.NONE).all()
+    assert drawn.sample.reward.tolist() == pytest.approx([reward_of(world, y) for y in lines(drawn.sample.tokens)], abs=1e-6)
+    assert not drawn.sample.clipped.any() and drawn.sample.clipped.shape == (12,)
+    assert torch.equal(drawn_in(row, batch).weights, row.weigh(batch, Drawn(drawn.sample, 4)).weights)  # type: ignore[arg-type]
+
+
+def test_samples_of_a_file_are_weighed_by_their_own_rewards() -> None:
+    """Whatever the payoff says of drawn ones; three of each source here, of two."""
+    world, row = WORLDS["V=2, T=4"], FAMILY["raml"]
+    tokens = torch.tensor([[4, EOS, PAD], [4, 5, EOS], [5, EOS, PAD], [5, 5, EOS], [4, 4, EOS], [5, 4, EOS]])
+    reward = torch.tensor([0.1, 0.9, 0.3, 0.0, 0.5, 0.5])
+
+    class File:
+        def read(self, ids: list[int]) -> tuple[Tensor, Tensor]:
+            assert ids == [0, 1]
+            return tokens, reward
+
+    batch = batch_in(world, row, Variant(plain, {"erpo_samples_file": "x", "erpo_tau": 0.5}), 2)
+    batch = replace(batch, inputs=Stub(world, batch.settings, 2, File()))
+    drawn = drawn_in(row, batch)
+    assert drawn.samples == 3 and torch.equal(drawn.sample.tokens, tokens) and torch.equal(drawn.sample.reward, reward)
+    shares = torch.tensor([[math.exp(float(r) / 0.5) for r in three] for three in reward.view(2, 3)])
+    expected = (shares / shares.sum(1, keepdim=True)).flatten()
+    assert drawn.weights is not None
+    torch.testing.assert_close(drawn.weights, expected[:, None] * tokens.ne(PAD))
+
+
 @pytest.mark.parametrize(("scale", "clip"), [("group", math.inf), ("batch", math.inf), ("plain", 0.1), ("group", 1.2)])
 def test_advantages_are_scaled_and_clipped(scale: str, clip: float) -> None:
     world = WORLDS["V=2, T=4"]
@@ -279,6 +377,7 @@ def test_the_training_log_leaves_out_the_copies_of_the_data() -> None:
     plain_flags = {**FIXED, "erpo_samples": 2, "erpo_lambda": "model=3/7,reward=4/7"}
     alone = drawn_in(FAMILY["interp"], batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, plain_flags), 20))
     assert len(drawn.sample.tokens) == 60 and torch.equal(drawn.explored.reward, alone.sample.reward)
+    assert alone.explored is alone.sample
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -301,6 +400,49 @@ def test_y_star_beside_shorter_samples_widens_every_part(steps: int) -> None:
             share = 1 - batch.mixture.data if before is weights else 1
             torch.testing.assert_close(kept, before * share if share != 1 else before)
     assert torch.equal(both.sample.tokens.unflatten(0, (-1, 3))[:, 2, : batch.target.size(1)], batch.target)
+    fills = {"tokens": PAD, "origin": int(Expert.NONE)}
+    for name, part in {**both.sample._asdict(), "soft": both.soft, "weights": both.weights}.items():
+        if part is not None and part.dim() > 1:
+            assert part.unflatten(0, (-1, 3))[:, :2, steps:].eq(fills.get(name, 0)).all(), name
+    assert not both.sample.delta_r.unflatten(0, (-1, 3))[:, 2].any()  # no ΔR is said of y*, which was not drawn
+
+
+@pytest.mark.parametrize("model_targets", ["keep", "drop", "policy", "risk"])
+def test_y_star_beside_samples_counts_as_it_weighs(model_targets: str) -> None:
+    """What the loss is divided by, token-wise and with --sentence-avg: S samples of 1 - λ_data, y* of S λ_data."""
+    world, row, share = WORLDS["V=3, T=3"], FAMILY["interp"], 0.3
+    flags = {**FIXED, "erpo_samples": 2, "erpo_model_targets": model_targets}
+    batch = batch_in(world, row, Variant(plain, {**flags, "erpo_layout": "sentence"}), 20)
+    both = drawn_in(row, batch)
+    alone = drawn_in(row, replace(batch, settings=row.settings({**PLAIN, **flags, "erpo_lambda": "model=3/7,reward=4/7"})))
+    sampled = both.explored.origin
+    counted = sampled.ne(Expert.NONE) & (sampled.ne(Expert.MODEL) if model_targets == "drop" else True)
+    assert counted.any() and not counted.all()
+    gold = len(world.closed) * 20
+    assert both.size is not None and both.weights is not None and alone.sample.tokens.shape[0] == 40
+    assert float(both.size) == pytest.approx((1 - share) * int(counted.sum()) + share * 2 * gold)
+    assert both.sequences == 2 * 20  # S (1 - λ) + S λ of each source
+    beside = both.weights.unflatten(0, (-1, 3))[:, 2]
+    assert beside[beside.ne(0)].tolist() == pytest.approx([2 * share] * gold)
+
+
+def test_what_the_loss_is_divided_by() -> None:
+    """Targets, where a row says nothing else: those that are kept, or the shares of RAML's samples and one sentence for all."""
+    world = WORLDS["V=2, T=4"]
+    for name in ("pg", "self_critic", "mrt", "mixer", "spg", "noising"):
+        weighed = drawn_in(FAMILY[name], batch_in(world, FAMILY[name], Variant(plain, {}), 20))
+        assert (weighed.size, weighed.sequences) == (None, None), name
+    dropped = drawn_in(FAMILY["interp"], batch_in(world, FAMILY["interp"], Variant(plain, {**FIXED, **DROPPED}), 20))
+    origin = dropped.sample.origin
+    kept = origin.eq(Expert.REWARD) | origin.eq(Expert.DATA)
+    assert int(dropped.size) == int(kept.sum()) < int(origin.ne(Expert.NONE).sum())  # type: ignore[arg-type]
+    for payoff in ("ngram", "hamming"):
+        flags = {"erpo_samples": 3, "erpo_payoff": payoff}
+        raml = drawn_in(FAMILY["raml"], batch_in(world, FAMILY["raml"], Variant(plain, flags), 20))
+        assert raml.weights is not None and raml.size is not None
+        shares = raml.weights[:, 0].view(20, 3).sum(1)
+        assert shares.tolist() == pytest.approx([1.0] * 20) and raml.sequences == 20
+        assert float(raml.size) == pytest.approx(len(world.closed) * 20)
 
 
 # Identities over all sequences
@@ -399,6 +541,117 @@ def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
     assert float(drawn_in(FAMILY["sequence_tutor"], clipped).weights.abs().max()) == pytest.approx(0.01)  # type: ignore[union-attr]
 
 
+# What neither padding nor candidates' lengths may change
+
+
+@dataclass
+class Ruler(Stub):
+    """The learned baseline falls from step to step, behind the end of a sentence too."""
+
+    def baseline(self, features: Tensor) -> Tensor:
+        return -0.4 * torch.arange(features.size(1)).repeat(len(features), 1)
+
+
+def longer(sample: Sample, by: int, batch: Batch) -> Sample:
+    """The same sample with more padding: the features there are what a decoder leaves, anything."""
+    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 7, 0, 0)  # type: ignore[arg-type]
+    parts = [
+        part
+        if part is None or part.dim() < 2
+        else torch.cat([part, torch.full_like(part[:, :1], value).repeat_interleave(by, 1)], 1)
+        for part, value in zip(sample, fill, strict=True)
+    ]
+    return Sample(*parts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", ["plain", "batch"])
+@pytest.mark.parametrize(("name", "more"), [("pg", {"erpo_baseline": "learned"}), ("sequence_tutor", {"erpo_prior": "prior.pt"})])
+def test_padding_changes_no_advantage(name: str, more: dict[str, Any], scale: str) -> None:
+    """Of baselines and KL terms step by step, whose value at padding means nothing."""
+    world, row = WORLDS["V=2, T=4"], FAMILY[name]
+    batch = batch_in(world, row, Variant(plain, {**more, "erpo_advantage": scale, "erpo_alpha": 0.7}), 60)
+    batch = replace(batch, inputs=Ruler(world, batch.settings))
+    drawn = row.draw(batch)
+    assert drawn is not None and drawn.sample.origin.eq(Expert.NONE).any()
+    before, after = (row.weigh(batch, drawn._replace(sample=longer(drawn.sample, by, batch))).weights for by in (0, 3))
+    assert before is not None and after is not None
+    torch.testing.assert_close(after[:, : before.size(1)], before)
+    assert not after[:, before.size(1) :].any()
+
+
+def test_advantages_of_a_batch_are_centred_over_what_the_model_drew() -> None:
+    """By plain loops: each sample counts once, with its mean; samples of data alone do not count."""
+    world, row = WORLDS["V=2, T=4"], FAMILY["mixer"]
+    batch = batch_in(world, row, Variant(plain, {"erpo_baseline": "learned", "erpo_advantage": "batch"}), 60)
+    batch = replace(batch, inputs=Ruler(world, batch.settings))
+    drawn = row.draw(batch)
+    assert drawn is not None
+    origin = drawn.sample.origin.clone()
+    origin[0] = origin[0].masked_fill(origin[0].eq(Expert.MODEL), int(Expert.DATA))  # as where the cap cuts it short
+    drawn = drawn._replace(sample=drawn.sample._replace(origin=origin))
+    gains = [
+        [float(reward) + 0.4 * t for t, expert in enumerate(line) if expert == Expert.MODEL]
+        for reward, line in zip(drawn.sample.reward, origin.tolist(), strict=True)
+    ]
+    means = [sum(line) / len(line) for line in gains if line]
+    centre = sum(means) / len(means)
+    spread = math.sqrt(sum((mean - centre) ** 2 for mean in means) / len(means)) + 1e-4
+    weights = row.weigh(batch, drawn).weights
+    assert weights is not None and not gains[0] and len(set(means)) > 5
+    for line, own, found in zip(gains, origin.eq(Expert.MODEL), weights, strict=True):
+        assert found[own].tolist() == pytest.approx([(gain - centre) / spread for gain in line], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("origin", [Expert.MODEL, Expert.REWARD, Expert.DATA])
+def test_risk_is_the_slope_of_the_expected_reward_of_the_set(origin: Expert, smoothing: float) -> None:
+    """Without draws, so that it is exact: whoever drew, with repeats, which count once, and never smoothed."""
+    world, a = WORLDS["V=3, T=3"], 2.0
+    pool = [y for y in sequences(world.vocabulary, world.cap) if len(y) > 1][::7]
+    triples = [(pool[i % len(pool)], pool[3 * i % len(pool)], pool[(i * i + 1) % len(pool)]) for i in range(30)]
+    triples += [again for y, z in itertools.pairwise(pool) for again in ((y, z, y), (y, y, z), (z, y, y))] + [(pool[3],) * 3]
+    row = FAMILY["interp"]
+    flags = {"erpo_model_targets": "risk", "erpo_samples": 3, "erpo_sharpness": a, "label_smoothing": smoothing}
+    batch = batch_in(world, row, Variant(plain, flags), len(triples))
+    tokens = torch.tensor([[*y, *[PAD] * (world.cap - len(y))] for triple in triples for y in triple])
+    sample = score(batch, tokens, origin, 3)
+    weighed = row.weigh(batch, Drawn(sample._replace(clipped=tokens[:, -1].ne(PAD) & tokens[:, -1].ne(EOS)), 3))
+    found = gradients(world, batch, weighed)
+    reward = dict(zip((y for triple in triples for y in triple), sample.reward.tolist(), strict=True))
+    for slope_of_it, triple in zip(found, triples, strict=True):
+        distinct = sorted(set(triple))
+        likelihood = torch.stack([world.table.likelihood(y, y) / len(y) for y in distinct])
+        worth = torch.tensor([reward[y] for y in distinct], dtype=torch.float64)
+        objective = sum(map(len, triple)) * ((a * likelihood).softmax(0) @ worth)
+        torch.testing.assert_close(slope_of_it, slope(world, objective), rtol=1e-4, atol=1e-5)
+
+
+def test_risk_at_a_small_sharpness_is_policy_gradient_for_candidates_of_equal_length() -> None:
+    """Else each candidate's tokens weigh L̄/|y| of it: the whole gradient is the same where lengths are, to the rounding of a."""
+    world, a = WORLDS["V=3, T=3"], 1e-4
+    flags = {"erpo_samples": 3, "erpo_baseline": "group"}
+    policy = batch_in(world, FAMILY["pg"], Variant(plain, flags), 400)
+    risk = batch_in(world, FAMILY["mrt"], Variant(plain, {"erpo_samples": 3, "erpo_sharpness": a}), 400)
+    drawn = FAMILY["pg"].draw(policy)
+    assert drawn is not None
+    one, other = (FAMILY[name].weigh(batch, drawn) for name, batch in (("pg", policy), ("mrt", risk)))
+    slopes = [gradients(world, policy, weighed).flatten(1).double() for weighed in (one, other)]
+    length = drawn.sample.origin.ne(Expert.NONE).sum(1).view(-1, 3)
+    tokens = drawn.sample.tokens.view(400, 3, -1)
+    twice = tokens[:, :, None].eq(tokens[:, None]).all(3).sum((1, 2)) > 3  # a candidate that occurs twice counts once
+    equal = length.eq(length[:, :1]).all(1) & ~twice
+    assert int(equal.sum()) > 20 and int((~equal & ~twice).sum()) > 20
+    cosine = torch.cosine_similarity(*slopes)
+    taught = slopes[0].abs().amax(1) > 1e-3
+    assert cosine[equal & taught].min() > 0.9999
+    torch.testing.assert_close(slopes[1][equal] / a, slopes[0][equal], rtol=1e-2, atol=1e-3)
+    assert cosine[~equal & ~twice & taught].mean() < 0.98
+    share = (length.float().mean(1, keepdim=True) / length).flatten()[:, None]
+    fits = ~twice.repeat_interleave(3)
+    assert one.weights is not None and other.weights is not None
+    torch.testing.assert_close(other.weights[fits] / a, (one.weights * share)[fits], rtol=1e-2, atol=1e-3)
+
+
 # The table itself
 
 
@@ -413,6 +666,7 @@ def behaviour(settings: Settings) -> dict[str, Any]:
 
 
 ON_POLICY = {"erpo_samples": 2, "erpo_model_targets": "policy"}
+AT_RISK = {"erpo_samples": 2, "erpo_model_targets": "risk", "erpo_reward_targets": "hard"}
 # Each flag: (what it is compared with, another value).
 OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "label_smoothing": ({}, {"label_smoothing": 0.1}),
@@ -423,7 +677,7 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "erpo_advantage": (ON_POLICY, {**ON_POLICY, "erpo_advantage": "batch"}),
     "erpo_clip": (ON_POLICY, {**ON_POLICY, "erpo_clip": 0.2}),
     "erpo_candidates": ({}, {"erpo_candidates": "beam"}),
-    "erpo_sharpness": ({}, {"erpo_sharpness": 3.0}),
+    "erpo_sharpness": (AT_RISK, {**AT_RISK, "erpo_sharpness": 3.0}),
     "erpo_c": ({}, {"erpo_c": "7"}),
     "erpo_c_model": ({}, {"erpo_c_model": 1.7}),
     "erpo_schedule": ({}, {"erpo_schedule": "linear"}),
@@ -434,7 +688,7 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "erpo_model_targets": ({"erpo_model_targets": "keep"}, {"erpo_model_targets": "drop"}),
     "erpo_reward_targets": ({"erpo_reward_targets": "hard"}, {"erpo_reward_targets": "soft"}),
     "erpo_baseline": (ON_POLICY, {**ON_POLICY, "erpo_baseline": "leave_one_out"}),
-    "erpo_alpha": ({}, {"erpo_alpha": 0.3}),
+    "erpo_alpha": ({"erpo_reward_targets": "product", "erpo_alpha": 0.1}, {"erpo_reward_targets": "product", "erpo_alpha": 0.3}),
     "erpo_bang_bang": ({}, {"erpo_bang_bang": 0.4}),
     "erpo_prior": ({}, {"erpo_prior": "prior.pt"}),
     "erpo_tau": ({}, {"erpo_tau": 0.3}),
@@ -451,6 +705,71 @@ def test_every_flag_of_a_row_changes_something(row: Row) -> None:
     for flag in row.flags:
         before, after = (behaviour(row.settings({**robust, **flags})) for flags in OTHERWISE[flag])
         assert before != after, flag
+
+
+# Beside each combination of these, every flag of OTHER_FLAGS changes what is learnt, or is refused, or is said to be idle.
+COMBINED: dict[str, tuple[Any, ...]] = {
+    "erpo_model_targets": tuple(MODEL_TARGETS),
+    "erpo_reward_targets": REWARD_TARGETS,
+    "erpo_layout": tuple(LAYOUTS),
+    "erpo_lambda": ("model=1", "reward=1", "model=.3,reward=.4,data=.3"),
+}
+OTHER_FLAGS: dict[str, Any] = {
+    "erpo_c": "9",
+    "erpo_c_model": 0.1,
+    "erpo_samples": 3,
+    "erpo_alpha": 0.05,
+    "erpo_sharpness": 4.0,
+    "erpo_baseline": "greedy",
+    "erpo_advantage": "batch",
+    "erpo_clip": 0.05,
+    "erpo_model_targets": "drop",
+    "erpo_reward_targets": "soft",
+    "erpo_layout": "prefix",
+}
+
+
+def learnt_in(world: World, typed: dict[str, Any], flag: str) -> Tensor | None:
+    """The gradients of some sentences under interp; None where the flags are refused, or this one is said to be idle."""
+    row, base = FAMILY["interp"], {"erpo_schedule": "constant", "erpo_samples": 2}
+    alpha = {"erpo_alpha": 0.5} if typed.get("erpo_reward_targets") == "product" else {}
+    try:
+        batch = batch_in(world, row, Variant(plain, {**base, **alpha, **typed}), 25)
+    except ValueError:
+        return None
+    if [*idle(row.flags, {flag: typed.get(flag)}, batch.settings)]:
+        return None
+    return gradients(world, batch, drawn_in(row, batch))
+
+
+@pytest.mark.parametrize("model_targets", MODEL_TARGETS)
+def test_no_flag_is_accepted_that_changes_nothing(model_targets: str) -> None:
+    world, asked = WORLDS["V=2, T=4"], set()
+    others = {**COMBINED, "erpo_model_targets": (model_targets,)}
+    for values in itertools.product(*others.values()):
+        typed = dict(zip(others, values, strict=True))
+        before = learnt_in(world, typed, "erpo_model_targets")
+        for flag, value in OTHER_FLAGS.items():
+            after = None if typed.get(flag) == value else learnt_in(world, {**typed, flag: value}, flag)
+            if before is not None and before.any() and after is not None:
+                asked.add(flag)
+                same = before.shape == after.shape and torch.equal(before, after)
+                assert not same, f"{flag} {value} changes nothing beside {typed}"
+    assert len(asked) > 5
+
+
+def test_a_reward_of_text_has_a_teacher_that_can() -> None:
+    """By itself the edit reward; one that is typed must have a ΔR."""
+    for given in ({}, {"erpo_teacher": "same"}):
+        settings = FAMILY["pg"].settings({"erpo_reward": "chrf", **given})
+        assert settings.reward == "chrf" and type(settings.teacher) is Edit
+    taught = resolve({"erpo_reward": "my_metric:f", "erpo_teacher": "rouge"})
+    assert taught.reward == "my_metric:f" and type(taught.teacher) is Rouge
+    same = resolve({"erpo_reward": "rouge"})
+    assert same.reward is same.teacher and type(same.teacher) is Rouge
+    for teacher in ("chrf", "my_metric:f"):
+        with pytest.raises(ValueError, match=f"^--erpo-teacher {teacher} "):
+            resolve({"erpo_reward": teacher, "erpo_teacher": teacher})
 
 
 def test_every_flag_belongs_to_a_row() -> None:

@@ -31,7 +31,7 @@ from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.verbs import dashed
 from fairseq_erpo.vocabulary import Vocabulary
 
-pytestmark = pytest.mark.timeout(3600 if LONG else 300)
+pytestmark = pytest.mark.timeout(3600 if LONG else 900)
 VOCABULARY = Vocabulary(size=12, pad=1, eos=2, unk=3, never=(0, 1))
 
 

@@ -69,7 +69,7 @@ def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
     at, moments = 0, random.Random(5)
     for _ in range(KILLS):
         process = subprocess.Popen([*command, "--resume"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        limit, until = time.monotonic() + 120, at + moments.randint(3, 5)
+        limit, until = time.monotonic() + 600, at + moments.randint(3, 5)
         while (
             not (table := broken / "progress.csv").exists() or not (lines := rows(table)) or int(lines[-1]["iteration"]) < until
         ):

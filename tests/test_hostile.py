@@ -12,7 +12,7 @@ import corpus
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, build, load
+from conftest import LIMIT, ROOT, build, load
 from recipes import Selection
 
 import fairseq_erpo.tasks  # noqa: F401 - the plugin, as --user-dir loads it
@@ -25,6 +25,7 @@ from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.tools.evaluate import parse_systems
 from fairseq_erpo.tools.generate import read
 from fairseq_erpo.tools.report import sample_blocks
+from fairseq_erpo.verbs import dashed
 
 
 def code(folder: Path) -> str:
@@ -79,6 +80,13 @@ def test_fairseq_evaluates_literals_only(tmp_path: Path) -> None:
     assert utils.eval_bool("False") is False and utils.eval_str_list("[1, 2]", int) == [1, 2]
     eval(code(tmp_path))  # or the lines above would show nothing
     assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["fairseq_erpo.plugin.row_inputs", "fairseq_erpo.plugin.literals", "fairseq_erpo.tasks"])
+def test_literals_only_whatever_is_imported_first(first: str) -> None:
+    line = f"import {first}; from fairseq.models import fconv; from fairseq.optim import adam; fconv.eval, adam.eval"
+    subprocess.run([sys.executable, "-c", line], check=True, cwd=ROOT)
 
 
 FIELDS = ("adaptive_softmax_cutoff", "decoder_layers_to_keep", "encoder_layers_to_keep")
@@ -226,12 +234,12 @@ def test_an_interrupted_sweep_begins_no_further_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gail", "sweep", *words, "--out", str(tmp_path / "out"), "--iterations", "100000"]
     sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     runs = tmp_path / "out" / PENDULUM / "gail" / "n1"
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while not (runs / "seed1" / "progress.csv").exists():
         assert sweep.poll() is None and time.monotonic() < end
         time.sleep(0.05)
     sweep.terminate()
-    _, said = sweep.communicate(timeout=60)
+    _, said = sweep.communicate(timeout=LIMIT)
     assert sweep.returncode == 1 and said.strip().endswith("interrupted") and "Traceback" not in said, said
     assert [path.name for path in runs.iterdir()] == ["seed1"]
     assert (runs / "seed1" / "log").read_text().splitlines()[-1] == "gail: interrupted"  # the run ended by SIGTERM
@@ -571,13 +579,17 @@ def test_the_structure_of_a_checkpoint() -> None:
             check_structure(wrong)
 
 
-@pytest.mark.parametrize("value", [[1], {"a": 1}])
-def test_a_flag_of_a_configuration_is_a_text_or_a_number(value: Any) -> None:
-    from fairseq_erpo.family.flags import in_todays_words
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("erpo_reward", [1]), ("erpo_reward", {"a": 1}), ("erpo_c", 5), ("erpo_c_model", "5"), ("erpo_samples", [2])],
+)
+def test_a_flag_of_a_configuration_has_its_type(name: str, value: Any) -> None:
+    from fairseq_erpo.tools.load_run import flags_of
 
-    with pytest.raises(ValueError, match="erpo_reward in the checkpoint's configuration"):
-        in_todays_words({"erpo_reward": value})
-    assert in_todays_words({"erpo_c": 5})["erpo_c"] == "5"
+    with pytest.raises(ValueError, match=f"^{dashed(name)} "):
+        flags_of({name: value})
+    kept = {"erpo_c": "5", "erpo_c_model": 5, "erpo_samples": 2}
+    assert flags_of({**kept, "_name": "erpo_interp", "erpo_reward": None, "erpo_of_somebody_else": [1]}) == kept
 
 
 def test_a_damaged_index_is_named(tmp_path: Path, tiny_data: Path) -> None:

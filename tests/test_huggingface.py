@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import LIMIT
 
 from fairseq_erpo import FAMILY, previous_tokens
 
@@ -153,7 +154,7 @@ def test_a_few_updates(tmp_path: Path) -> None:
     for flags in (first, then):
         common = ["--epochs", "2", "--batch", "8", "--valid", "4", "--pieces", "40", "--width", "16"]
         command = [sys.executable, SCRIPT, *texts, *common, *flags]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240)
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=LIMIT)
         assert done.returncode == 0, done.stderr
         assert [line.split(":")[0] for line in done.stdout.split("\n") if line.startswith("epoch")] == ["epoch 1", "epoch 2"]
         assert "nan" not in done.stdout and "BLEU" in done.stdout
@@ -161,6 +162,6 @@ def test_a_few_updates(tmp_path: Path) -> None:
 
 def test_no_fairseq_and_short(train: ModuleType) -> None:
     code = "import sys; from huggingface import train; print('fairseq' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parents[1], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parents[1], capture_output=True, text=True, timeout=LIMIT)
     assert done.stdout.strip() == "False", done.stderr
     assert len(SCRIPT.read_text().splitlines()) <= 200

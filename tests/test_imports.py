@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import LIMIT
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -141,6 +142,6 @@ def test_every_public_name_can_be_imported(package: str) -> None:
 def test_light(statement: str, absent: tuple[str, ...]) -> None:
     code = f"{statement}, sys; print(*sorted(set({absent!r}) & set(sys.modules)))"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []

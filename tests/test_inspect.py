@@ -288,20 +288,6 @@ def test_sources_can_be_left_out(tiny_data: Path, tiny_checkpoint: Path, inspect
         # A constant row has one of its own.
         ({"_name": "erpo_pg"}, "", f"λ model=1,reward=0,data=0 · --erpo-preset {DEFAULT} ·"),
         ({"_name": "erpo_raml"}, "", f"λ model=0,reward=1,data=0 · --erpo-preset {DEFAULT} ·"),
-        # Of a version before 0.2.
-        (
-            {
-                "_name": "erpo_interp",
-                "erpo_preset": "robust",
-                "erpo_ties": None,
-                "erpo_anneal_every": 2.0,
-                "erpo_anneal_unit": "update",
-                "erpo_task_targets": "soft",
-                "erpo_lambda": "model=.5,task=.25,delta=.25",
-            },
-            "",
-            "λ model=0.5,reward=0.25,data=0.25 · --erpo-preset robust ·",
-        ),
         (
             {"_name": "erpo_interp", "erpo_preset": "paper", "erpo_c": "5", "erpo_lambda": "model=.5,data=.5"},
             "",

@@ -68,7 +68,7 @@ def assert_equals(found: Tensor, expected: list[list[float]]) -> None:
 def test_what_an_advantage_weighs_is_not_smoothed(log_p: Tensor) -> None:
     """A negative weight times a smoothed target would take mass from all words alike, and sharpen the model."""
     weights = torch.where(ORIGIN.eq(MODEL), -0.7, 1.0)
-    found = losses_of(log_p, drawn(weights=weights, by_advantage=True), smoothing=0.1)
+    found = losses_of(log_p, drawn(weights=weights, advantage=ORIGIN.eq(MODEL)), smoothing=0.1)
     plain, smooth = (torch.tensor(by_loops(log_p, TOKENS, weights, epsilon), dtype=torch.float64) for epsilon in (0.0, 0.1))
     assert_equals(found, torch.where(ORIGIN.eq(MODEL), plain, smooth).tolist())
     assert not torch.equal(plain, smooth)
@@ -125,6 +125,31 @@ def test_soft_targets_are_the_reward_experts_whole_distribution(
     found = losses_of(log_p, drawn(shares, weights=weight), candidates)
     # The shares are float32.
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("whole", ["", "soft", "product"])
+def test_the_total_is_the_sum_of_what_tokens_lose(log_p: Tensor, whole: str, weighted: bool, smoothing: float) -> None:
+    """Whatever short cut it takes, for S samples of each reference; beside it the plain likelihood of the same tokens."""
+    target = TARGET[[0, 1]]  # two samples of the first, one and a copy of y* of the second
+    twice = [0, 1, 1, 2]
+    numbers = torch.Generator().manual_seed(9)
+    tokens, origin = TOKENS[twice], ORIGIN[twice]
+    references = Candidates.from_reference(Reference.from_target(target.repeat_interleave(2, 0), VOCABULARY), VOCABULARY)
+    log_q = torch.randn(4, T, target.size(1) + 2, generator=numbers).log_softmax(2) if whole == "soft" else None
+    tilt = torch.randn(4, T, target.size(1) + 1, generator=numbers) if whole == "product" else None
+    parts = torch.zeros(4, T), torch.zeros(4), torch.zeros(4, dtype=torch.bool)
+    sample = Sample(tokens, origin, *parts, reward_log_q=log_q, tilt=tilt)
+    taken = Drawn(sample, 2, weights=torch.randn(4, T, generator=numbers) if weighted else None)
+    at = Packing.from_targets(tokens, PAD).at
+    rows = log_p[twice].flatten(0, 1)[at]
+    loss, nll = mstep.total_loss(rows, taken, at, target, VOCABULARY, smoothing)
+    each = mstep.drawn_losses(rows, taken, at, references if whole else None, smoothing)
+    torch.testing.assert_close(loss, each.sum(), rtol=1e-12, atol=1e-12)
+    plain = -sum(float(rows[i, int(tokens.flatten()[place])]) for i, place in enumerate(at))
+    assert float(nll) == pytest.approx(plain, rel=1e-12)
+    assert (float(loss) == pytest.approx(plain)) is (not whole and not weighted and not smoothing)
 
 
 @pytest.mark.parametrize("uniform", [False, True])

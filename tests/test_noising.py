@@ -114,6 +114,12 @@ def test_statistics_equal_a_set_of_bigrams(corpus: list[list[int]], chunk: int):
         assert counted.continuations_after[x] == sum(first == x for first, _ in bigrams)
 
 
+def test_words_may_begin_at_0() -> None:
+    """Other dictionaries have what is special elsewhere."""
+    counted = NoiseStatistics.count([[0, 0, 7], [7, 0]], 8, EOS)
+    assert (int(counted.unigram[0]), int(counted.unigram[7])) == (3, 2)
+
+
 def test_statistics_that_cannot_be():
     for outside in (-1, 8):
         with pytest.raises(ValueError, match=r"outside 0\.\.7"):
@@ -121,7 +127,8 @@ def test_statistics_that_cannot_be():
     one = torch.ones(8, dtype=torch.int64)
     with pytest.raises(ValueError, match="different vocabularies"):
         NoiseStatistics(one, one, one[:-1])
-    for before, after in ((one, 2 * one), (2 * one, one)):
+    more = one + one.cumsum(0).eq(5)  # of one token
+    for before, after in ((one, 2 * one), (2 * one, one), (one, more), (more, one)):
         with pytest.raises(ValueError, match="more distinct neighbours"):
             NoiseStatistics(one, before, after)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LIMIT
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples/notebooks").glob("*.ipynb"))
@@ -30,5 +31,5 @@ def test_runs(path: Path) -> None:
     sources = ["".join(cell["source"]) for cell in cells(path)]  # type: ignore[arg-type]
     code = "\n\n".join([*sources, "import sys; assert 'fairseq' not in sys.modules"])
     env = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr

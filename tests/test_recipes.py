@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import table
-from conftest import ROOT, write_corpus
+from conftest import LIMIT, ROOT, write_corpus
 from recipes import PROFILES, ROWS, TASKS, flags_of
 from stages import Stage
 
@@ -221,7 +221,7 @@ def test_wrong_arguments_name_the_fix(
 
 def script(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHON": sys.executable}
-    return subprocess.run([str(path), *arguments], capture_output=True, text=True, env=environment, cwd="/", timeout=200)
+    return subprocess.run([str(path), *arguments], capture_output=True, text=True, env=environment, cwd="/", timeout=LIMIT)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")

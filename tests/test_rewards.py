@@ -1,6 +1,7 @@
 """Every reward against a brute-force twin, the public scorers, and the laws of the interface."""
 
 import importlib.util
+import math
 import random
 import textwrap
 from collections import Counter
@@ -39,12 +40,12 @@ import fairseq_erpo.rewards
 from fairseq_erpo.rewards import REWARDS, Gains, Reference, Reward, make_reward, register_reward, replay
 from fairseq_erpo.rewards.bleu import Bleu
 from fairseq_erpo.rewards.corpus_bleu import CorpusBleu, CorpusStatistics
+from fairseq_erpo.vocabulary import Vocabulary
 
 MAKERS: dict[str, Callable[[], Reward[Any]]] = {**REWARDS}
 # ΔR is a difference of two float32 of at most 3, each a few roundings (2^-24 of its size) from the float64 twin: below 6e-7.
 TOLERANCE = 1e-6
 DRAWABLE = [w for w in range(VOCABULARY.size) if w not in VOCABULARY.never]
-EXTENSIONS = 100_000
 
 each_reward = pytest.mark.parametrize("name", sorted(MAKERS))
 
@@ -118,14 +119,15 @@ def check_extensions(reward: Reward[Any], oracle: Oracle, batch: Pairs) -> set[t
 
 
 @each_reward
-def test_every_token_of_every_prefix_against_brute_force(name: str) -> None:
+@pytest.mark.parametrize("extensions", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_every_token_of_every_prefix_against_brute_force(name: str, extensions: int) -> None:
     """Eq. 3 by its definition for all drawable tokens, at every prefix of adversarial pairs."""
     checked: set[tuple[Words, Words]] = set()
     for seed in range(60):
         checked |= check_extensions(MAKERS[name](), ORACLES[name], pairs(seed))
-        if len(checked) * len(DRAWABLE) >= EXTENSIONS:
+        if len(checked) * len(DRAWABLE) >= extensions:
             break
-    assert len(checked) * len(DRAWABLE) >= EXTENSIONS
+    assert len(checked) * len(DRAWABLE) >= extensions
 
 
 def sentence_metric(name: str, y: Words, y_star: Words) -> float:
@@ -272,6 +274,21 @@ def test_padding_changes_nothing(name: str) -> None:
     along = (gains_along(reward, one, tokens, VOCABULARY).hit for one, tokens in ((wide, drawn), (batch.reference, batch.drawn)))
     padded_hit, hit = along
     assert torch.equal(padded_hit[:, :steps, :positions], hit)
+
+
+@each_reward
+def test_the_order_of_the_ids_means_nothing(name: str) -> None:
+    """Other dictionaries begin with words, and have what is special at the end."""
+    batch, last = pairs(13), VOCABULARY.size - 1
+    other = Vocabulary(last + 1, *(last - i for i in (PAD, EOS, UNK)), tuple(last - i for i in VOCABULARY.never))
+    target = padded([(*y_star, EOS) for y_star, _ in (adversarial_pair(random.Random(s)) for s in range(64))])
+    tokens = batch.drawn
+    reward = MAKERS[name]()
+    one = replay(reward, Reference.from_target(target, VOCABULARY), tokens, VOCABULARY)
+    two = replay(reward, Reference.from_target(last - target, other), last - tokens, other)
+    assert_same(one, two)
+    gains = gains_along(reward, Reference.from_target(target, VOCABULARY), tokens, VOCABULARY)
+    assert_same(gains, gains_along(reward, Reference.from_target(last - target, other), last - tokens, other))
 
 
 @each_reward
@@ -422,9 +439,44 @@ def test_the_corpus_reward_is_the_slope_of_corpus_bleu(cut: int) -> None:
     assert change == pytest.approx(after - before, rel=0.01) and change > 0.1
 
 
-def test_statistics_without_an_output_are_refused() -> None:
+def test_an_order_without_a_match_counts_as_half_a_match() -> None:
+    """Beside many matches and beside none: the score stays above 0, and below that of a whole match."""
+    reference = Reference.from_target(padded([(4, 5, 6, 7, EOS), (4, 5, EOS)]), VOCABULARY)
+    drawn = padded([(4, 5, 8, 6, EOS), (5, 4, EOS)], width=5)
+    found = CorpusStatistics.from_counts(CorpusBleu().counts(reference, drawn, VOCABULARY))
+    assert found.matches == (5, 1, 0.5, 0.5) and found.ngrams == (6, 4, 2, 1)
+    assert (found.length, found.wanted, found.sentences) == (6, 6, 2)
+    assert found.bleu == pytest.approx((5 / 6 * 1 / 4 * 0.5 / 2 * 0.5 / 1) ** 0.25)
+
+
+@pytest.mark.parametrize("ratio", [0.9, 0.98, 1.0, 1.02, 1.1, 40.0])
+def test_the_step_of_the_brevity_penalty_is_smooth(ratio: float) -> None:
+    """A token that matches nothing costs B N / 4 t_1 and earns its part s (L/H)/H of the penalty, s over .02 of L/H."""
+    now = CorpusStatistics((5.0, 3.0, 2.0, 1.0), (10.0, 8.0, 6.0, 4.0), length=10.0, wanted=10.0 * ratio, sentences=2.0)
+    reference = Reference.from_target(padded([(4, 5, EOS)]), VOCABULARY)
+    paid = replay(CorpusBleu(now), reference, padded([(8, EOS)]), VOCABULARY).delta_r[0].tolist()
+    s = 1 / (1 + math.exp((1 - ratio) / 0.02))
+    assert paid == pytest.approx([now.bleu * 2 * (s * ratio / 10 - 1 / 40), 0], rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("place", range(11))
+def test_statistics_without_an_output_are_refused(place: int, wrong: float) -> None:
+    numbers = [2.0, 1, 0.5, 0.5, 4, 3, 2, 1, 4, 4, 0.5]
+    CorpusStatistics(tuple(numbers[:4]), tuple(numbers[4:8]), *numbers[8:])
+    numbers[place] = wrong
     with pytest.raises(ValueError, match="cannot be linearised"):
-        CorpusStatistics((1, 1, 1, 0), (1, 1, 1, 1), 4, 4, 1)
+        CorpusStatistics(tuple(numbers[:4]), tuple(numbers[4:8]), *numbers[8:])
+
+
+def test_statistics_are_read_from_plain_numbers() -> None:
+    plain = {"matches": [2, 1, 0.5, 0.5], "ngrams": [4, 3, 2, 1], "length": 5, "wanted": 6, "sentences": 7, "update": 3}
+    assert CorpusStatistics.from_plain(plain) == CorpusStatistics((2, 1, 0.5, 0.5), (4, 3, 2, 1), 5, 6, 7)
+    for name in ("matches", "ngrams"):
+        with pytest.raises(ValueError, match="4 orders"):
+            CorpusStatistics.from_plain({**plain, name: [1, 1, 1]})
+    with pytest.raises(KeyError):
+        CorpusStatistics.from_plain({"matches": [1] * 4, "ngrams": [1] * 4})
 
 
 def shared(y: Words, y_star: Words) -> int:

@@ -23,7 +23,6 @@ from fairseq_erpo.algorithm.estep import Candidates
 from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
 from fairseq_erpo.algorithm.uniforms import Draws, sample_ids
 from fairseq_erpo.family import FAMILY, Row
-from fairseq_erpo.family.flags import OLD_FLAGS
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.vocabulary import Vocabulary
@@ -128,7 +127,7 @@ def test_rows_expose_their_own_flags_only() -> None:
 
     for name, row in FAMILY.items():
         exposed = {field.name for field in dataclasses.fields(CRITERION_DATACLASS_REGISTRY[f"erpo_{name}"])}
-        assert exposed - {"_name", *OLD_FLAGS} == set(row.flags) | set(BORROWED), name
+        assert exposed - {"_name"} == set(row.flags) | set(BORROWED), name
 
 
 @pytest.fixture
@@ -310,6 +309,7 @@ def fake_batch(device: torch.device, row: Row, **flags: Any) -> Batch:
 
 
 PAID = {"erpo_model_targets": "policy", "erpo_baseline": "learned", "erpo_samples": 2}
+AT_RISK = {"erpo_samples": 2, "erpo_model_targets": "risk", "erpo_reward_targets": "hard"}
 TILTED = {"erpo_model_targets": "reward", "erpo_reward_targets": "product", "erpo_alpha": 0.25}
 DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
     "raml": [{}, {"erpo_payoff": "hamming"}],
@@ -319,7 +319,7 @@ DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
         TILTED,
         PAID,
         {**PAID, "erpo_layout": "sentence", "erpo_advantage": "batch", "erpo_reward_targets": "soft"},
-        {"erpo_samples": 2, "erpo_model_targets": "risk", "erpo_teacher": "edit", "erpo_reward": "corpus_bleu"},
+        {**AT_RISK, "erpo_teacher": "edit", "erpo_reward": "corpus_bleu", "label_smoothing": 0.1},
     ],
     "pg": [{"erpo_baseline": baseline, "erpo_samples": 2} for baseline in ("none", "greedy", "leave_one_out", "learned")],
 }

@@ -186,6 +186,27 @@ def test_what_is_no_temperature_is_refused(text):
         InverseTemperature.parse(text)
 
 
+def test_temperatures_are_read_to_their_bounds():
+    for text, number in (("0", 0), ("5", 5), (" 1e6 ", 1e6), ("inf", math.inf), (".5", 0.5)):
+        assert InverseTemperature.parse(text) == InverseTemperature(number=number)
+    assert InverseTemperature.parse("auto") == InverseTemperature.parse("auto:.1") == InverseTemperature(eps=0.1)
+    with pytest.raises(ValueError, match="c must be a number"):
+        InverseTemperature.parse("1.5e6")
+    assert ExpertSettings() == ExpertSettings(InverseTemperature.parse("auto"), 1.0)
+    for c_model in (0.1, 1e6):
+        assert ExpertSettings(c_model=c_model).c_model == c_model
+    for c_model in (0, -1, 1.5e6, math.nan):
+        with pytest.raises(ValueError, match="c of the model"):
+            ExpertSettings(c_model=c_model)
+
+
+def test_nothing_is_kept_that_was_not_asked_for():
+    sample = draw([4, 5], Mixture(0.3, 0.4, 0.3), world(4), n=20)
+    assert (sample.features, sample.reward_log_q, sample.tilt) == (None, None, None)
+    assert all(line[-1] == EOS for line, clipped in zip(lines(sample), sample.clipped.tolist(), strict=True) if not clipped)
+    assert all(EOS not in line[:-1] for line in lines(sample))  # nothing is drawn behind it
+
+
 def test_nothing_to_gain_is_uniform():
     """`rouge2` at t = 0: no token gains anything, so auto:EPS has no best to point at."""
     vocabulary = world(5)

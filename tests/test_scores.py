@@ -42,6 +42,16 @@ def test_bleu_and_length_are_sacrebleus() -> None:
     assert counts[0, 0] == 4  # 13a would have five tokens
 
 
+@pytest.mark.parametrize("words", [-2, 3])
+def test_length_is_that_of_the_outputs_over_that_of_the_references(words: int) -> None:
+    hypotheses, references = corpus(20, 0.3, 3)
+    hypotheses = [" ".join(line.split()[:words]) if words < 0 else f"{line} {'a ' * words}" for line in hypotheses]
+    whole = BLEU().corpus_score(hypotheses, [references])
+    assert score("length_ratio", hypotheses, references) == whole.sys_len / whole.ref_len != 1
+    counted = sum(len(line.split()) for line in hypotheses), sum(len(line.split()) for line in references)
+    assert score("length_ratio", hypotheses, references) == counted[0] / counted[1]
+
+
 def test_chrf_is_sacrebleus() -> None:
     hypotheses, references = corpus(50, 0.3, 1)
     whole = CHRF().corpus_score(hypotheses, [references])
@@ -73,6 +83,19 @@ OLD = [
 def test_the_old_rouge_is_that_of_its_package(hypothesis: str, reference: str, one: float, two: float, longest: float) -> None:
     found = rouge_021(hypothesis, reference)
     assert [found[name] for name in ROUGE] == pytest.approx([one, two, longest], abs=1e-12)
+
+
+def test_each_column_is_its_own_score() -> None:
+    """ROUGE-1, -2 and -L, by either package: all different here, and each the mean of its own F1."""
+    hypotheses, references = [pair[0] for pair in OLD], [pair[1] for pair in OLD]
+    for key, each in (("{}", rouge_f1), ("{}_021", rouge_021)):
+        found = {name: score(key.format(name), hypotheses, references) for name in ROUGE}
+        pairs = [each(*pair) for pair in zip(hypotheses, references, strict=True)]
+        assert found == pytest.approx({name: 100 * sum(pair[name] for pair in pairs) / len(pairs) for name in ROUGE})
+        assert len(set(found.values())) == 3
+    of_old = {name: score(f"{name}_021", hypotheses, references) for name in ROUGE}
+    by_hand = [100 * sum(row[column] for row in OLD) / len(OLD) for column in (2, 3, 4)]
+    assert list(of_old.values()) == pytest.approx(by_hand)
 
 
 def test_nothing_said_scores_nothing() -> None:

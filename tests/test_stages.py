@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import stages
-from conftest import ROOT
+from conftest import LIMIT, ROOT
 from stages import Failure, Runner, Stage, lock, slurm_worker
 
 
@@ -116,7 +116,7 @@ Runner(Path({folder!r}), 1).run([Stage("s", ("python", "-c", "import os, time; p
 def test_a_stage_ends_with_its_runner(tmp_path: Path, how: signal.Signals) -> None:
     code = CALLER.format(examples=str(ROOT / "examples"), root=str(ROOT), folder=str(tmp_path))
     caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + LIMIT
     while not wrote(tmp_path / "s" / "output.txt"):
         assert caller.poll() is None and time.monotonic() < limit
         time.sleep(0.05)

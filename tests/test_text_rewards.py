@@ -1,6 +1,6 @@
 """Rewards of text: by name against the public scorers, as a function of one's own, and inside a run."""
 
-import json
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -73,6 +73,14 @@ def test_scores_are_those_of_the_packages() -> None:
     assert checked("chrf", SOURCES, FOUND, WANTED) == expected
     stems = RougeScorer(["rouge1"], use_stemmer=True).score(WANTED[0], FOUND[0])["rouge1"].fmeasure
     assert stems == 1 and checked("rouge_score", SOURCES, FOUND, WANTED)[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "reward"), [("x y", "x y", 1), ("x z", "x y", 0.5), ("a b c", "x y", -0.5), ("a b c d e f", "x", -1)]
+)
+def test_ter_is_paid_down_to_minus_one(found: str, wanted: str, reward: float) -> None:
+    """Edits for each word of the reference: outputs far too long cost no more than one twice as long."""
+    assert checked("ter", ["s"], [found], [wanted]) == pytest.approx([reward])
 
 
 def test_workers_answer_in_the_order_of_the_texts(pool: Pool) -> None:
@@ -158,6 +166,42 @@ def test_beam_candidates_are_the_generators(tiny_data: Path) -> None:
         assert torch.equal(drawn.sample.tokens[3 * number][: len(best)], best)
 
 
+def test_beam_candidates_are_of_the_length_penalty_of_evaluation(tiny_data: Path) -> None:
+    """All of them, in the generator's order; another penalty would choose others."""
+    from argparse import Namespace
+
+    built = build(tiny_data, "--criterion erpo_mrt --erpo-samples 4 --erpo-candidates beam --task erpo_translation")
+    built.model.eval()
+    with torch.no_grad():  # EOS as likely as other words, so that candidates differ in length
+        built.model.decoder.output_projection.weight[4:].mul_(0.7)
+    batch = built.batch([*range(12)])
+    drawn = built.criterion.draw(built.model, batch)
+
+    def candidates(lenpen: float) -> list[list[int]]:
+        chosen = Namespace(beam=4, max_len_a=1.5, max_len_b=5, lenpen=lenpen)
+        found = built.task.inference_step(built.task.build_generator([built.model], chosen), [built.model], batch)
+        return [one["tokens"].tolist() for hypotheses in found for one in hypotheses[:4]]
+
+    pad = built.task.target_dictionary.pad()
+    assert [[i for i in line if i != pad] for line in drawn.sample.tokens.tolist()] == candidates(0.6)
+    assert candidates(0.6) != candidates(0.0) and candidates(0.6) != candidates(1.2)
+
+
+def test_corpus_statistics_are_of_samples_and_their_length_of_greedy_outputs(tiny_data: Path, tmp_path: Path) -> None:
+    """A model for which all words are equally likely: greedy search ends at once, and samples are long."""
+    built = build(tiny_data, f"{FLAGS} --erpo-reward corpus_bleu --save-dir {tmp_path}")
+    with torch.no_grad():
+        for parameter in built.model.parameters():
+            parameter.zero_()
+    built.criterion.draw(built.model, built.batch([3]))
+    found = built.criterion.settings.reward.statistics
+    lengths = [len(built.task.dataset("train")[i]["target"]) - 1 for i in range(300)]
+    assert found.sentences == 300 and found.wanted == sum(lengths)  # each sentence once
+    assert found.length == 0.5  # no output has a token, and what is nothing counts as half
+    assert found.ngrams[0] > 2 * found.sentences and found.matches[0] > 10
+    assert all(one > other for one, other in itertools.pairwise(found.ngrams)) and found.ngrams[0] > found.matches[0]
+
+
 def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
     """Counted at the first batch and at every 50th update, and kept for a run that goes on in between."""
 
@@ -181,8 +225,6 @@ def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
     # Killed after a count that no checkpoint saw, the run goes on from before, and counts the same again.
     again = build(tiny_data, flags)
     assert [statistics(again, update) for update in (20, 50)] == [first, next_]
-    (tmp_path / "erpo_corpus.json").write_text(json.dumps({"epoch": 1, "update": 0}))  # of 0.3.0
-    assert statistics(build(tiny_data, flags), 7) == first
     (tmp_path / "erpo_corpus.json").write_text('[{"update": 0}]')
     with pytest.raises(SystemExit, match=r"erpo_corpus\.json is damaged"):
         statistics(build(tiny_data, flags), 8)

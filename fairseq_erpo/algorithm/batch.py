@@ -137,7 +137,7 @@ class Drawn(NamedTuple):
     size: Tensor | None = None  # scalar: what the loss is divided by; None stands for the number of targets
     sequences: int | None = None  # what --sentence-avg divides by; None stands for N
     greedy: Tensor | None = None  # [B] float32: reward of the greedy output
-    by_advantage: bool = False  # the weights of the model's tokens are advantages, which may be negative
+    advantage: Tensor | None = None  # [N, T] bool: True where the weight is an advantage, which may be negative; None: nowhere
     with_data: bool = False  # the last of each sentence's samples is y* itself
 
     @property

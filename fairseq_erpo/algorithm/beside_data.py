@@ -36,6 +36,7 @@ def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
         samples=samples + 1,
         soft=None if drawn.soft is None else _joined(drawn.soft, None, False, samples, steps),
         weights=_joined(weights, gold_weights, 0, samples, steps),
+        advantage=None if drawn.advantage is None else _joined(drawn.advantage, None, False, samples, steps),
         size=size * (1 - share) + gold_weights.sum(),
         sequences=len(batch.target) * samples,
         with_data=True,

@@ -37,7 +37,7 @@ class WholeSequences:
 
 def _noised(batch: Batch) -> Drawn:
     """Eq. 7: q = 1 at g(y*)."""
-    return Drawn(paid(batch, score(batch, batch.inputs.noising(batch.target, batch.draws), Expert.DATA)))
+    return Drawn(score(batch, batch.inputs.noising(batch.target, batch.draws), Expert.DATA))
 
 
 def _neighbours(batch: Batch) -> Drawn:
@@ -97,9 +97,7 @@ class Plan(NamedTuple):
     def run(self, batch: Batch) -> Sample:
         """Draw."""
         start = partial(batch.start, self.rows)
-        return self.sampler.draw(
-            self.reference, self.origin, self.caps, self.draws, start, batch.recorder
-        )
+        return self.sampler.draw(self.reference, self.origin, self.caps, self.draws, start, batch.recorder)
 
 
 @dataclass(frozen=True)
@@ -162,8 +160,8 @@ class FromExperts:
             through_eos=self.as_inputs,
             keep_features=baseline.learned,
             keep_log_p=settings.model_targets == "risk" or settings.prior is not None,
-            keep_reward_q=settings.reward_targets == "soft" and settings.model_targets != "risk",
-            keep_tilt=settings.reward_targets == "product" and settings.model_targets != "risk",
+            keep_reward_q=settings.reward_targets == "soft",
+            keep_tilt=settings.reward_targets == "product",
             alpha=settings.alpha,
         )
         return Plan(sampler, reference, origin, caps, draws, rows)

@@ -68,7 +68,7 @@ def _by_sentence(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
 
 def _falling_prefix(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
     """A.1, MIXER: data for the first T - 3k of the T = r + 1 tokens, then the model."""
-    m = (reference.length + 1 - MIXER_FALL * batch.stage).clamp(min=0)
+    m = reference.length + 1 - MIXER_FALL * batch.stage
     return _data_before(m, _model_only(batch, reference, u))
 
 

@@ -62,8 +62,8 @@ def drawn_losses(log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates
     """
     sample = drawn.sample
     targets = hard_targets(log_p, drawn.learnt.flatten()[at], smoothing)
-    if smoothing and drawn.by_advantage:
-        targets = unsmoothed(targets, sample.origin.eq(Expert.MODEL).flatten()[at])
+    if smoothing and drawn.advantage is not None:
+        targets = unsmoothed(targets, drawn.advantage.flatten()[at])
     if candidates is not None:
         soft = sample.origin.eq(Expert.REWARD) if drawn.soft is None else drawn.soft
         where, sentence = soft.flatten()[at], at // sample.origin.size(1)

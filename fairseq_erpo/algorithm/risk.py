@@ -15,8 +15,9 @@ class Risk:
         Σ_k q_k R_k, q_k = exp{a s_k} / Σ_j exp{a s_j}, s_k = log p(y_k) / |y_k|,
         ∂ = Σ_k q_k (R_k - R̄) a ∂s_k with R̄ = Σ_k q_k R_k
 
-    a is --erpo-sharpness; a candidate that occurs twice counts once. Each source weighs as many tokens as its candidates have,
-    so that a → 0 is policy gradient with the baseline `group`, times a.
+    a is --erpo-sharpness; a candidate that occurs twice counts once. Each source weighs as many tokens as its candidates have:
+    for candidates of equal length a → 0 is policy gradient with the baseline `group`, times a. Elsewhere the tokens of y_k weigh
+    L̄/|y_k| of that besides, with L̄ the mean length, since s_k is a mean: shorter candidates more, longer ones less.
     """
 
     point = Point("log R_PG on a set", "1", "0")
@@ -34,4 +35,4 @@ class Risk:
         q = (sharpness * log_p / length).masked_fill(again, -torch.inf).softmax(1)
         gain = q * (reward - (q * reward).sum(1, keepdim=True)) * length.mean(1, keepdim=True) / length
         weights = (sharpness * samples * gain).flatten()[:, None] * real
-        return drawn._replace(weights=weights, size=real.sum(), by_advantage=True)
+        return drawn._replace(weights=weights, advantage=real)

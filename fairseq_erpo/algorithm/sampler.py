@@ -180,9 +180,7 @@ class Scan:
             greedy=Expert.GREEDY in request.experts,
             reward=Expert.REWARD in request.experts or sampler.keep_reward_q,
         )
-        token, weights = draw_step(
-            step, request.candidates, sampler.experts, sampler.vocabulary, answer
-        )
+        token, weights = draw_step(step, request.candidates, sampler.experts, sampler.vocabulary, answer)
         ended = ~self.live
         earns_nothing = ended | self.closed if sampler.through_eos else ended
         gain = gains.at(token, reference, sampler.vocabulary).masked_fill(earns_nothing, 0)

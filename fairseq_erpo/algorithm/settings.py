@@ -49,6 +49,11 @@ class Settings:
             raise ValueError("--erpo-advantage group needs --erpo-baseline group or leave_one_out; or use --erpo-advantage batch")
         if self.model_targets == "risk" and self.samples < 2:
             raise ValueError("expected risk compares the candidates of one source: give --erpo-samples 2 or more")
+        if self.model_targets == "risk" and self.reward_targets != "hard":
+            raise ValueError(
+                f"--erpo-reward-targets {self.reward_targets} would change nothing: expected risk weighs what was drawn, whoever "
+                "drew it; use --erpo-reward-targets hard"
+            )
         if self.model_targets == "reward" and self.reward_targets == "hard":
             raise ValueError("--erpo-model-targets reward needs --erpo-reward-targets soft or product")
         if self.reward_targets == "product" and self.alpha is None:

@@ -1,4 +1,4 @@
-"""Flags and presets as data, and the spellings of older versions."""
+"""Flags and presets as data."""
 
 import math
 from collections.abc import Mapping
@@ -124,7 +124,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "erpo_anneal_every": "40u",
         "erpo_samples": 5,
         "erpo_model_targets": "risk",
-        "erpo_reward_targets": "soft",
     },
     # From an MLE checkpoint, beside more MLE: a reward that points the way back after a mistake, sharper experts, λ held near the
     # data; no noise from the reward's own draws, and none of the model's mistakes (an early EOS above all) as targets.
@@ -142,39 +141,3 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {},
 }
 PRESET_FLAGS = frozenset(name for values in PRESETS.values() for name in values)
-
-# Spellings of versions before 0.2, and what to write instead.
-OLD_FLAGS: Mapping[str, str] = {
-    "erpo_task_targets": "--erpo-reward-targets",
-    "erpo_anneal_unit": "--erpo-anneal-every with its unit, such as 4e (epochs) or 60u (updates)",
-    "erpo_pretrain_epochs": "--erpo-pretrain with its unit, such as 20e (epochs)",
-    "erpo_pretrain_updates": "--erpo-pretrain with its unit, such as 5000u (updates)",
-    "erpo_ties": "nothing: the best reward tokens share equally, as uniform did",
-    "erpo_z": "nothing: each token of each sentence has its own z, as token did",
-}
-OLD_VALUES = {"erpo_model_targets": {"task": "reward"}}
-
-
-def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The criterion's configuration of a checkpoint, also of versions before 0.2, with today's flags and values."""
-    found = {name: value for name, value in config.items() if name in FLAGS and value is not None}
-    if config.get("erpo_preset") not in (None, "paper") and "erpo_teacher" not in config and "erpo_reward" in found:
-        found["erpo_teacher"] = "same"  # before 0.3 the reward that was typed taught, too
-    for name, value in found.items():
-        if not isinstance(value, str | int | float):
-            raise ValueError(f"{name} in the checkpoint's configuration is neither a text nor a number")
-        if FLAGS[name].type is str and name != "erpo_anneal_every":
-            found[name] = str(value)
-    if "erpo_task_targets" in config:
-        found["erpo_reward_targets"] = config["erpo_task_targets"]
-    for name, values in OLD_VALUES.items():
-        if name in found:
-            found[name] = values.get(found[name], found[name])
-    if "erpo_lambda" in found:
-        found["erpo_lambda"] = found["erpo_lambda"].replace("task=", "reward=").replace("delta=", "data=")
-    if isinstance(found.get("erpo_anneal_every"), int | float):
-        found["erpo_anneal_every"] = f"{found['erpo_anneal_every']:g}{config.get('erpo_anneal_unit', 'epoch')[0]}"
-    for unit in ("epoch", "update"):
-        if config.get(f"erpo_pretrain_{unit}s"):
-            found["erpo_pretrain"] = f"{config[f'erpo_pretrain_{unit}s']}{unit[0]}"
-    return found

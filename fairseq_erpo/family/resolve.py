@@ -16,7 +16,7 @@ from fairseq_erpo.algorithm.schedule import Duration, Schedule
 from fairseq_erpo.algorithm.settings import ADVANTAGES, CANDIDATES, REWARD_TARGETS, Settings
 from fairseq_erpo.algorithm.weigh import MODEL_TARGETS
 from fairseq_erpo.annealers import make_annealer
-from fairseq_erpo.family.flags import FLAGS, OLD_FLAGS, OLD_VALUES, PRESETS
+from fairseq_erpo.family.flags import FLAGS, PRESETS
 from fairseq_erpo.mixture import parse_path
 from fairseq_erpo.rewards import Reward, make_reward
 from fairseq_erpo.text_rewards import TEXT_REWARDS
@@ -30,9 +30,6 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 
     The preset is `given["erpo_preset"]`; without one the defaults of FLAGS hold.  Raises ValueError naming the flag.
     """
-    for name, instead in OLD_FLAGS.items():
-        if given.get(name) is not None:
-            raise ValueError(f"{dashed(name)} is gone: write {instead}")
     value = _Values(given)
     with named("erpo_c"):
         c_reward = InverseTemperature.parse(value("erpo_c"))
@@ -124,8 +121,6 @@ class _Values:
 
     def one_of(self, name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
         value = self(name)
-        if value in OLD_VALUES.get(name, {}):
-            raise ValueError(f"{dashed(name)} {value} is now called {OLD_VALUES[name][value]}")
         if value not in known:
             raise ValueError(f"{dashed(name)} must be {' or '.join(known)}, not {value!r}")
         return str(value)

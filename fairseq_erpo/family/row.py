@@ -8,6 +8,7 @@ from fairseq_erpo.algorithm.draw import FromExperts, WholeSequences
 from fairseq_erpo.algorithm.layouts import PRODUCT, Point
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.algorithm.weigh import PAYING_TARGETS, Weigh, by_model_targets
+from fairseq_erpo.family.effect import check_effect
 from fairseq_erpo.family.flags import FLAGS, PRESET_FLAGS, PRESETS
 from fairseq_erpo.family.resolve import resolve
 from fairseq_erpo.rewards import REWARDS
@@ -92,6 +93,7 @@ class Row:
             raise ValueError(f"{error} (--erpo-preset {given['erpo_preset']} sets {supplied})" if supplied else error) from None
         if isinstance(settings.reward, str) and self.draw == FromExperts(PRODUCT):
             raise ValueError(f"--erpo-reward {settings.reward} has no ΔR to draw by: use one of {', '.join(REWARDS)}")
+        check_effect(self.flags, typed, settings)
         return settings
 
     def only_logs_reward(self, settings: Settings) -> bool:

@@ -47,7 +47,7 @@ NOISING = replace(
     kneser_ney by a token that follows many others, and more often where the bigram is a poor guide. Watch the
     validation metric as --erpo-gamma grows. Use it as a regulariser when data are few.""",
     draw=NOISED,
-    flags=(*PRETRAINED, "erpo_reward", "erpo_noise", "erpo_gamma"),
+    flags=(*PRETRAINED, "erpo_noise", "erpo_gamma"),
 )
 RAML = Row(
     name="raml",
@@ -117,10 +117,10 @@ MRT = replace(
     page="""Minimum risk training (Shen et al. 2016; Edunov et al. 2018): the expected reward over a set of candidates is raised,
     Σ_k q_k R_k with q ∝ exp{a · mean log p} among the set.
 
-    Policy gradient (Eq. 10) on the model renormalised over the set: at a small --erpo-sharpness a, a times its gradient with the
-    baseline group. Anneals nothing. --erpo-candidates beam compares the model's best outputs instead of its samples. The reward
-    expert's draws join the set in interp --erpo-preset risk. Watch `seq_reward` and the validation metric. Use it to finish a
-    model that is good already.""",
+    Policy gradient (Eq. 10) on the model renormalised over the set: for candidates of equal length and a small --erpo-sharpness
+    a, a times its gradient with the baseline group; of other lengths, shorter ones weigh more. Anneals nothing.
+    --erpo-candidates beam compares the model's best outputs instead of its samples. The reward expert's draws join the set in
+    interp --erpo-preset risk. Watch `seq_reward` and the validation metric. Use it to finish a model that is good already.""",
     weigh=Risk(),
     flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_candidates", "erpo_sharpness"),
     defaults={**PG.defaults, "erpo_model_targets": "risk", "erpo_samples": 5},

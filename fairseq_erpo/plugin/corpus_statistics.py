@@ -87,8 +87,6 @@ class Follower:
             return []
         try:
             found = read_json(self.file)
-            if isinstance(found, dict) and "epoch" in found:
-                return []  # of version 0.3.0, which counted once an epoch
             for entry in found:
                 CorpusStatistics.from_plain(entry)
             return sorted(found, key=lambda entry: int(entry["update"]))

@@ -14,7 +14,7 @@ from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
 from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import Row
-from fairseq_erpo.family.flags import OLD_FLAGS
+from fairseq_erpo.family.effect import idle
 from fairseq_erpo.family.resolve import named
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import train_log
@@ -106,6 +106,7 @@ class ErpoCriterion(FairseqCriterion):
                 raise ValueError(f"erpo_{cls.row.name} needs --erpo-prior CHECKPOINT")
             if cls.row.only_logs_reward(settings):
                 train_log.warn_if_only_logged(settings.model_targets)
+            train_log.warn_of_idle(idle(cls.row.flags, cls.typed(cfg), settings))
             criterion = cls(clocked(task), settings, cfg)
             with named("erpo_samples_file"):
                 _ = criterion.cache.predrawn  # read now, not in the middle of training
@@ -114,9 +115,14 @@ class ErpoCriterion(FairseqCriterion):
             raise SystemExit(f"erpo: {error}") from None
 
     @classmethod
+    def typed(cls, cfg: Any) -> dict[str, Any]:
+        """The row's flags as they were typed; None for one that was not."""
+        return {name: getattr(cfg, name, None) for name in cls.row.flags}
+
+    @classmethod
     def settings_of(cls, cfg: Any) -> Settings:
         """The row's flags, resolved.  Raises ValueError naming the flag."""
-        return cls.row.settings({name: getattr(cfg, name, None) for name in (*cls.row.flags, *OLD_FLAGS)})
+        return cls.row.settings(cls.typed(cfg))
 
     @property
     def now(self) -> tuple[int, int, int]:

@@ -9,6 +9,12 @@ import sys
 from types import ModuleType
 from typing import Any
 
+# All that evaluates, before the loop at the end: whoever imports a part of this package first would leave the rest as it is.
+import fairseq.criterions
+import fairseq.models
+import fairseq.optim
+import fairseq.tasks  # noqa: F401
+
 MOST = 10_000  # entries of a list; fairseq's own defaults have a few dozen
 OPERATORS = {ast.Add: operator.add, ast.Mult: operator.mul}
 

@@ -1,6 +1,5 @@
 """Register every row of the family with fairseq, as the criterion `erpo_<row>` with the row's own flags."""
 
-import argparse
 import dataclasses
 import sys
 from typing import Any, Optional
@@ -10,7 +9,7 @@ from fairseq.dataclass import FairseqDataclass
 from omegaconf import II
 
 from fairseq_erpo.family import FAMILY, Row, add_row
-from fairseq_erpo.family.flags import FLAGS, OLD_FLAGS
+from fairseq_erpo.family.flags import FLAGS
 from fairseq_erpo.plugin.criterion import ErpoCriterion
 
 # Fields that other parts of fairseq's configuration fill: name -> (type, source).
@@ -39,8 +38,6 @@ def register(row: Row) -> type[ErpoCriterion]:
         # None stands for a flag that was not typed; the row's settings know its default. The preset is written into checkpoints.
         default = FLAGS[flag].default if flag == "erpo_preset" else None
         fields.append((flag, Optional[FLAGS[flag].type], dataclasses.field(default=default, metadata={"help": text})))
-    for flag in OLD_FLAGS:
-        fields.append((flag, Optional[str], dataclasses.field(default=None, metadata={"help": argparse.SUPPRESS})))
     for field, (kind, source) in BORROWED.items():
         fields.append((field, kind, dataclasses.field(default=II(source))))
     made_here = {"__module__": __name__}

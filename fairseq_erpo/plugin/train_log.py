@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -87,6 +88,12 @@ def warn_if_only_logged(model_targets: str) -> None:
         f"--erpo-reward is logged as seq_reward and not learnt from: with --erpo-model-targets {model_targets} what is learnt is "
         "--erpo-teacher's; name the reward there, or use --erpo-model-targets policy"
     )
+
+
+def warn_of_idle(lines: Iterable[str]) -> None:
+    """Say which typed flags change nothing at the λ that is asked for."""
+    for line in lines:
+        logger.warning(line)
 
 
 def warn_if_useless(drawn: Drawn) -> None:

@@ -63,7 +63,7 @@ class OverlapReward(Reward[Overlap]):
         self.worth = worth
         # Zero-dimensional tensors combine with tensors on any device; Python numbers would be converted at every call.
         self.shift, self.lane, self.to_code, self.code_at = (torch.tensor(n) for n in (COUNT, LANE, TO_CODE, CODE_AT))
-        self.unigram = torch.tensor(1 << COUNT if orders else 0)
+        self.unigram = torch.tensor(1 << COUNT)
         # Adding this to packed counts sets the flag of every lane whose count is not 0.
         self.carry_ngrams = torch.tensor(each_lane(orders, (1 << COUNT) - 1))
         self.carry = torch.tensor(each_lane(lanes, (1 << COUNT) - 1))

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fairseq_erpo.family import FAMILY, Row
-from fairseq_erpo.family.flags import FLAGS, OLD_FLAGS, PRESET_FLAGS, PRESETS
+from fairseq_erpo.family.flags import FLAGS, PRESET_FLAGS, PRESETS
 from fairseq_erpo.verbs import dashed
 
 HEAD = """# Rows, presets and flags
@@ -21,8 +21,7 @@ schedule's steps so far, and ε the model's share."""
 def markdown(family: Mapping[str, Row] = FAMILY) -> str:
     """The whole page."""
     parts = [HEAD, "## The family", _overview(family), "## Presets", _presets(), "## Flags", _flags(family)]
-    parts += ["### Spellings of versions before 0.2", _old_spellings(), "## The rows, one by one"]
-    return "\n\n".join([*parts, *(_page(row) for row in family.values())]) + "\n"
+    return "\n\n".join([*parts, "## The rows, one by one", *(_page(row) for row in family.values())]) + "\n"
 
 
 def _overview(family: Mapping[str, Row]) -> str:
@@ -55,10 +54,6 @@ def _flags(family: Mapping[str, Row]) -> str:
 
 def _listed(names: Sequence[str], most: int) -> str:
     return "all" if len(names) == most else ", ".join(f"`{name}`" for name in names)
-
-
-def _old_spellings() -> str:
-    return _table(["was", "write"], [[f"`{dashed(name)}`", instead] for name, instead in OLD_FLAGS.items()])
 
 
 def _page(row: Row) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import FAMILY
-from fairseq_erpo.family.flags import FLAGS, in_todays_words
+from fairseq_erpo.family.flags import FLAGS
 from fairseq_erpo.family.resolve import named, resolve
 from fairseq_erpo.files import cause_of
 from fairseq_erpo.mixture import Mixture
@@ -158,7 +158,7 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
     row = FAMILY.get(name) if prefix == "erpo" else None
     run: dict[str, Any] = {}
     if row is not None:
-        values = {**row.defaults, **in_todays_words(config)}
+        values = {**row.defaults, **flags_of(config)}
         run = {flag: values[flag] for flag in (*SAMPLING, "erpo_lambda") if flag in values}
         if "erpo_reward" not in row.flags:  # it has one for the log only
             run.pop("erpo_reward", None)
@@ -174,6 +174,16 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
     if given.get("erpo_reward") in REWARDS:  # ΔR is shown of the reward that was asked for
         given.setdefault("erpo_teacher", "same")
     return {"erpo_preset": FLAGS["erpo_preset"].default} | ({} if "erpo_preset" in given else run) | given, end
+
+
+def flags_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags in a checkpoint's configuration of a criterion.  Raises ValueError for a value of another type."""
+    found = {name: value for name, value in config.items() if name in FLAGS and value is not None}
+    for name, value in found.items():
+        kind, types = ("text", str) if FLAGS[name].type is str else ("number", (int, float))
+        if not isinstance(value, types):
+            raise ValueError(f"{dashed(name)} in the checkpoint's configuration is no {kind}: {value!r}")
+    return found
 
 
 def part_of(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:

@@ -195,7 +195,7 @@ def _samples(checkpoint: Path, data: str, count: int) -> list[str]:
 
 # ---- commands ----
 
-UNKNOWN = '<p class="conditions">The logs do not say how the runs were started; training logs it since version 0.4.</p>'
+UNKNOWN = '<p class="conditions">The logs do not say how the runs were started.</p>'
 
 
 def commands(groups: Mapping[str, Sequence[History]]) -> Iterator[str]:

@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairseq_erpo.mixture import OLD_NAMES
-
 Figures = dict[int, dict[str, float]]  # update -> name -> value
 
 LOGS = ("*.jsonl", "log", "*.log", "*.txt")  # where a run's folder may have its JSON lines, in this order
 PARTS = ("train_inner", "train", "valid")  # folders of --tensorboard-logdir, and what `History` keeps
 EVENTS = "events.out.tfevents.*"
-OLD_SUFFIXES = {f"{kind}_{old}": f"{kind}_{new}" for old, new in OLD_NAMES.items() for kind in ("lambda", "z", "dr")}
 
 
 @dataclass
@@ -67,11 +64,11 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of an entry: fairseq logs rounded ones as strings.  Names of versions before 0.2 become today's."""
+    """The figures of an entry: fairseq logs rounded ones as strings."""
     found = {}
     for name, value in entry.items():
         try:
-            found[re.sub("|".join(OLD_SUFFIXES), lambda old: OLD_SUFFIXES[old[0]], name)] = float(value)
+            found[name] = float(value)
         except (TypeError, ValueError, OverflowError):
             continue
     return {name: value for name, value in found.items() if math.isfinite(value)}
