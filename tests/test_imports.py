@@ -28,7 +28,7 @@ FLOORS = (
 STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "verbs", "coverage", "provenance"}
 FAIRSEQ = {"plugin", "tasks", "tools.load_run", "tools.generate", "tools.variance", "tools.doctor", "tools.convert"}
 SHARED_WITH_GAIL = {"mixture", "annealers", "files", "processes", "checkup", "verbs"}
-STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies"}
+STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies", "sb3_policy"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:
