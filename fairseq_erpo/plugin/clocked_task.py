@@ -25,6 +25,8 @@ LOG = logging.getLogger("fairseq_cli.train")  # the one that --log-file listens 
 class Clocked:
     """Mixin for a fairseq task: tells the criterion the epoch, the update and the validations so far."""
 
+    dataset_to_epoch_iter: dict[Any, Any]
+
     @property
     def clock(self) -> Clock:
         return self.__dict__.setdefault("_erpo_clock", Clock())
@@ -52,18 +54,26 @@ class Clocked:
         self.clock.epoch = epoch
         super().begin_epoch(epoch, model)  # type: ignore[misc]
 
-    def get_batch_iterator(
-        self, dataset: Any, *, seed: int = 1, epoch: int = 1, update_epoch_batch_itr: bool = False, **options: Any
-    ) -> Any:
+    def get_batch_iterator(self, dataset: Any, *, seed: int = 1, epoch: int = 1, **options: Any) -> Any:
         """Make batches that do not depend on the epoch in which the process started.
 
-        fairseq makes them once per process from seed + epoch, so that a resumed run would train on other batches.
+        Where fairseq keeps an iterator for all epochs, it makes the batches once, from seed + epoch of the start, so that a
+        resumed run would train on other ones: there they are those of epoch 1. Shards, --update-epoch-batch-itr and tasks that
+        sample anew have other batches each epoch, which are fairseq's own.
         """
-        first = epoch if update_epoch_batch_itr else 1  # the epoch whose batches are wanted
-        iterator = super().get_batch_iterator(  # type: ignore[misc]
-            dataset, seed=seed + first - epoch, epoch=epoch, update_epoch_batch_itr=update_epoch_batch_itr, **options
-        )
-        iterator.seed = seed  # decides the order of the batches; fairseq adds the epoch
+        kept, make = self.dataset_to_epoch_iter, super().get_batch_iterator  # type: ignore[misc]
+        if dataset in kept:
+            return make(dataset, seed=seed, epoch=epoch, **options)
+        iterator = make(dataset, seed=seed, epoch=epoch, **options)
+        if epoch > 1 and kept.get(dataset) is iterator:
+            del kept[dataset]
+            # --update-ordered-indices-seed adds the epoch to --seed; it added 1 in the first one.
+            start = seed if self.clock.seed in (None, seed) else seed - epoch + 1
+            iterator = make(dataset, seed=start, epoch=1, **options)
+            iterator.epoch = epoch
+            dataset.set_epoch(epoch)
+        # Else fairseq would shuffle all epochs as the process's first one, whatever --curriculum says.
+        iterator.reuse_dataloader = False
         return iterator
 
     def train_step(

@@ -67,6 +67,7 @@ class ErpoCriterion(FairseqCriterion):
         self.settings = settings
         self.seed: int = cfg.seed
         self.sentence_avg: bool = cfg.sentence_avg
+        task.clock.seed = cfg.seed
         task.clock.metric, task.clock.maximize = cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric
         task.clock.path = Path(cfg.save_dir) / HISTORY if settings.schedule.plateau else None
         self.vocabulary = vocabulary_of(task.target_dictionary)
