@@ -8,7 +8,8 @@ from measure import DEVICE, Case
 from torch import Tensor
 from workload import Workload
 
-from fairseq_erpo.algorithm.answers import Answer, StepwiseAnswers, outside_inference_mode
+from fairseq_erpo.algorithm.answers import AnswersForAll
+from fairseq_erpo.algorithm.sampler import Request, Scan
 from fairseq_erpo.plugin.decoder import sampling_mode
 from fairseq_erpo.rewards import Reference, make_reward
 from fairseq_erpo.vocabulary import Vocabulary
@@ -80,28 +81,21 @@ def recomputing(library: str, r: int) -> Case:
     return run
 
 
-class AnswersForAll(StepwiseAnswers):
-    """Every sentence at every step, finished or not, with the whole vocabulary's probabilities."""
-
-    @outside_inference_mode()
-    def answer(self, t: int, live: Tensor, previous: Tensor) -> Answer | None:
-        if self.decoder is None:
-            return None
-        features = self.decoder.step(previous[self.rows])
-        log_p = self.decoder.log_probs(features)
-        asking = self.asks[self.rows, t] & live[self.rows]
-        return Answer(self.rows[asking], log_p[asking], features[asking]) if asking.any() else None
-
-
 def drawing(workload: Workload, flags: str, plain: bool = False) -> Case:
     """The draw of a batch, without the loss."""
     criterion = workload.criterion(flags)
-    how = {"stepwise": AnswersForAll} if plain else {}
 
     def run() -> None:
         with sampling_mode(workload.model):
             batch = criterion.batch(workload.model, workload.sample)
             plan = criterion.row.draw.plan(batch)
-            plan.run(batch, **how)
+            if not plain:
+                plan.run(batch)
+                return
+            vocabulary = batch.vocabulary
+            request = Request.make(plan.reference, plan.origin, plan.caps, plan.draws, vocabulary)
+            scan = Scan(plan.sampler, request, AnswersForAll(batch.start(plan.rows)))
+            scan.run(stride=1)
+            scan.sample()
 
     return run

@@ -42,10 +42,7 @@ PLAIN = "--erpo-preset paper --erpo-schedule constant"
 FIRST, LAST = "(.12, .16, .72)", "(3/7, 4/7, 0)"
 INTERP = {f"erpo_interp {point}": f"erpo_interp {PLAIN} --erpo-lambda {value}" for point, value in POINTS.items()}
 ROBUST = {f"erpo_interp {FIRST}, robust": "erpo_interp --erpo-preset robust --erpo-schedule constant"}
-ENCODE = {  # the encoder pass that is not the default
-    f"erpo_interp {point}, encoded once": f"{INTERP[f'erpo_interp {point}']} --erpo-encode once" for point in (FIRST, LAST)
-}
-STEPS = {"cross_entropy": "cross_entropy", "erpo_mle": "erpo_mle", **INTERP, **ROBUST, **ENCODE}
+STEPS = {"cross_entropy": "cross_entropy", "erpo_mle": "erpo_mle", **INTERP, **ROBUST}
 # The family's other rows; sequence_tutor needs a prior model of its own.
 ROWS = {"erpo_mle": "erpo_mle"} | {
     f"erpo_{name}": f"erpo_{name}" + " --erpo-preset robust" * ("erpo_preset" in row.flags)
@@ -103,13 +100,12 @@ def rewards(quick: bool) -> Tables:
 
 
 def sampler(quick: bool) -> Tables:
-    """(c) The two exact samplers, and the plain one, which asks for every sentence and every word at every step."""
+    """(c) The sampler, and the plain one, which asks for every sentence and every word at every step."""
     for name, model in {"Transformer": TRANSFORMER, "LSTM": LSTM}.items() if not quick else [("Transformer", TRANSFORMER)]:
         workload = bucketed(model, quick)
         for point in (FIRST, LAST):
-            flags = f"erpo_interp {PLAIN} --erpo-lambda {POINTS[point]} --erpo-sampler"
-            samplers = {name: drawing(workload, f"{flags} {name}") for name in ("cached", "parallel")}
-            samplers["plain"] = drawing(workload, f"{flags} cached", plain=True)
+            flags = f"erpo_interp {PLAIN} --erpo-lambda {POINTS[point]}"
+            samplers = {"ours": drawing(workload, flags), "plain": drawing(workload, flags, plain=True)}
             yield f"drawing a batch at {point}, {name}", alternate(samplers, 3 if quick else 5, "drawing"), "seconds"
 
 
@@ -140,11 +136,7 @@ def family(quick: bool) -> Tables:
 def dispatched(quick: bool) -> Tables:
     """(g) Operations that a step dispatches, which on a GPU with a small model is most of its time."""
     workload = Workload(TRANSFORMER, 60, lengths=only(12))
-    samplers = {
-        f"erpo_interp {point}, {way}": f"erpo_interp {PLAIN} --erpo-lambda {POINTS[point]} --erpo-sampler {way}"
-        for point in (FIRST, LAST)
-        for way in ("cached", "parallel")
-    }
+    samplers = {f"erpo_interp {point}": INTERP[f"erpo_interp {point}"] for point in (FIRST, LAST)}
     rows = {} if quick else ROWS
     flags = {"cross_entropy": "cross_entropy"} | samplers | rows
     yield f"operations of a training step, targets {workload.shape}", counts(steps(workload, flags)), "operations"

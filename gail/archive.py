@@ -1,7 +1,8 @@
 """Demonstrations as files: an .npz of plain arrays, and a JSON manifest beside it that describes them.
 
 NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: opening it executes nothing
-NAME.json   format, version, env_id, versions of the libraries, source, seed, returns, shapes, and the SHA-256 of the .npz
+NAME.json   format, version, env_id and its arguments, versions of the libraries, source, seed, returns, shapes, and the
+            SHA-256 of the .npz
 """
 
 import hashlib
@@ -11,11 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from fairseq_erpo.files import atomic_write, read_json, write_json
 from gail.arrays import read_arrays
 from gail.demos import FIELDS, Demonstrations
+from gail.simulator import arguments_of
 
 FORMAT, VERSION = "gail-demonstrations", 1
 LIBRARIES = ("gymnasium", "mujoco", "numpy")
@@ -38,6 +41,7 @@ def save(demos: Demonstrations, path: Path, source: str, seed: int) -> None:
             "format": FORMAT,
             "version": VERSION,
             "env_id": demos.env_id,
+            "arguments": registered(demos.env_id),
             "source": source,
             "seed": seed,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
@@ -56,6 +60,9 @@ def load(path: Path, env_id: str | None = None) -> Demonstrations:
         raise ValueError(
             f"{path}: env_id is {manifest['env_id']}, not {env_id}; give --env {manifest['env_id']} or other --demos"
         )
+    if env_id is not None and "arguments" in manifest and manifest["arguments"] != registered(env_id):
+        was, now = manifest["arguments"], registered(env_id)
+        raise ValueError(f"{path}: --env {env_id} is registered with {now}, and was with {was}; record them anew")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
         raise ValueError(f"{path}: sha256 is not what its manifest says; the two files are not of one recording")
@@ -64,6 +71,14 @@ def load(path: Path, env_id: str | None = None) -> Demonstrations:
         return Demonstrations(env_id=manifest["env_id"], **arrays)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def registered(env_id: str) -> dict[str, Any]:
+    """The arguments with which an environment is registered; none for one that is not."""
+    try:
+        return arguments_of(gym.spec(env_id))
+    except (gym.error.Error, ImportError):
+        return {}
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:

@@ -12,8 +12,8 @@ from fairseq_erpo.files import reason_of
 MOST = 4e9  # bytes of all arrays: a thousand trajectories of Humanoid
 
 
-def read_arrays(path: Path, names: Collection[str], remedy: str = "") -> dict[str, Any]:
-    """Return these arrays.  Raises ValueError that names the file and the array."""
+def read_arrays(path: Path, names: Collection[str], remedy: str = "", optional: Collection[str] = ()) -> dict[str, Any]:
+    """Return these arrays, and the optional ones that are there.  Raises ValueError that names the file and the array."""
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("not an .npz archive, or cut short")
@@ -21,6 +21,7 @@ def read_arrays(path: Path, names: Collection[str], remedy: str = "") -> dict[st
             missing = [name for name in names if name not in arrays.files]
             if missing:
                 raise ValueError(f"no array {', '.join(missing)}{remedy}")
+            names = [*names, *(name for name in optional if name in arrays.files)]
             sizes = {name: archive.getinfo(f"{name}.npy").file_size for name in names}
             if sum(sizes.values()) > MOST:
                 raise ValueError(f"it unpacks to {sum(sizes.values()) / 1e9:.0f} GB, and at most {MOST / 1e9:.0f} are read")

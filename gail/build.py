@@ -7,7 +7,7 @@ import torch
 
 from gail.archive import load
 from gail.bc import clone
-from gail.demo_prefix import PrefixSettings, make_venv
+from gail.demo_prefix import PrefixSettings, check_continuation, make_venv
 from gail.demos import Demonstrations
 from gail.discriminator import Discriminator
 from gail.ppo import GailPPO, Imitation, make_ppo, stack
@@ -49,6 +49,11 @@ def check_fit(demos: Demonstrations, settings: RunSettings) -> None:
             f"--demos {settings.demos}: states have {demos.states.shape[1]} numbers and this simulator's {size}: record them "
             f"anew with this version of mujoco, or do without them (--prefix none)"
         )
+    if settings.row.prefix != "none":
+        try:
+            check_continuation(demos, settings.row.prefix)
+        except ValueError as error:
+            raise ValueError(f"--demos {settings.demos}: {error}") from None
 
 
 def build(settings: RunSettings, demos: Demonstrations | None, subproc: bool = False) -> GailPPO:

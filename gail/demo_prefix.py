@@ -13,8 +13,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from gail.demos import Demonstrations
 from gail.prefix_length import PREFIX_LENGTHS
-from gail.simulator import Simulator, make_env
+from gail.simulator import Simulator, check_env, make_env
 
+POINTS = 64  # steps of all demonstrations that are taken again before training
+ROUNDING = 1e-6  # absolute and relative; of a single step that another processor computes
 FULL_EPISODES = 0.1  # share of episodes without a prefix, so that there are policy pairs from the start at any λ_data
 
 
@@ -31,7 +33,8 @@ class PrefixSettings:
 class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
     """Section 5.3: an episode begins as a demonstration does, then the policy acts.
 
-    Mode `state` restores the simulator's state at the last recorded pair within the prefix; `replay` takes the recorded actions.
+    Mode `state` restores the simulator's state at the last recorded pair within the prefix, by the recorded step that leads
+    there; `replay` takes all the recorded actions.
     With λ_data = 0 the wrapper draws nothing and changes nothing.  Episodes that began with data report no statistics, because
     their returns are not the policy's alone.
     """
@@ -44,18 +47,26 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
         self.lambda_data = 0.0
         self.episode = 0  # counts resets, and seeds what is drawn in each: nothing to save but this number
         self.skipped = 0  # steps of this episode that are data
+        self.begun: dict[str, Any] = {}  # what this episode's beginning depended on
+        self.actions: list[Any] = []  # since then
+        self.observation: Any = np.zeros(0)  # the last one
 
     def set_lambda_data(self, lambda_data: float) -> None:
         """Set λ_data for the episodes that begin from now on; a running one keeps its prefix."""
         self.lambda_data = lambda_data
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        self.begun = {
+            "seed": seed, "numbers": self.unwrapped.np_random.bit_generator.state, "episode": self.episode,
+            "lambda_data": self.lambda_data,
+        }  # fmt: skip
+        self.actions = []
+        self.observation, info = self.env.reset(seed=seed, options=options)
         self.episode += 1
         self.skipped = 0
         if self.prefix is not None and self.lambda_data > 0:
-            observation = self.follow(self.prefix, observation)
-        return observation, info
+            self.observation = self.follow(self.prefix, self.observation)
+        return self.observation, info
 
     def follow(self, prefix: PrefixSettings, observation: Any) -> Any:
         """Move to the end of a demonstration's prefix; return the observation there."""
@@ -72,9 +83,25 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
             return observation
         if prefix.mode == "replay":
             return self.replay(demos, rows.start, m)
-        self.skipped = int(demos.index[row])
-        self.simulator.set(demos.states[row], self.skipped)
+        if demos.index[row] == 0:  # no step of it is data
+            return observation
+        self.restore(demos, row)
         return demos.observations[row]
+
+    def restore(self, demos: Demonstrations, row: int) -> None:
+        """Go to where a pair was recorded: to the pair before it, and on by the recorded step.
+
+        So the environment has what it remembers of a step: its last action, or positions that MuJoCo computes a step late.
+        """
+        self.skipped = int(demos.index[row])
+        before = demos.row_before(row)
+        if before is None:
+            self.simulator.set(demos.states[row], self.skipped)
+            return
+        recorded, earlier = before
+        self.simulator.set(recorded.states[earlier], self.skipped - 1)
+        self.env.step(recorded.actions[earlier])
+        self.simulator.pin(demos.states[row])  # on another processor the step may end some roundings away
 
     def replay(self, demos: Demonstrations, start: int, m: int) -> Any:
         """Take the first m recorded actions from the recorded start; return the observation after them."""
@@ -89,34 +116,99 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
         return observation
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        self.actions.append(np.array(action))
         observation, reward, terminated, truncated, info = self.env.step(action)
+        self.observation = observation
         # Only what training reads: DummyVecEnv copies the whole dictionary of each environment at each step.
         kept = {"episode": info["episode"]} if "episode" in info and not self.skipped else {}
         return observation, reward, terminated, truncated, kept
 
     def capture_state(self) -> dict[str, Any]:
-        """Return everything that the rest of this episode and the next ones depend on."""
-        monitor = self.env
-        assert isinstance(monitor, Monitor)
-        return {
-            "state": self.simulator.get(),
-            "elapsed": self.simulator.limit._elapsed_steps,
-            "numbers": self.unwrapped.np_random.bit_generator.state,
-            "rewards": list(monitor.rewards),
-            "episode": self.episode,
-            "skipped": self.skipped,
-        }
+        """Return what this episode and the next ones depend on: how the episode began, and its actions.
 
-    def restore_state(self, kept: dict[str, Any]) -> None:
-        """Restore what `capture_state` returned; no random number of `reset` is used."""
-        self.env.reset()  # gymnasium refuses to step before one
-        monitor = self.env
-        assert isinstance(monitor, Monitor)
-        self.simulator.set(np.asarray(kept["state"]), kept["elapsed"])
-        self.unwrapped.np_random.bit_generator.state = kept["numbers"]
-        monitor.rewards = list(kept["rewards"])
-        self.episode = kept["episode"]
-        self.skipped = kept["skipped"]
+        With them comes where they led, the simulator's state and the last observation.
+        """
+        assert self.action_space.shape is not None
+        actions = np.array(self.actions).reshape(-1, *self.action_space.shape)
+        reached = {"state": self.simulator.get(), "observation": np.asarray(self.observation)}
+        return {"begun": self.begun, "actions": actions, **reached}
+
+    def restore_state(self, kept: dict[str, Any]) -> bool:
+        """Begin the episode as it had begun and take its actions again; return True if that led where it had led.
+
+        Whatever the environment and the wrappers under this one remember is then there, be it MuJoCo's or not.
+        """
+        begun = kept["begun"]
+        self.unwrapped.np_random.bit_generator.state = begun["numbers"]
+        self.episode, self.lambda_data = begun["episode"], begun["lambda_data"]
+        self.reset(seed=begun["seed"])
+        for action in kept["actions"]:
+            _, _, terminated, truncated, _ = self.step(action)
+            if terminated or truncated:
+                return False
+        same = np.array_equal(self.simulator.get(), kept["state"])
+        return same and np.array_equal(self.observation, kept["observation"])
+
+
+def check_continuation(demos: Demonstrations, mode: str) -> None:
+    """Take recorded steps from restored states, as episodes with a prefix will, and compare what comes with the record.
+
+    `demos` are whole.  Many times one step is taken, from pairs of all trajectories, the last among them; once all that follow.
+    Raises ValueError that says what differs: the environment remembers what MuJoCo's state does not hold, or it is not the one
+    that was recorded.
+    """
+    env = DemoPrefix(Monitor(make_env(demos.env_id)), None, rank=0)
+    rng = np.random.default_rng(0)
+
+    def check(start: int, stop: int) -> None:
+        # Begun anew each time, since an episode begins anywhere: nothing of the one before may help.
+        env.reset(seed=int(rng.integers(2**31)))
+        env.restore(demos, start)
+        check_steps(env, demos, slice(start, stop))
+
+    try:
+        for k in range(len(demos)):
+            first, last = demos.rows_of(k).start, demos.rows_of(k).stop - 1
+            starts = {first: max(1, POINTS // len(demos))}
+            if mode == "state":  # an episode without a step of data begins by itself
+                starts = dict.fromkeys([*rng.integers(first, last + 1, starts[first]).tolist(), last], 1)
+                starts.pop(first, None)
+            for start, times in starts.items():
+                for _ in range(times):
+                    check(start, start + 1)
+        rows = demos.rows_of(0)
+        start = rows.start if mode == "replay" else (rows.start + rows.stop) // 2
+        if mode == "replay" or start > rows.start:
+            check(start, rows.stop)
+    finally:
+        env.close()
+
+
+def check_steps(env: DemoPrefix, demos: Demonstrations, rows: slice) -> None:
+    """Take the recorded actions of these rows of a trajectory.  Raises ValueError where something else comes than recorded."""
+    k = int(demos.trajectory[rows.start])
+    last = demos.rows_of(k).stop - 1
+    for row in range(rows.start, rows.stop):
+        observation, reward, terminated, truncated, _ = env.env.step(demos.actions[row])
+        after = demos.last_observations[k] if row == last else demos.observations[row + 1]
+        compared = {
+            "observation": (observation, after),
+            "reward": (float(reward), demos.rewards[row]),
+            "end": (terminated or truncated, row == last),
+            "termination": (terminated, row == last and bool(demos.terminated[k])),
+        }
+        for name, (here, recorded) in compared.items():
+            same = np.isclose(here, recorded, ROUNDING, ROUNDING)
+            if not same.all():
+                at = int(np.argmin(same))
+                numbers = [np.atleast_1d(value)[at] for value in (here, recorded)]
+                raise ValueError(
+                    f"put back to step {demos.index[rows.start]} of demonstration {k}, {demos.env_id} does not go on as "
+                    f"recorded (step {demos.index[row]}, {name}: {numbers[0]} instead of {numbers[1]}): it keeps a state "
+                    "outside MuJoCo's, or is another version or variant; --prefix none begins no episode there"
+                )
+        if row < last and not np.array_equal(env.simulator.get(), demos.states[row + 1]):
+            env.simulator.pin(demos.states[row + 1])  # roundings of another processor, which chaos would let grow
 
 
 def make_venv(env_id: str, count: int, prefix: PrefixSettings | None = None, subproc: bool = False) -> VecEnv:
@@ -128,6 +220,7 @@ def make_venv(env_id: str, count: int, prefix: PrefixSettings | None = None, sub
     makers = [maker(rank) for rank in range(count)]
     if not subproc:
         return DummyVecEnv(makers)
+    check_env(env_id)  # an error in another process would arrive as the end of a pipe
     # Ctrl-C reaches every process of a terminal.  The environments' ignore it from their start on: this one ends them.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     forkserver.ensure_running()

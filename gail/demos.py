@@ -51,6 +51,7 @@ class Demonstrations:
     lengths: Ints  # [K], T: the steps that each trajectory had, of which the pairs may be a sample
     terminated: NDArray[np.bool_]  # [K], True where the trajectory ended by itself and not by the time limit
     last_observations: Floats  # [K, D], after the last action
+    whole: "Demonstrations | None" = None  # of a sample: all pairs, since a recorded step leads into each that is kept
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -72,6 +73,17 @@ class Demonstrations:
         """Return the rows of trajectory k."""
         first, last = np.searchsorted(self.trajectory, [k, k + 1])
         return slice(int(first), int(last))
+
+    def row_before(self, row: int) -> tuple["Demonstrations", int] | None:
+        """Return where the pair of the step before is; None for a trajectory's first pair, and where it was not kept."""
+        k, t = self.trajectory[row], self.index[row] - 1
+        for demos in (self, self.whole):
+            if demos is not None:
+                rows = demos.rows_of(k)
+                before = rows.start + int(np.searchsorted(demos.index[rows], t))
+                if before < rows.stop and demos.index[before] == t:
+                    return demos, before
+        return None
 
     def returns(self) -> Floats:
         """Return the undiscounted return of each trajectory, [K], over the pairs that are here: call it before subsampling."""
@@ -95,7 +107,7 @@ class Demonstrations:
             rows = self.rows_of(k)
             size = rows.stop - rows.start
             mask[rows.start + np.random.default_rng([seed, k]).choice(size, min(pairs, size), replace=False)] = True
-        return self.select(mask, len(self))
+        return replace(self.select(mask, len(self)), whole=self.whole or self)
 
     def select(self, mask: NDArray[np.bool_], n: int) -> "Demonstrations":
         """Keep the pairs where `mask` [N] is True, of the first n trajectories."""
@@ -120,7 +132,7 @@ def check_array(name: str, array: object, kind: str, axes: str, sizes: dict[str,
         raise ValueError(f"{name} has a number that is not finite or beyond {LARGEST:g}, at {where}; record them anew")
 
 
-assert {field.name for field in fields(Demonstrations)} == {"env_id", *FIELDS}
+assert {field.name for field in fields(Demonstrations)} == {"env_id", "whole", *FIELDS}
 
 
 def from_episodes(env_id: str, episodes: Sequence[Mapping[str, Any]]) -> Demonstrations:

@@ -100,9 +100,13 @@ class Discriminator(nn.Module):
         return self.layers(torch.cat([self.norm(observations), actions], 1)).squeeze(1)
 
     def learn(self, expert: tuple[Tensor, Tensor], policy: tuple[Tensor, Tensor]) -> None:
-        """Take the steps of an iteration: each on all of the expert's pairs [B, .] and on its part of the policy's [M, .]."""
+        """Take the steps of an iteration: each on all of the expert's pairs [B, .] and on its part of the policy's [M, .].
+
+        At most M steps, so that each has a pair.
+        """
         self.norm.update(torch.cat([expert[0], policy[0]]))
-        for rows in torch.randperm(len(policy[0]), generator=self.generator).tensor_split(self.settings.steps):
+        steps = min(self.settings.steps, len(policy[0]))
+        for rows in torch.randperm(len(policy[0]), generator=self.generator).tensor_split(steps):
             self.optimizer.zero_grad()
             self.loss(expert, (policy[0][rows], policy[1][rows])).backward()
             self.optimizer.step()

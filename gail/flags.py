@@ -1,7 +1,7 @@
 """Command-line flags of RunSettings, for every verb that trains.  Their defaults are those of the settings."""
 
 import math
-from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
@@ -15,13 +15,6 @@ from gail.settings import PPOSettings, RunSettings
 Record = TypeVar("Record")
 SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 DEFAULTS = {entry.name: entry.default for entry in fields(RunSettings)}
-
-
-class Renamed(Action):
-    """A flag of an earlier version; using it ends with one line that names the new one."""
-
-    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
-        parser.error(f"{self.option_strings[0]} is now called {self.const}")
 
 
 def add_training(parser: ArgumentParser, iterations: Any = DEFAULTS["iterations"], gamma: float = PPOSettings.gamma) -> None:
@@ -72,7 +65,6 @@ def add_imitation(parser: ArgumentParser) -> None:
         default=DEFAULTS["prefix_length"],
         help="its distribution, default %(default)s",
     )
-    group.add_argument("--law", action=Renamed, const="--prefix-length", help=SUPPRESS)
     group.add_argument(
         "--discriminator", default="", metavar="NAME=VALUE,...", help=f"changes to {listed(DiscriminatorSettings())}"
     )

@@ -18,7 +18,6 @@ PROGRESS = (
     "discriminator/logit_policy", "train/nll", "train/approx_kl", "train/clip_fraction", "train/value_loss", "train/entropy",
     "train/std",
 )  # fmt: skip
-OLD_COLUMNS = {"lambda_delta": "lambda_data"}  # of versions before 0.2
 EVALUATIONS = ("iteration", "timesteps", "return", "return_std", "length", "episodes")
 
 
@@ -45,9 +44,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read the complete rows; a killed process may have left half of one.  Raises ValueError naming the file."""
     try:
         with path.open(newline="", encoding="utf-8") as source:
-            reader = csv.DictReader(source)
-            reader.fieldnames = [OLD_COLUMNS.get(name, name) for name in reader.fieldnames or ()]
-            rows = [row for row in reader if None not in row.values() and row.get("iteration")]
+            rows = [row for row in csv.DictReader(source) if None not in row.values() and row.get("iteration")]
         for row in rows:
             int(row["iteration"])
     except (ValueError, csv.Error) as error:

@@ -6,12 +6,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from fairseq_erpo.files import reason_of
 from gail.arrays import read_arrays
@@ -119,26 +116,3 @@ def load_policy(path: Path, trusted: str | None = None) -> tuple[str, Act]:
     act = act_of(policy, lambda observations: np.clip((observations - mean) / deviation, -10, 10), box_of(env))
     env.close()
     return kept["env_id"], act
-
-
-def sb3_policy(path: Path, algorithm: str, normaliser: Path | None, env_id: str) -> Act:
-    """Read a model that SB3 saved, with its VecNormalize if it has one.  Both are pickles: open only files that you trust.
-
-    Raises ValueError for an unknown algorithm.
-    """
-    kind = getattr(stable_baselines3, algorithm, None)
-    if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
-        raise ValueError(f"--sb3-algorithm {algorithm}: stable-baselines3 has PPO, A2C, SAC, TD3, DDPG")
-    model = kind.load(path, device="cpu")
-    env = make_env(env_id)
-    norm = VecNormalize.load(str(normaliser), DummyVecEnv([lambda: env])) if normaliser is not None else None
-    box = box_of(env)
-
-    def act(observations: NDArray[Any], rng: np.random.Generator | None) -> NDArray[np.float32]:
-        seen = observations if norm is None else norm.normalize_obs(observations)
-        if rng is not None:  # SB3 samples with torch's global generator
-            torch.manual_seed(int(rng.integers(2**31)))
-        actions, _ = model.predict(seen, deterministic=rng is None)
-        return np.clip(actions.astype(np.float32), *box)
-
-    return act

@@ -3,7 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from gail.policies import SLOPE, Act, load_policy, plain_expert, sb3_policy
+from gail.policies import SLOPE, Act, load_policy, plain_expert
+from gail.sb3_policy import sb3_policy
 from gail.simulator import box_of, make_env
 
 # What `policies.plain_expert` computes, by the names of the arrays.
@@ -20,9 +21,7 @@ def add_policy(parser: ArgumentParser, named_by: str = "--expert and --sb3") -> 
     group.add_argument(
         "--expert", type=Path, metavar="FILE", help=f"plain arrays of a small Gaussian policy (.npz), with --env: {PLAIN}"
     )
-    group.add_argument(
-        "--sb3", type=Path, metavar="ZIP", help="a model of stable-baselines3, with --env; opening it executes its code"
-    )
+    group.add_argument("--sb3", type=Path, metavar="ZIP", help="a model of stable-baselines3 with an MlpPolicy, with --env")
     parser.add_argument("--sb3-algorithm", default="PPO", metavar="NAME", help="PPO, SAC, TD3, ...; default %(default)s")
     parser.add_argument("--sb3-normaliser", type=Path, metavar="PKL", help="the VecNormalize it was trained with")
     parser.add_argument("--env", metavar="ID", help=f"with {named_by}, or to trust the module:ID of a policy")

@@ -18,7 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.type_aliases import RolloutBufferSamples
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -66,13 +66,31 @@ class GailPPO(PPO):
     imitation: Imitation
 
     def attach(self, imitation: Imitation) -> None:
-        """Attach discriminator, demonstrations and schedule."""
+        """Attach discriminator, demonstrations and schedule.
+
+        Raises ValueError for an argument of PPO that `train` does not know.
+        """
         assert isinstance(self.env, VecNormalize) and isinstance(self.env.venv, Recorder)
+        unknown = {"target_kl": self.target_kl, "clip_range_vf": self.clip_range_vf, "use_sde": self.use_sde or None}
+        unknown["normalize_advantage"] = None if self.normalize_advantage else False
+        for name, value in unknown.items():
+            if value is not None:
+                raise ValueError(f"GailPPO does not know PPO's {name}={value}")
         self.imitation = imitation
         self.normaliser, self.recorder = self.env, self.env.venv
         self.reward_scale = RewardScale(self.n_envs, self.gamma)
         self.lambda_data = self.lambda_reward = 0.0
         self.anneal()
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *others: Any, **more: Any
+    ) -> tuple[int, BaseCallback]:
+        """Begin anew as SB3 does, and what is ours with it: λ for the episodes that the reset begins, and the sums of rewards."""
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+            self.anneal()
+            self.reward_scale.returns[:] = 0
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *others, **more)
 
     def anneal(self) -> None:
         """Set λ for the episodes that begin from now on and for the next update.  It is constant within an iteration."""
@@ -89,8 +107,11 @@ class GailPPO(PPO):
         self.recorder.position = 0
         if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
             return False
+        rewards = self.rewards()
+        if not np.isfinite(rewards).all():
+            raise ValueError("the discriminator's reward is not finite; see --discriminator")
         # The buffer holds γ V(s_T) at time limits and 0 elsewhere (see Recorder); the true reward never reaches it.
-        rollout_buffer.rewards += self.reward_scale(self.rewards(), self.recorder.dones)
+        rollout_buffer.rewards += self.reward_scale(rewards, self.recorder.dones)
         with torch.no_grad():
             assert isinstance(self._last_obs, np.ndarray)
             last_values = self.policy.predict_values(torch.as_tensor(self._last_obs, device=self.device))
@@ -119,6 +140,7 @@ class GailPPO(PPO):
     def train(self) -> None:
         """Update the policy by SB3's loop over minibatches, with `loss`."""
         self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
         parts = {name: pairs for name, pairs in (("data", self.data_batches()), ("reward", self.reward_batches())) if pairs}
         logged: dict[str, list[float]] = defaultdict(list)
         parameters = list(self.policy.parameters())
@@ -128,7 +150,10 @@ class GailPPO(PPO):
                 loss = self.loss(RolloutBufferSamples(*batch), {name: next(pairs) for name, pairs in parts.items()}, logged)
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                if not norm.isfinite():  # the weights are still finite, and stay so
+                    why = "with these --ppo the gradient of the policy is not finite"
+                    raise ValueError(f"{why}; {self.described(logged)}")
                 self.policy.optimizer.step()
             self._n_updates += 1
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
@@ -162,9 +187,11 @@ class GailPPO(PPO):
 
     def surrogate(self, batch: RolloutBufferSamples, log_p: Tensor, logged: dict[str, list[float]]) -> Tensor:
         """PPO's clipped surrogate, given log π(a|s) [B] under the current policy; a scalar."""
-        advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+        advantages = batch.advantages
+        if len(advantages) > 1:  # as SB3: one advantage has no deviation
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         ratio = torch.exp(log_p - batch.old_log_prob)
-        clip = self.clip_range(1)  # type: ignore[operator]  # constant: SB3 made a function of the number
+        clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]  # SB3 made a function of a number
         with torch.no_grad():
             logged["approx_kl"].append((ratio - 1 - ratio.log()).mean().item())
             logged["clip_fraction"].append(((ratio - 1).abs() > clip).float().mean().item())
@@ -201,8 +228,14 @@ class GailPPO(PPO):
     def batches(self, pairs: Pairs, rng: torch.Generator) -> Iterator[Pairs]:
         """Yield random batches of these, forever."""
         while True:
-            rows = torch.randperm(len(pairs[0]), generator=rng)[: self.batch_size // DATA_PART]
+            rows = torch.randperm(len(pairs[0]), generator=rng)[: max(1, self.batch_size // DATA_PART)]
             yield pairs[0][rows], pairs[1][rows], pairs[2][rows]
+
+    def described(self, logged: Mapping[str, list[float]]) -> str:
+        """Say what the policy and the last minibatch are, where something is not finite."""
+        last = {"log_std": self.policy.log_std.mean().item()}
+        last |= {name: values[-1] for name, values in logged.items()}
+        return ", ".join(f"{name} is {value:.3g}" for name, value in last.items())
 
     def log(self, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -1,5 +1,7 @@
 """Recording a rollout below SB3's normaliser, because GAIL's rewards are known only after the discriminator has learned."""
 
+from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ class Recorder(VecEnvWrapper):
     def reset(self) -> Any:
         observations = self.venv.reset()
         assert isinstance(observations, np.ndarray)
+        self.check(observations)
         self.now[:] = observations
         return observations
 
@@ -38,8 +41,21 @@ class Recorder(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, np.ndarray)
+        cut = [info["terminal_observation"] for info in compress(infos, dones) if info["TimeLimit.truncated"]]
+        self.check(observations, rewards, cut)
         self.now[:] = observations
         self.rewards[self.position] = rewards
         self.dones[self.position] = dones
         self.position = (self.position + 1) % len(self.rewards)
         return observations, np.zeros_like(rewards), dones, infos
+
+    def check(self, observations: NDArray[Any], rewards: Any = (), cut: Sequence[Any] = ()) -> None:
+        """Raises ValueError where the environment returns what is not finite: PPO would learn it.
+
+        `cut` has the observations at which the time limit cut episodes, since PPO asks for their value.
+        """
+        found = {"observation": [observations, *cut], "reward": [rewards]}
+        for name, arrays in found.items():
+            if not all(np.isfinite(array).all() for array in arrays):
+                env_id = self.venv.get_attr("spec", indices=0)[0].id
+                raise ValueError(f"--env {env_id}: the {name} that it returned is not finite")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fairseq_erpo.files import atomic_write
 from gail.policies import Act
 from gail.policy_flags import add_policy, policy_of
-from gail.simulator import make_env
+from gail.simulator import check_mujoco, make_env
 
 SUFFIXES = (".png", ".gif", ".mp4")
 PICTURES = 6  # of an episode, side by side in a PNG
@@ -58,6 +58,7 @@ def visible(env_id: str) -> gym.Env[Any, Any]:
     Raises ValueError where there is no EGL.
     """
     env = make_env(env_id, render_mode="rgb_array")
+    check_mujoco(env)
     model: Any = env.unwrapped.model  # type: ignore[attr-defined]
     # A camera that follows the body, where the model has one.
     env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # type: ignore[attr-defined]

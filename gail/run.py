@@ -8,6 +8,7 @@ tensorboard/     the same, for TensorBoard       result.json      returns by the
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -59,11 +60,14 @@ class Run:
         if checkpoint.exists():
             kept = checkpoints.load(checkpoint)
             try:
-                state.restore(self.model, kept)
+                exact = state.restore(self.model, kept)
                 self.iteration, self.seconds, self.best = int(kept["iteration"]), float(kept["seconds"]), float(kept["best"])
             except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
                 raise ValueError(f"{checkpoint} is not of this run: {reason_of(error)}; start anew in another folder") from None
             self.check_tables()
+            if not exact:
+                why = "does not repeat itself here (another processor, or random numbers of its own)"
+                print(f"gail: {self.settings.env} {why}: half-done episodes begin anew", file=sys.stderr)
             return
         for table in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
             if table.exists() and read_table(table):
@@ -98,9 +102,10 @@ class Run:
         try:
             self.model.learn(self.settings.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         except ValueError as error:
-            if not str(error).startswith("Expected parameter"):  # torch's words for a distribution of nan
-                raise
-            raise ValueError(f"the policy diverged in iteration {self.iteration + 1}; lower --ppo learning_rate") from None
+            why = str(error)
+            if why.startswith("Expected parameter"):  # torch's words for a distribution of nan
+                why = f"with these --ppo the policy has no distribution; {self.model.described({})}"
+            raise ValueError(f"iteration {self.iteration + 1}: {why}") from None
         self.seconds += time.perf_counter() - began
         self.iteration += 1
         episodes = self.model.ep_info_buffer or ()

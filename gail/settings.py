@@ -10,8 +10,6 @@ from gail.methods import METHODS, PREFIXES, Method
 from gail.prefix_length import PREFIX_LENGTHS
 from gail.schedules import parse_schedule
 
-OLD_NAMES = {"law": "prefix_length"}  # of versions before 0.2
-
 
 @dataclass(frozen=True)
 class PPOSettings:
@@ -82,8 +80,8 @@ class RunSettings:
             raise ValueError(
                 "--iterations, --envs, --eval-every and --eval-episodes must be positive, --bc-steps and --pairs not negative"
             )
-        if self.steps < self.envs or self.steps % self.envs:
-            raise ValueError(f"--steps {self.steps}: must be a multiple of --envs {self.envs}")
+        if self.steps < max(self.envs, 2) or self.steps % self.envs:
+            raise ValueError(f"--steps {self.steps}: must be a multiple of --envs {self.envs}, and at least 2")
         parse_schedule(self.schedule_name, self.until)
 
     @property
@@ -102,7 +100,7 @@ class RunSettings:
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """List the flags that differ from those of a run on disk, which `asdict` wrote."""
-        before = typed({OLD_NAMES.get(name, name): value for name, value in other.items()})
+        before = typed(other)
         return [
             f"{flag} is {value!r}, was {before.get(flag)!r}"
             for flag, value in typed(asdict(self)).items()

@@ -41,8 +41,11 @@ def capture(model: GailPPO) -> dict[str, Any]:
     return kept
 
 
-def restore(model: GailPPO, kept: Mapping[str, Any]) -> None:
-    """Restore what `capture` returned into a model that was built with the same settings."""
+def restore(model: GailPPO, kept: Mapping[str, Any]) -> bool:
+    """Restore what `capture` returned into a model that was built with the same settings.
+
+    Return False where the half-done episodes could not be led to where they were: then all environments begin new ones.
+    """
     model.policy.load_state_dict(kept["policy"])
     model.policy.optimizer.load_state_dict(kept["policy_optimizer"])
     restore_moments(model.normaliser.obs_rms, kept["observation_norm"])
@@ -56,18 +59,29 @@ def restore(model: GailPPO, kept: Mapping[str, Any]) -> None:
         discriminator.load_state_dict(kept["discriminator"])
         discriminator.optimizer.load_state_dict(kept["discriminator_optimizer"])
         discriminator.generator.set_state(kept["discriminator_numbers"])
+    exact: list[bool] = []
     if kept["last_observations"] is not None:  # None: nothing was collected yet, and `learn` resets
         model._last_obs = array(kept["last_observations"])
         model._last_episode_starts = array(kept["last_episode_starts"])
         model.recorder.now[:] = array(kept["raw_observations"])
-        for rank, state in enumerate(kept["environments"]):
-            model.recorder.env_method("restore_state", {**state, "state": array(state["state"])}, indices=rank)
+        exact = [
+            model.recorder.env_method("restore_state", with_arrays(state), indices=rank)[0]
+            for rank, state in enumerate(kept["environments"])
+        ]
+        if not all(exact):
+            model._last_obs = None  # `learn` resets
     model.anneal()
     generators = kept["numbers"]
     random.setstate(generators["python"])
     name, words, *rest = generators["numpy"]
     np.random.set_state((name, array(words), *rest))
     torch.set_rng_state(generators["torch"])
+    return all(exact)
+
+
+def with_arrays(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of an environment with arrays again in place of tensors."""
+    return {name: array(value) if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
 def moments(rms: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fairseq_erpo.processes import die_with_parent, slurm_executor
 from gail.archive import read_manifest
 from gail.flags import add_imitation, add_training, method_list, settings_from
 from gail.methods import METHODS
+from gail.simulator import check_env
 
 COLUMNS = (
     "env", "method", "n", "seed", "return", "return_std", "return_last10", "return_best", "length", "episodes", "iterations",
@@ -94,6 +95,8 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     for flag, chosen in (("--env", args.env), ("--method", args.method), ("--n", args.n), ("--seed", args.seed)):
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"{flag} {' '.join(map(str, chosen))} names one twice")
+    for env_id in args.env:
+        check_env(env_id)
     for cell in wanted:  # a wrong flag or a missing file ends the sweep before it begins
         settings_from(args, cell.env, cell.method, str(demos_of(args, cell.env)), cell.n or None, cell.seed)
         if cell.n and cell.n > len(read_manifest(demos_of(args, cell.env))["lengths"]):

@@ -5,20 +5,22 @@ A trajectory of `imitation` has `obs` [T + 1, D], `acts` [T, A], `terminal`.
 `imitation` itself is not needed. Its own files hold pickled objects in places, and opening those executes code; so the exchange
 is one .npz with the arrays of all trajectories one after the other:
 
-    obs [Σ(T + 1), D]   acts [ΣT, A]   rews [ΣT]   lengths [K]   terminal [K]
+    obs [Σ(T + 1), D]   acts [ΣT, A]   rews [ΣT]   lengths [K]   terminal [K]   and, if known, env_id, a text
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
-from fairseq_erpo.files import atomic_write, reason_of
+from fairseq_erpo.files import atomic_write, read_json, reason_of
 from gail.arrays import read_arrays
 from gail.demos import Demonstrations, from_episodes
-from gail.simulator import Simulator, make_env
+from gail.simulator import Simulator, box_of, check_identity, check_vectors, make_env
 
 # name -> (kinds of number, how many axes)
 ARRAYS = {"obs": ("fiu", 2), "acts": ("fiu", 2), "rews": ("fiu", 1), "lengths": ("i", 1), "terminal": ("b", 1)}
@@ -54,7 +56,7 @@ def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstr
     """
     env = make_env(env_id)
     Simulator(env)
-    shapes = env.observation_space.shape, env.action_space.shape
+    shapes, box = (env.observation_space.shape, env.action_space.shape), box_of(env)
     env.close()
     rows = []
     for k, one in enumerate(trajectories):
@@ -67,7 +69,7 @@ def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstr
         rows.append(
             {
                 "observations": obs[:-1],
-                "actions": np.clip(acts, env.action_space.low, env.action_space.high),  # type: ignore[attr-defined]
+                "actions": np.clip(acts, *box),
                 "rewards": np.asarray(one["rews"], dtype=float) if one.get("rews") is not None else np.zeros(len(acts)),
                 "states": nothing,
                 "qpos": nothing,
@@ -82,39 +84,64 @@ def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstr
 def from_minari(dataset: str, env_id: str, count: int) -> Demonstrations:
     """Make demonstrations of the first `count` episodes of a Minari data set on this machine, such as mujoco/hopper/expert-v0.
 
-    They hold no simulator state that could be restored exactly.  Raises ValueError that names the flag and what to do.
+    They hold no simulator state that could be restored exactly.  Raises ValueError that names the flag and what to do, also
+    where the set is of another environment.
     """
     try:
         import minari
+        from minari.storage.datasets_root_dir import get_dataset_path
     except ImportError:
         raise ValueError("--from-minari needs Minari: pip install 'minari[hdf5]'") from None
+    about = get_dataset_path(dataset) / "data" / "metadata.json"
+    if not about.is_file():
+        raise ValueError(f"--from-minari {dataset}: it is not here; `minari download {dataset}` fetches it")
     try:
+        found = read_json(about)
+        if not isinstance(found, dict) or not found.keys() >= {"observation_space", "action_space"}:
+            # Minari would make the environment that the file names, and import its module.
+            raise ValueError("it does not say what its observations and actions are")
+        data = minari.load_dataset(dataset)
+        for what, space in (("observations", data.observation_space), ("actions", data.action_space)):
+            check_vectors(what, space)
+        check_source(f"--from-minari {dataset}", env_id, data.env_spec)
         episodes = [
             {"obs": one.observations, "acts": one.actions, "rews": one.rewards, "terminal": one.terminations[-1]}
-            for one in islice(minari.load_dataset(dataset), count)
+            for one in islice(data, count)
         ]
         return from_arrays(env_id, episodes)
-    except FileNotFoundError:
-        raise ValueError(f"--from-minari {dataset}: it is not here; `minari download {dataset}` fetches it") from None
-    except (ValueError, TypeError, OSError, KeyError) as error:  # a dictionary of observations, a damaged file
+    except Exception as error:  # Minari, and HDF5 under it, raise anything where a file is damaged
         raise ValueError(f"--from-minari {dataset}: {reason_of(error)}") from None
+
+
+def check_source(name: str, env_id: str, spec: EnvSpec | None) -> None:
+    """Compare the environment that was recorded with --env; where the data do not name it, say so.  Raises ValueError."""
+    if spec is not None:
+        check_identity(env_id, spec)
+        return
+    print(f"gail: {name} does not say of which environment it is; --env {env_id} is believed", file=sys.stderr)
 
 
 def save(demos: Demonstrations, path: Path) -> None:
     """Write the exchange file of complete trajectories."""
     all_of = to_arrays(demos)
-    obs, acts, rews = (np.concatenate([one[name] for one in all_of]) for name in ("obs", "acts", "rews"))
+    arrays: dict[str, Any] = {name: np.concatenate([one[name] for one in all_of]) for name in ("obs", "acts", "rews")}
+    arrays |= {"lengths": demos.lengths, "terminal": demos.terminated, "env_id": np.array(demos.env_id)}
     with atomic_write(path) as part, part.open("wb") as sink:
-        np.savez_compressed(sink, obs=obs, acts=acts, rews=rews, lengths=demos.lengths, terminal=demos.terminated)
+        np.savez_compressed(sink, **arrays)
 
 
 def load(path: Path, env_id: str) -> Demonstrations:
-    """Read an exchange file.  Raises ValueError that names the file and the array."""
+    """Read an exchange file.  Raises ValueError that names the file and the array, also for one of another environment."""
     try:
-        arrays = read_arrays(path, ARRAYS)
+        arrays = read_arrays(path, ARRAYS, optional=["env_id"])
         check_fit(arrays)
+        named = arrays.get("env_id")
+        if named is not None and str(named) != env_id:
+            raise ValueError(f"it is of {str(named)!r}, not of --env {env_id}; name another file or its --env")
     except ValueError as error:
         raise ValueError(f"--from-trajectories {'' if str(path) in str(error) else f'{path}: '}{error}") from None
+    if named is None:
+        check_source(f"--from-trajectories {path}", env_id, None)
     ends = np.cumsum(arrays["lengths"])[:-1]
     parts = (
         np.split(arrays["obs"], ends + np.arange(1, len(ends) + 1)),

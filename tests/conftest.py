@@ -159,11 +159,11 @@ class Fairseq:
                 output,
             )
 
-    def train(self, data: Path, save_dir: Path, arguments: str | list[Any], **how: Any) -> Job:
+    def train(self, data: Path, save_dir: Path, arguments: str | list[Any], cpu: bool = True, **how: Any) -> Job:
         """`fairseq-train` with tiny settings; what `arguments` says again wins.  The log: save_dir/log."""
         words = arguments.split() if isinstance(arguments, str) else arguments
         save_dir.mkdir(parents=True, exist_ok=True)
-        base = [data, "--user-dir", "fairseq_erpo", *TINY, *QUIET, "--cpu", "--seed", 7]
+        base = [data, "--user-dir", "fairseq_erpo", *TINY, *QUIET, *["--cpu"] * cpu, "--seed", 7]
         return self.start(
             "fairseq-train", [*base, "--save-dir", save_dir, "--log-file", save_dir / "log", *words], **({"console": False} | how)
         )

@@ -1,22 +1,53 @@
 """Small worlds for the tests of gail: a pendulum that a linear policy balances, and runs of a few hundred steps on it."""
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 
 from gail.build import build
 from gail.demos import Demonstrations, from_episodes
 from gail.flags import parse_record
+from gail.logs import Logs
 from gail.policies import Act
 from gail.ppo import GailPPO
 from gail.record import record_episodes
+from gail.run import Run
 from gail.settings import PPOSettings, RunSettings
 
 PENDULUM = "InvertedPendulum-v5"
 # Cut after 7 steps, where the pendulum has fallen in some episodes and not in others: both ends of an episode in a short rollout.
 SHORT = "ShortPendulum-v0"
 gym.register(SHORT, "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulumEnv", max_episode_steps=7)
+
+
+class Breaks(InvertedPendulumEnv):
+    """Returns a reward or an observation that is no number from its 40th step on, or as the last of such an episode."""
+
+    def __init__(self, what: str, **settings: Any) -> None:
+        self.steps, self.of_episode, self.what = 0, 0, what
+        super().__init__(**settings)
+
+    def reset_model(self) -> Any:
+        self.of_episode = 0
+        return super().reset_model()
+
+    def step(self, action: Any) -> Any:
+        observation, reward, _, truncated, info = super().step(action)
+        self.steps += 1
+        self.of_episode += 1
+        if self.steps >= 40:
+            last = self.of_episode == 7
+            observation = observation * (np.nan if self.what == "observation" or (self.what == "last" and last) else 1)
+            reward = np.nan if self.what == "reward" else reward
+        return observation, reward, False, truncated, info
+
+
+BROKEN = {what: f"Broken{what.title()}-v0" for what in ("observation", "last", "reward")}
+for what, name in BROKEN.items():
+    gym.register(name, Breaks, max_episode_steps=7, kwargs={"what": what})
 
 
 def balance(observations: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -61,3 +92,13 @@ def write_demos(folder: Path, demos: Demonstrations) -> Path:
     path = folder / f"{demos.env_id}.npz"
     archive.save(demos, path, "test", 3)
     return path
+
+
+def go_on(goal: RunSettings, folder: Path, end: int) -> None:
+    """Resume, as `train` does, up to iteration `end`."""
+    run = Run(goal, folder)
+    run.begin(resume=True)
+    with Logs(folder, run.iteration, goal.iterations, "", quiet=True) as logs:
+        while run.iteration < end:
+            run.iterate(logs)
+    run.save()

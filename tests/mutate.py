@@ -57,7 +57,6 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "fairseq_erpo/algorithm/pay.py": ROWS,
     "fairseq_erpo/algorithm/risk.py": ROWS,
     "fairseq_erpo/algorithm/sampler.py": SAMPLER,
-    "fairseq_erpo/algorithm/scan.py": SAMPLER,
     "fairseq_erpo/algorithm/schedule.py": ("test_annealers.py", "test_bad_input.py"),
     "fairseq_erpo/algorithm/step.py": SAMPLER,
     "fairseq_erpo/algorithm/targets.py": ("test_mstep.py", *ROWS),

@@ -559,7 +559,6 @@ ORACLES: dict[str, list[Variant]] = {
         Variant(partial(inside, c_model=2), {**FIXED, "erpo_reward_targets": "soft"}),
         Variant(partial(inside, c_model=1, reward="bleu"), {**FIXED, "erpo_c_model": 1.0, "erpo_reward": "bleu"}),
         Variant(partial(inside, c_model=1), {**FIXED, "erpo_c_model": 1.0, "erpo_model_targets": "drop"}),
-        Variant(partial(inside, c_model=2), {**FIXED, "erpo_sampler": "parallel"}),
         Variant(partial(taught, alpha=0.5, all_of_it=False), {**FIXED, "erpo_reward_targets": "product", "erpo_alpha": 0.5}),
         Variant(partial(taught, alpha=0.005, all_of_it=False), {**FIXED, "erpo_reward_targets": "product", "erpo_alpha": 0.005}),
         Variant(
@@ -619,10 +618,7 @@ ORACLES: dict[str, list[Variant]] = {
         Variant(partial(mrt, sharpness=1.0), {"erpo_samples": 2}),
         Variant(partial(mrt, sharpness=6.0, reward="edit"), {"erpo_samples": 2, "erpo_sharpness": 6.0, "erpo_reward": "edit"}),
     ],
-    "scheduled_sampling": [
-        Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": "3u", "erpo_sampler": sampler}, update=4)
-        for sampler in ("cached", "parallel")
-    ],
+    "scheduled_sampling": [Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": "3u"}, update=4)],
     "sequence_tutor": [
         Variant(partial(policy, value=partial(tutored, alpha=0.05)), {"erpo_prior": "prior.pt"}),
         Variant(

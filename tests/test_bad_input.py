@@ -71,7 +71,6 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_anneal_every": "soon"}, ["--erpo-anneal-every", "soon", "4e (epochs)"]),
         ({"erpo_anneal_every": "1e400u"}, ["--erpo-anneal-every", "between"]),
         ({"erpo_lambda": "model=.5,task=.5"}, ["--erpo-lambda", "model=.5,task=.5"]),
-        ({"erpo_sampler": "auto"}, ["--erpo-sampler", "cached"]),
         ({"erpo_reward_targets": "product", "erpo_alpha": None}, ["--erpo-reward-targets product", "--erpo-alpha"]),
         ({"erpo_reward_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
         ({"erpo_baseline": "greedy"}, ["--erpo-baseline greedy", "--erpo-model-targets policy"]),
@@ -313,3 +312,16 @@ def test_from_the_outside(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Pa
         assert "Traceback" not in done.output, name
         assert not list((tmp_path / "save" / name).glob("*.pt")), name
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("gpu", "flags", "tpu"), [(True, [], False), (True, ["--tpu"], True), (False, [], True)])
+def test_bf16_is_a_gpus_where_there_is_one(gpu: bool, flags: list[str], tpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fairseq makes a TPU run of every --bf16."""
+    from fairseq import options
+
+    import fairseq_erpo.tasks  # noqa: F401 - what --user-dir does
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    words = ["data", "--arch", "transformer_tiny", "--bf16", *flags]
+    args = options.parse_args_and_arch(options.get_training_parser(), words)
+    assert args.tpu == tpu

@@ -10,6 +10,8 @@ from conftest import Built, assert_equal_bits, build
 from torch import Tensor
 
 from fairseq_erpo.algorithm.batch import Expert, previous_tokens
+from fairseq_erpo.plugin import decoder
+from fairseq_erpo.plugin.forward import Encoded
 
 ARCHS = {
     "transformer": "--arch transformer_tiny --dropout .3",
@@ -174,7 +176,7 @@ def test_dummy_batch_leaves_no_gradient(tiny_data: Path, flags: str) -> None:
 
 
 def test_dropout_is_off_in_drawing_and_on_in_the_loss(tiny_data: Path, arch: str) -> None:
-    built = build(tiny_data, f"{interp(POINTS['model'])} {arch} --erpo-encode twice")
+    built = build(tiny_data, f"{interp(POINTS['model'])} {arch}")
     sample, criterion, model = built.batch(IDS), built.criterion.train(), built.model.train()
     drawn, losses = [], []
     for torch_seed in (1, 2):
@@ -195,7 +197,7 @@ def test_drawing_gives_back_training_mode_after_an_error(tiny_data: Path, monkey
     def out_of_memory(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(type(model.decoder), "extract_features", out_of_memory)
+    monkeypatch.setattr(type(model.encoder), "forward", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         built.criterion.draw(model, built.batch(IDS))
     assert all(module.training for module in model.modules())
@@ -251,20 +253,40 @@ def test_one_batch_draws_what_its_sentences_draw_alone(tiny_data: Path, arch: st
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_both_ways_to_ask_the_model_draw_the_same(tiny_data: Path, arch: str, point: str) -> None:
-    """Step by step with a cache, and whole passes until nothing changes: the same tokens from the same uniforms.
+@pytest.mark.parametrize("before", ["", "--encoder-normalize-before --decoder-normalize-before --decoder-learned-pos"])
+def test_own_steps_draw_what_fairseqs_steps_draw(
+    tiny_data: Path, point: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`TransformerSteps` against fairseq's incremental state: the same tokens.  In float64 as above."""
+    found = []
+    for ours in (True, False):
+        with monkeypatch.context() as patch:
+            if not ours:
+                patch.setattr(decoder, "takes", lambda _: False)
+            built = build(tiny_data, f"{interp(POINTS[point])} {before} --erpo-samples 2")
+            built.model.double()
+            found.append(built.criterion.train().draw(built.model, built.batch(IDS)))
+    assert_equal_bits(found[0]._asdict(), found[1]._asdict())
+    assert found[0].sample.origin.eq(int(Expert.MODEL)).any() or point == "reward"
 
-    In float64 as above. Several samples of a sentence share its encoder pass in both.
-    """
-    cached, parallel = (
-        build(tiny_data, f"{interp(POINTS[point])} {arch} --erpo-samples 2 --erpo-sampler {way}")
-        for way in ("cached", "parallel")
-    )
-    cached.model.double()
-    batch = cached.batch(IDS)
-    one, other = (built.criterion.train().draw(cached.model, batch) for built in (cached, parallel))
-    assert_equal_bits(one._asdict(), other._asdict())
-    assert one.sample.origin.eq(int(Expert.MODEL)).any() or point == "reward"
+
+@pytest.mark.parametrize("length", [2, 40])
+def test_steps_are_the_teacher_forced_pass(tiny_data: Path, arch: str, length: int) -> None:
+    """Features step by step, sentences dropped on the way, against one pass over the whole prefix."""
+    built = build(tiny_data, f"{interp(POINTS['model'])} {arch}")
+    model, sample = built.model.double().eval(), built.batch(IDS)
+    previous = torch.randint(4, 30, (len(IDS), length), generator=torch.Generator().manual_seed(3))
+    previous[:, 0] = 2
+    with torch.no_grad():
+        source = Encoded(model, sample).read(1)
+        expected = decoder.IncrementalDecoder(model, source).teacher_forced(previous)
+        steps, rows = decoder.IncrementalDecoder(model, source), torch.arange(len(IDS))
+        for t in range(length):
+            if t in (1, 20):
+                steps.keep(torch.arange(1, len(rows)))
+                rows = rows[1:]
+            found = steps.step(previous[rows, : t + 1])
+            torch.testing.assert_close(found, expected[rows, t], rtol=1e-5, atol=1e-5)  # fairseq's softmax is float32
 
 
 def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) -> None:
@@ -295,10 +317,9 @@ def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) ->
     assert all(p.grad is None or p.grad.dtype == torch.bfloat16 for p in built.model.parameters())
 
 
-@pytest.mark.parametrize("encode", ["once", "twice"])
-def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str, encode: str) -> None:
+def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str) -> None:
     """Autocast keeps cast weights: those of the draw know no gradient, and must not serve the loss."""
-    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --dropout 0 --erpo-encode {encode}")
+    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --dropout 0")
     sample = built.batch(IDS)
     exact = loss_and_gradients(built, built.criterion, sample)["gradients"]
     with torch.autocast("cpu", torch.bfloat16):
@@ -310,35 +331,13 @@ def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str, enc
     assert all(bool(gradient.isfinite().all()) for gradient in found.values())
 
 
-# Draws that share the loss's encoder pass
-
-
-def both_ways(data: Path, flags: str) -> list[tuple[Built, dict[str, Any]]]:
-    """What training takes with an encoder pass for the draw and without."""
-    found = []
-    for encode in ("twice", "once"):
-        built = build(data, f"{flags} --erpo-encode {encode}")
-        found.append((built, loss_and_gradients(built, built.criterion, built.batch(IDS))))
-    return found
-
-
-@pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("sampler", ["cached", "parallel"])
-def test_without_dropout_one_encoder_pass_is_as_good_as_two(tiny_data: Path, arch: str, sampler: str, samples: int) -> None:
-    flags = f"{interp(POINTS['interior'])} {arch} --dropout 0 --erpo-sampler {sampler} --erpo-samples {samples}"
-    (_, twice), (_, once) = both_ways(tiny_data, flags)
-    assert_equal_bits(once, twice)
-
-
-@pytest.mark.parametrize("flags", [interp("--erpo-lambda data=1"), interp(POINTS["reward"])], ids=["data", "reward"])
-def test_nothing_is_encoded_for_draws_that_do_not_ask_the_model(tiny_data: Path, arch: str, flags: str) -> None:
-    """Dropout's random numbers are then those of cross-entropy's step, so that the corners stay bit for bit what they are."""
-    (_, twice), (_, once) = both_ways(tiny_data, f"{flags} {arch}")
-    assert_equal_bits(once, twice)
+# Passes of the encoder
 
 
 @pytest.mark.parametrize("row", ["interp", "self_critic", "mixer_alike", "spg", "scheduled_sampling", "mrt"])
-def test_the_encoder_runs_as_often_as_it_is_told(tiny_data: Path, arch: str, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_runs_once_for_the_draw_and_once_for_the_loss(
+    tiny_data: Path, arch: str, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     constant = "--erpo-schedule constant" if row in ("interp", "mixer_alike", "scheduled_sampling") else ""
     preset = "--erpo-preset robust" if row in ("interp", "mixer_alike") else ""
     learns: list[bool] = []
@@ -347,52 +346,13 @@ def test_the_encoder_runs_as_often_as_it_is_told(tiny_data: Path, arch: str, row
         learns.append(torch.is_grad_enabled())
         return forward(*inputs, **named)
 
-    for encode, passes in (("once", [True]), ("twice", [False, True])):
-        built = build(tiny_data, f"--criterion erpo_{row} {constant} {preset} {arch} --erpo-encode {encode}")
-        built.task.clock.epoch = 30  # beyond the pretraining that a row may have
-        kind = type(built.model.encoder)
-        with monkeypatch.context() as patch:
-            patch.setattr(kind, "forward", partialmethod(counted, forward=kind.forward))
-            loss_and_gradients(built, built.criterion, built.batch(IDS))
-        assert sorted(learns) == passes, encode
-        learns.clear()
-
-
-def test_draws_from_the_losss_encoder_pass_are_draws_from_its_output(tiny_data: Path, arch: str) -> None:
-    """Against the plain way to say it: encode with dropout, draw from that without gradient, learn the draws from the same."""
-    from dataclasses import replace
-
-    from fairseq_erpo.plugin.decoder import IncrementalDecoder, reordered, sampling_mode
-
-    built = build(tiny_data, f"{interp(POINTS['model'])} {arch} --dropout 0 --erpo-samples 2 --erpo-encode once")
-    model, criterion, sample = built.model, built.criterion, built.batch(IDS)
-    model.double()
-    for module in model.encoder.modules():
-        if type(module).__name__ == "FairseqDropout":
-            module.p = 0.5
-    for parameter in model.parameters():
-        parameter.data.mul_(2)  # so that what is drawn depends on the source
-    found = loss_and_gradients(built, criterion, sample)
-    exact = criterion.draw(model, sample)
-
-    torch.manual_seed(5)  # as loss_and_gradients does
-    model.zero_grad()
-    source = sample["net_input"]
-    encoder_out = model.encoder(source["src_tokens"], src_lengths=source["src_lengths"])
-    pairs = torch.arange(len(IDS)).repeat_interleave(2)
-    with sampling_mode(model):
-        batch = criterion.batch(model, sample)
-        noised = replace(batch, start=lambda _: IncrementalDecoder(model, reordered(model.encoder, encoder_out, pairs)))
-        drawn = criterion.row.weigh(noised, criterion.row.draw(noised))
-    assert not torch.equal(drawn.sample.tokens[:, :9], exact.sample.tokens[:, :9])  # dropout was on
-    previous = previous_tokens(drawn.sample.tokens, criterion.vocabulary)
-    out = model.decoder(previous, encoder_out=reordered(model.encoder, encoder_out, pairs))
-    log_p = model.get_normalized_probs(out, log_probs=True).gather(2, drawn.sample.tokens[:, :, None])[:, :, 0]
-    loss = -log_p[drawn.sample.tokens.ne(1)].sum()
-    loss.backward()
-    torch.testing.assert_close(found["loss"], loss.detach(), rtol=1e-6, atol=0)
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found["gradients"][name], parameter.grad, rtol=1e-6, atol=1e-6, msg=name)
+    built = build(tiny_data, f"--criterion erpo_{row} {constant} {preset} {arch}")
+    built.task.clock.epoch = 30  # beyond the pretraining that a row may have
+    kind = type(built.model.encoder)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "forward", partialmethod(counted, forward=kind.forward))
+        loss_and_gradients(built, built.criterion, built.batch(IDS))
+    assert sorted(learns) == [False, True]
 
 
 @pytest.mark.parametrize("least", [16_000, 16_001])

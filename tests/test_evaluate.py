@@ -102,7 +102,7 @@ def test_seeds_are_a_mean_and_a_spread_and_pooled_for_the_test(evaluate: Run, te
     assert "p" not in result["systems"]["b"]["scores"]["length_ratio"] and "p" not in ours
     assert f"{ours['mean']:.2f} ± {ours['std']:.2f}" in printed
     assert f"{other['difference']:+.2f}" in printed
-    assert "mean ± standard deviation over 2 seeds" in printed and "against a, paired bootstrap" in printed
+    assert "mean ± standard deviation over 2 seeds" in printed and f"against a, {result['test']}" in printed
     assert result["systems"]["b"]["scores"]["bleu"]["values"][0] == pytest.approx(100)  # b-1 is the reference
 
 

@@ -554,7 +554,7 @@ class Ruler(Stub):
 
 def longer(sample: Sample, by: int, batch: Batch) -> Sample:
     """The same sample with more padding: the features there are what a decoder leaves, anything."""
-    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 7, 0, 0)  # type: ignore[arg-type]
+    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 7, 0, 0, 0)  # type: ignore[arg-type]
     parts = [
         part
         if part is None or part.dim() < 2
@@ -685,8 +685,6 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "erpo_anneal_every": ({"erpo_lambda": "model=1"}, {"erpo_anneal_every": "2e", "erpo_lambda": "model=1"}),
     "erpo_pretrain": ({"erpo_anneal_every": "9u"}, {"erpo_anneal_every": "9u", "erpo_pretrain": "3u"}),
     "erpo_samples": ({}, {"erpo_samples": 3}),
-    "erpo_sampler": ({}, {"erpo_sampler": "parallel"}),
-    "erpo_encode": ({"erpo_encode": "once"}, {"erpo_encode": "twice"}),
     "erpo_model_targets": ({"erpo_model_targets": "keep"}, {"erpo_model_targets": "drop"}),
     "erpo_reward_targets": ({"erpo_reward_targets": "hard"}, {"erpo_reward_targets": "soft"}),
     "erpo_baseline": (ON_POLICY, {**ON_POLICY, "erpo_baseline": "leave_one_out"}),

@@ -182,13 +182,19 @@ def test_training_logs(folder: Path, lines: list[str], before: str) -> None:
 @pytest.fixture(scope="module")
 def scores() -> dict[str, Any]:
     """What `evaluate --json` writes."""
+    from fairseq_erpo.scores import TEST
     from fairseq_erpo.tools.evaluate import compare
 
     texts = [["a b c", "d e f"], ["a b d", "d e f"]]
     result = compare({"mle": texts, "interp": texts[::-1]}, ["a b c", "d e g"], None)
     for key in ("bleu", "rouge1"):
         result["systems"]["interp"]["scores"][key] |= {"difference": 1.5, "p": 0.03}
-    result |= {"baseline": "mle", "columns": ["bleu", "rouge1"], "decoding": {"split": "test", "beam": 5, "lenpen": 0.6}}
+    result |= {
+        "baseline": "mle",
+        "test": TEST,
+        "columns": ["bleu", "rouge1"],
+        "decoding": {"split": "test", "beam": 5, "lenpen": 0.6},
+    }
     found: dict[str, Any] = json.loads(json.dumps(result))
     return found
 

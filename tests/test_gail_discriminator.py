@@ -1,6 +1,7 @@
 """The discriminator: its sign, its reward, its norm, and that it tells pairs apart."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,43 @@ def test_a_constant_coordinate_does_not_explode() -> None:
     norm = RunningNorm(1)
     norm.update(torch.full((10, 1), 7.0))
     assert norm(torch.tensor([[7.0]])).item() == 0 and abs(norm(torch.tensor([[7.001]])).item()) < 2
+
+
+def test_what_lies_far_out_is_clipped() -> None:
+    """At ten deviations on both sides, and not before."""
+    norm = RunningNorm(1)
+    norm.update(torch.tensor([[-1.0], [1.0]]))
+    far = torch.tensor([[-1e6], [-10.5], [-9.5], [9.5], [10.5], [1e6]])
+    assert norm(far).flatten().tolist() == [-10, -10, -9.5, 9.5, 10, 10]
+
+
+def test_its_network_and_its_defaults() -> None:
+    """Section 5.3's two hidden layers of 128, and the settings that docs/gail.md has."""
+    settings = DiscriminatorSettings()
+    assert vars(settings) == {
+        "learning_rate": 3e-4, "steps": 5, "entropy": 0.0, "gradient_penalty": 0.0, "spectral_norm": False, "reward": "gail",
+    }  # fmt: skip
+    layers = [layer for layer in Discriminator(3, 2, settings, seed=1).layers if isinstance(layer, torch.nn.Linear)]
+    assert [tuple(layer.weight.shape) for layer in layers] == [(128, 5), (128, 128), (1, 128)]
+
+
+def test_the_steps_share_the_policys_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step has all of the expert's and its part of the policy's, every pair once; at most a step for each."""
+    for count, steps, sizes in ((7, 3, [3, 2, 2]), (2, 5, [1, 1]), (4, 1, [4])):
+        discriminator = Discriminator(3, 2, DiscriminatorSettings(steps=steps), seed=1)
+        expert, policy = pairs(5, 1.0, 1), pairs(count, 0.0, 2)
+        seen: list[Tensor] = []
+        loss = discriminator.loss
+
+        def watched(one: Any, other: Any, loss: Any = loss, seen: list[Tensor] = seen) -> Tensor:
+            assert torch.equal(one[0], expert[0])  # noqa: B023 - called within this turn
+            seen.append(other[0])
+            return loss(one, other)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(discriminator, "loss", watched)
+        discriminator.learn(expert, policy)
+        assert [len(part) for part in seen] == sizes
+        assert sorted(torch.cat(seen).tolist()) == sorted(policy[0].tolist())
 
 
 def test_entropy() -> None:

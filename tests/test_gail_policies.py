@@ -10,8 +10,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from gail.evaluate import Evaluator
-from gail.policies import clipped, load_policy, plain_expert, sb3_policy
+from gail.policies import clipped, load_policy, plain_expert
 from gail.run import Run, train
+from gail.sb3_policy import sb3_policy
 from gail.simulator import make_env
 
 BOX = np.array([-1.0, -0.5], np.float32), np.array([1.0, 0.5], np.float32)

@@ -1,7 +1,8 @@
 """GailPPO beside SB3's PPO, and its rollout by hand."""
 
+import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from torch.nn.functional import softplus
 
 from gail import checkpoints, demo_prefix, state
 from gail.bc import negative_log_likelihood
-from gail.build import build
+from gail.build import build, pretrain
 from gail.demo_prefix import make_venv
 from gail.demos import Demonstrations
 from gail.flags import parse_record
 from gail.policies import ARCHITECTURE
-from gail.ppo import GailPPO
+from gail.ppo import GailPPO, Imitation, stack
 from gail.reward_expert import picked
 from gail.schedules import make_schedule
 from gail.settings import PPOSettings
@@ -55,16 +56,23 @@ def test_data_changes_it(demos: Demonstrations) -> None:
     assert all(not torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-@pytest.mark.parametrize("method", ["gail", "gail_interp", "expert"])
-def test_true_reward_is_ppo(demos: Demonstrations, method: str) -> None:
-    """With the environment's reward and no data: SB3's PPO, to the last bit, over time limits and falls."""
-    run = settings(method, env=SHORT, schedule=None if method == "expert" else "0", true_reward=True)
+@pytest.mark.parametrize(
+    ("method", "steps", "envs"),
+    [("gail", 256, 2), ("gail_interp", 256, 2), ("expert", 256, 2), ("expert", 257, 1), ("gail", 66, 1)],
+)
+def test_true_reward_is_ppo(demos: Demonstrations, method: str, steps: int, envs: int) -> None:
+    """With the environment's reward and no data: SB3's PPO, to the last bit, over time limits and falls.
+
+    Of 257 pairs the last minibatch has one, whose advantage has no deviation; of 66 it has two.
+    """
+    schedule = None if method == "expert" else "0"
+    run = settings(method, env=SHORT, steps=steps, envs=envs, schedule=schedule, true_reward=True)
     mine = trained(run, demos if method != "expert" else None, iterations=3)
     gamma = run.ppo.gamma
-    venv = VecNormalize(DummyVecEnv([lambda: Monitor(make_env(SHORT))] * 2), gamma=gamma)
-    sizes = {"n_steps": 128, "batch_size": 64, "n_epochs": 2}
+    venv = VecNormalize(DummyVecEnv([lambda: Monitor(make_env(SHORT))] * envs), gamma=gamma)
+    sizes = {"n_steps": steps // envs, "batch_size": 64, "n_epochs": 2}
     theirs = PPO("MlpPolicy", venv, gamma=gamma, seed=1, policy_kwargs=dict(ARCHITECTURE), device="cpu", **sizes)  # type: ignore[arg-type]
-    theirs.learn(3 * 256)
+    theirs.learn(3 * steps)
     assert_equal_bits(mine.policy.state_dict(), theirs.policy.state_dict())
     mine_adam, theirs_adam = (model.policy.optimizer.state_dict() for model in (mine, theirs))
     theirs_adam["param_groups"][0]["foreach"] = True  # how it is computed, not what
@@ -73,6 +81,80 @@ def test_true_reward_is_ppo(demos: Demonstrations, method: str) -> None:
     assert mine.reward_scale.rms.var == venv.ret_rms.var
     ends = [episode["l"] for episode in theirs.ep_info_buffer or ()]
     assert 7 in ends and min(ends) < 7  # both kinds of end have been there
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "ppo"),
+    [
+        ("gail_interp", {"steps": 65, "envs": 1}, "batch_size=64,n_epochs=1"),  # the last minibatch has one pair
+        ("gail_interp", {"steps": 8, "envs": 1}, "batch_size=3,n_epochs=1"),  # a quarter of it is no data row
+        ("gail_interp_reward", {"steps": 3, "envs": 1}, "batch_size=2,n_epochs=1"),
+        ("gail_interp", {"steps": 2, "envs": 2, "pairs": 1}, "batch_size=2,n_epochs=1"),
+        ("bc_gail", {"steps": 5, "envs": 1, "bc_steps": 2}, "batch_size=2,n_epochs=1"),
+    ],
+)
+def test_batches_of_one_pair(method: str, changes: dict[str, Any], ppo: str) -> None:
+    """What has one element has no deviation: policy and discriminator stay numbers, and so does what is logged."""
+    demos = demonstrations(trajectories=1).subsample(1)
+    small = parse_record(PPOSettings, PPOSettings(), ppo, "--ppo")
+    middle = {"schedule": "0.5"} if method == "gail_interp" else {}
+    model = build(settings(method, ppo=small, iterations=2, **middle, **changes), demos)
+    if method == "bc_gail":
+        pretrain(model, settings(method, **changes), demos)
+    for _ in range(2):
+        model.learn(model.n_steps * model.n_envs, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+    discriminator = model.imitation.discriminator
+    assert discriminator is not None
+    for part in (model.policy, discriminator):
+        assert all(value.isfinite().all() for value in part.state_dict().values())
+    assert np.isfinite([float(value) for value in model.logger.name_to_value.values()]).all()
+
+
+def test_learning_again_is_ppo(demos: Demonstrations) -> None:
+    """SB3's `learn` once more: going on, and from zero, when environments, sums of rewards and schedules begin anew."""
+    rate, clip = (lambda left: 3e-4 * left), (lambda left: 0.01 + 0.02 * left)
+    sizes = {"n_steps": 128, "batch_size": 64, "n_epochs": 2, "gamma": 0.995, "learning_rate": rate, "clip_range": clip}
+    common = sizes | {"seed": 1, "device": "cpu", "policy_kwargs": dict(ARCHITECTURE)}
+
+    def learnt_again(model: PPO) -> Iterator[Any]:
+        for steps, anew in ((512, True), (256, False), (512, True)):
+            model.learn(steps, reset_num_timesteps=anew)
+            yield copy.deepcopy(model.policy.state_dict()), model.num_timesteps
+
+    mine = GailPPO("MlpPolicy", stack(make_venv(SHORT, 2), 128), **common)  # type: ignore[arg-type]
+    row = settings("gail").row
+    mine.attach(Imitation(row, make_schedule("none"), 1024, demos, None, "fixed", 1))
+    ours = list(learnt_again(mine))
+    env = DummyVecEnv([lambda: Monitor(make_env(SHORT))] * 2)
+    theirs = PPO("MlpPolicy", VecNormalize(env, gamma=0.995), **common)  # type: ignore[arg-type]
+    for (weights, steps), (expected, count) in zip(ours, learnt_again(theirs), strict=True):
+        assert_equal_bits(weights, expected)
+        assert steps == count
+    assert mine.reward_scale.rms.var == theirs.env.ret_rms.var  # type: ignore[union-attr]
+
+
+def test_learning_from_zero_begins_with_data(demos: Demonstrations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the second time, when the environments were left without."""
+    monkeypatch.setattr(demo_prefix, "FULL_EPISODES", 0.0)
+    model = build(settings("gail_resets", iterations=1), demos)
+    for _ in range(2):
+        model.learn(256, log_interval=None)  # type: ignore[arg-type]
+        model.anneal()
+        assert model.lambda_data == 0
+    first: list[float] = []
+    monkeypatch.setattr(model, "collect_rollouts", lambda *_, **__: first.extend(model.recorder.get_attr("skipped")))
+    model.learn(256)
+    assert min(first) > 0
+
+
+@pytest.mark.parametrize(
+    "argument", [{"target_kl": 0.01}, {"clip_range_vf": 0.2}, {"use_sde": True}, {"normalize_advantage": False}]
+)
+def test_what_the_update_does_not_know_is_refused(argument: dict[str, Any], demos: Demonstrations) -> None:
+    model = GailPPO("MlpPolicy", stack(make_venv(SHORT, 2), 128), n_steps=128, batch_size=64, device="cpu", **argument)
+    row = settings("gail").row
+    with pytest.raises(ValueError, match=next(iter(argument))):
+        model.attach(Imitation(row, make_schedule("none"), 1024, demos, None, "fixed", 1))
 
 
 class Watch(BaseCallback):
@@ -87,9 +169,15 @@ class Watch(BaseCallback):
         return True
 
 
-def test_rewards_and_advantages_by_hand(demos: Demonstrations) -> None:
-    """Rewards are the new discriminator's, divided by the running deviation; γ V(s_T) at time limits only; GAE by its sum."""
-    model = build(settings("gail", env=SHORT), demos)
+@pytest.mark.parametrize("method", ["gail", "gail_resets"])
+def test_rewards_and_advantages_by_hand(method: str) -> None:
+    """Rewards are the new discriminator's, divided by the running deviation; γ V(s_T) at time limits only; GAE by its sum.
+
+    Where an episode began with data, the time limit counts its steps, and is bootstrapped all the same.
+    """
+    demos = demonstrations(SHORT, 3)
+    schedule = "0.5" if method == "gail_resets" else None
+    model = build(settings(method, env=SHORT, schedule=schedule), demos)
     watch = Watch()
     model.n_epochs = 0  # train() leaves the policy as it was in the rollout
     model.learn(256, callback=watch, log_interval=None)
@@ -172,6 +260,17 @@ def test_loss_is_weighted_by_lambda(demos: Demonstrations, method: str, reached:
     )
     assert together == pytest.approx(0.75 * surrogate + 0.25 * likelihood + (policy_only - surrogate), rel=1e-5)
     assert model.logger.name_to_value["train/data_pairs"] == (demos.index < reached).sum()
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(64, 16), (10, 2), (3, 1), (4096, 100)])
+def test_a_minibatch_has_a_quarter_as_many_data_rows(demos: Demonstrations, batch: int, rows: int) -> None:
+    """Rounded down, at least one, and at most all; each row once in a minibatch."""
+    small = parse_record(PPOSettings, PPOSettings(), f"batch_size={batch}", "--ppo")
+    batches = build(settings("gail_annealed_loss", schedule="0.5", ppo=small), demos).data_batches()
+    assert batches is not None
+    observations, actions, weights = next(batches)
+    assert len(observations) == len(actions) == len(weights) == rows
+    assert len(observations.unique(dim=0)) == rows
 
 
 def test_the_reward_expert_picks_by_the_discriminator(demos: Demonstrations) -> None:

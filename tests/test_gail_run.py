@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, assert_equal_bits
-from gail_worlds import PENDULUM, SHORT, demonstrations, settings, write_demos
+from gail_worlds import BROKEN, PENDULUM, SHORT, demonstrations, go_on, settings, write_demos
 
 from gail import checkpoints
 from gail.__main__ import VERBS, main
@@ -41,6 +41,8 @@ FLAGS = [
     "--quiet",
 ]
 GAIL, INTERP, RANDOM = (["train", "--out", "x", "--method", method] for method in ("gail", "gail_interp", "random"))
+
+RUN_EXPERT = ["expert", "--quiet", "--steps", "64", "--envs", "2", "--iterations", "4", "--eval-every", "9"]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
         process.wait()
         before, at = at, checkpoints.load(broken / "checkpoint.pt")["iteration"]
         assert before + 2 <= at < 1000
-    assert any(torch.count_nonzero(one["state"]) and one["elapsed"] for one in kept(broken)["environments"])
+    assert any(torch.count_nonzero(one["state"]) and len(one["actions"]) for one in kept(broken)["environments"])
     # The rest in this process, and only as far as it takes to see that it is the same.
     end = at + 2
     shape = {
@@ -96,19 +98,6 @@ def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
     assert rows(broken / "evaluations.csv") == rows(whole / "evaluations.csv")
     shares = [float(row["lambda_data"]) for row in rows(whole / "progress.csv")]
     assert shares[0] == 1 and shares[1] == 0.5 and shares[-1] == 0
-
-
-def go_on(goal: RunSettings, folder: Path, end: int) -> None:
-    """Resume, as `train` does, up to iteration `end`."""
-    from gail.logs import Logs
-    from gail.run import Run
-
-    run = Run(goal, folder)
-    run.begin(resume=True)
-    with Logs(folder, run.iteration, goal.iterations, "", quiet=True) as logs:
-        while run.iteration < end:
-            run.iterate(logs)
-    run.save()
 
 
 @pytest.mark.parametrize(
@@ -167,6 +156,7 @@ def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
         ([*INTERP, *FLAGS, "--demos", "{demos}", "--schedule", "steep"], "--schedule steep"),
         ([*INTERP, *FLAGS, "--demos", "{demos}", "--prefix", "replay"], "--pairs 0"),
         ([*RANDOM, *FLAGS, "--steps", "255"], "multiple of --envs"),
+        ([*RANDOM, *FLAGS, "--steps", "1", "--envs", "1"], "--steps 1"),
         ([*RANDOM, "--env", "CartPole-v1"], "must be boxes"),
         ([*RANDOM, "--env", "Hoper-v5"], "--env Hoper-v5"),
         ([*RANDOM, "--env", "Pendulum-v1"], "not a MuJoCo environment"),
@@ -182,6 +172,19 @@ def test_refusals(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         main([word.format(demos=demos) for word in arguments])
     assert str(stopped.value).startswith("gail: ") and "\n" not in str(stopped.value)
     assert not (tmp_path / "x" / "result.json").exists() and not (tmp_path / "x.npz").exists()
+
+
+def test_what_is_not_finite_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The environment's fault is said to be the environment's, the update's to be --ppo's; what was kept is finite."""
+    for what, named in (("observation", "observation"), ("last", "observation"), ("reward", "reward")):
+        with pytest.raises(SystemExit, match=rf"iteration 2: --env {BROKEN[what]}: .*{named}"):
+            main([*RUN_EXPERT, "--env", BROKEN[what], "--out", str(tmp_path / what)])
+    steep = ["--ppo", "learning_rate=1,ent_coef=10,batch_size=64"]
+    with pytest.raises(SystemExit, match=r"iteration \d+: .*--ppo") as stopped:
+        main([*RUN_EXPERT, *steep, "--env", SHORT, "--iterations", "100", "--out", str(tmp_path / "steep")])
+    assert "\n" not in str(stopped.value)
+    for folder in (*BROKEN, "steep"):
+        checkpoints.load(tmp_path / folder / "checkpoint.pt")
 
 
 @pytest.mark.parametrize("verb", VERBS)

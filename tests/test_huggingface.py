@@ -84,11 +84,7 @@ def test_every_row_that_needs_no_more(learner: Any) -> None:
     ("row", "flags", "named"),
     [
         ("raml", {"erpo_samples_file": "file"}, ["--erpo-samples-file (leave it out)"]),
-        (
-            "interp",
-            {"erpo_schedule": "plateau", "erpo_encode": "once"},
-            ["--erpo-schedule plateau (use", "--erpo-encode once (use"],
-        ),
+        ("interp", {"erpo_schedule": "plateau"}, ["--erpo-schedule plateau (use"]),
         ("interp", {"erpo_preset": "corpus"}, ["--erpo-preset corpus and risk (use --erpo-reward bleu)"]),
         ("interp", {"erpo_preset": "robust", "erpo_teacher": "corpus_bleu"}, ["--erpo-teacher corpus_bleu (use bleu)"]),
         ("mrt", {"erpo_candidates": "beam"}, ["--erpo-candidates beam (use samples)"]),

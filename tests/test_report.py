@@ -14,6 +14,7 @@ from conftest import load
 
 from fairseq_erpo import __version__
 from fairseq_erpo.__main__ import main
+from fairseq_erpo.scores import TEST
 from fairseq_erpo.tools import curves, training_log
 from fairseq_erpo.tools.report import grouped
 from fairseq_erpo.tools.training_log import History, group_of
@@ -277,7 +278,7 @@ def test_the_page_shows_it_all_and_loads_nothing(
     assert not page.open
     titles = ["Scores", "Validation", "λ and realised shares z", "Reward by expert, ΔR", "Imitation learning"]
     assert all(title in page.text for title in titles) and "mle (2 seeds), interp (2 seeds)" in page.text
-    assert "100.00**" in page.text and "against mle, paired bootstrap" in page.text and "nrefs:1|case:mixed" in page.text
+    assert "100.00**" in page.text and f"against mle, {TEST}" in page.text and "nrefs:1|case:mixed" in page.text
     # Everything is in the file: pictures as data, markers by their names.
     assert all(re.match(r"data:image/(png|svg\+xml);base64,|#", address) for address in page.loaded), page.loaded
     assert not re.search(r"https?:|url\((?!#)|@import|<script|<link|<iframe", text)

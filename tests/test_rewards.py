@@ -174,6 +174,19 @@ def test_replay_sums_the_gains_of_every_prefix(name: str) -> None:
         assert torch.equal(dense.gather(1, batch.drawn[:, t, None])[live, 0], result.delta_r[live, t])
 
 
+@pytest.mark.parametrize("name", [*sorted(MAKERS), "corpus_bleu at a model"])
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_total_is_that_of_the_walk_along_the_sequence(name: str, closed: bool) -> None:
+    """From counts at the end, in another order of sums: a few roundings of numbers of at most 30."""
+    statistics = CorpusStatistics((61.0, 30.0, 14.0, 7.0), (99.0, 90.0, 81.0, 72.0), 99.0, 110.0, 9.0)
+    reward, batch = MAKERS[name]() if name in MAKERS else CorpusBleu(statistics), pairs(17, closed=closed)
+    walked = replay(reward, batch.reference, batch.drawn, VOCABULARY).total
+    total = reward.total(batch.reference, batch.drawn, VOCABULARY)
+    torch.testing.assert_close(total, walked, rtol=1e-5, atol=1e-5)
+    behind = batch.drawn.masked_fill(batch.drawn.eq(PAD), WORDS[0]) if closed else batch.drawn
+    assert torch.equal(reward.total(batch.reference, behind, VOCABULARY), total)
+
+
 @each_reward
 def test_replay_ends_at_eos(name: str) -> None:
     """Whatever stands behind it, the closed prefix stays the last one."""

@@ -20,11 +20,11 @@ from oracle import (
 )
 from scipy.stats import chisquare
 
-from fairseq_erpo.algorithm.answers import Answer
-from fairseq_erpo.algorithm.batch import Expert
+from fairseq_erpo.algorithm.answers import Answer, AnswersForAll
+from fairseq_erpo.algorithm.batch import Expert, asks_model, previous_tokens
 from fairseq_erpo.algorithm.estep import Candidates, ExpertSettings, InverseTemperature, reward_log_weights
 from fairseq_erpo.algorithm.layouts import draw_experts
-from fairseq_erpo.algorithm.sampler import Sampler, length_caps
+from fairseq_erpo.algorithm.sampler import Request, Sampler, Scan, length_caps
 from fairseq_erpo.algorithm.step import Step, draw_step, product_tilt
 from fairseq_erpo.algorithm.uniforms import Channel, Draws
 from fairseq_erpo.mixture import MLE, Mixture
@@ -48,7 +48,6 @@ def draw(
     update=0,
     origin=None,
     pads=0,
-    parallel=False,
     alpha=None,
 ):
     """n draws for one reference, or one for each of a list of references."""
@@ -60,7 +59,7 @@ def draw(
     caps = length_caps(reference, cap or 10**6)
     if origin is None:
         origin = draw_experts(mixture, draws(Channel.ORIGIN, int(caps.max()) + pads))
-    sampler = Sampler(make_reward(reward), experts or ExpertSettings(SHARP), vocabulary, parallel=parallel, alpha=alpha)
+    sampler = Sampler(make_reward(reward), experts or ExpertSettings(SHARP), vocabulary, alpha=alpha)
     model = model or TableModel(vocabulary)
     return sampler.draw(reference, origin, caps, draws, lambda: model)
 
@@ -288,27 +287,46 @@ def test_a_batch_draws_what_its_sentences_draw_alone(reward):
 
 
 @pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
-@pytest.mark.parametrize("cap", [None, 4])
-def test_the_fixed_point_of_whole_passes_is_the_sequence_drawn_step_by_step(reward, cap):
+@pytest.mark.parametrize("stride", [1, 3, 8])
+def test_asking_for_all_draws_what_asking_for_some_draws(reward, stride):
+    """A GPU decodes every sentence at every position and asks now and then who has ended; all five experts draw."""
     vocabulary = world(6)
     references = [[4, 5, 6], [7], [9, 9, 4, 5, 9], [8, 7, 6, 5, 4, 4, 5, 6]] * 25
-    u = Draws(torch.arange(100), 1, 0)(99, 17)
-    origin = (u * 5).long()  # all five experts
-    ways = [
-        draw(
-            references,
-            None,
-            vocabulary,
-            reward=reward,
-            experts=ExpertSettings(InverseTemperature(eps=0.1), c_model=1.5),
-            alpha=0.5,
-            origin=origin[:, : cap or 17],
-            cap=cap,
-            parallel=parallel,
-        )
-        for parallel in (False, True)
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(ways[0][:5], ways[1][:5], strict=True))
+    target = torch.tensor([[*y, EOS, *[PAD] * (8 - len(y))] for y in references])
+    reference, draws = Reference.from_target(target, vocabulary), Draws(torch.arange(100), 1, 0)
+    origin = (draws(99, 17) * 5).long()
+    model = TableModel(vocabulary)
+    sampler = Sampler(
+        make_reward(reward),
+        ExpertSettings(InverseTemperature(eps=0.1), c_model=1.5),
+        vocabulary,
+        alpha=0.5,
+        keep_reward_q=True,
+        keep_features=True,
+    )
+    some = sampler.draw(reference, origin, length_caps(reference, 17), draws, lambda: model)
+    request = Request.make(reference, origin, length_caps(reference, 17), draws, vocabulary)
+    scan = Scan(sampler, request, AnswersForAll(model))
+    scan.run(stride)
+    for one, other in zip(some, scan.sample(), strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("experts", [[Expert.MODEL], list(Expert)[1:6]])
+def test_log_p_is_kept_while_drawing(experts):
+    """What one pass over the drawn tokens says, where the model was asked."""
+    vocabulary = world(6)
+    target = torch.tensor([[4, 5, 6, 7, EOS], [9, 9, EOS, PAD, PAD]] * 20)
+    reference, draws = Reference.from_target(target, vocabulary), Draws(torch.arange(40), 1, 0)
+    origin = torch.tensor([int(z) for z in experts])[(draws(99, 11) * len(experts)).long()]
+    model = TableModel(vocabulary)
+    sampler = Sampler(make_reward("edit"), ExpertSettings(), vocabulary, alpha=0.5, keep_log_p=True)
+    sample = sampler.draw(reference, origin, length_caps(reference, 100), draws, lambda: model)
+    whole = model.log_probs(model.teacher_forced(previous_tokens(sample.tokens, vocabulary)))
+    expected = whole.gather(2, sample.tokens[:, :, None])[:, :, 0].float()
+    asked = asks_model(sample.origin) & sample.tokens.ne(PAD)
+    assert sample.log_p is not None and torch.allclose(sample.log_p[asked], expected[asked])
+    assert sample.log_p[~asked & sample.tokens.ne(PAD)].isnan().all()
 
 
 def test_padding_changes_nothing():
@@ -405,9 +423,10 @@ def test_drawing_runs_on_a_device_without_leaving_it(reward):
         origin = draw_experts(Mixture(0.3, 0.4, 0.3), draws(Channel.ORIGIN, 12))
         at = torch.empty(2, dtype=torch.int64, device="cuda")
         half = {"device": "cuda", "dtype": torch.float16}
-        answer = Answer(at, torch.empty(2, vocabulary.size, **half), torch.empty(2, 8, **half))
+        some = Answer(at, torch.empty(2, vocabulary.size, **half), torch.empty(2, 8, **half))
+        all_of_them = Answer(None, torch.empty(4, vocabulary.size, **half), torch.empty(4, 8, **half))
         with StaysOnCuda():
-            for t in range(3):
+            for t, answer in enumerate([some, all_of_them, None]):
                 u = [draws(channel, 12)[:, t] for channel in (Channel.MODEL, Channel.REWARD, Channel.MISS)]
                 gains = engine.gains(state)
                 step = Step(t, origin[:, t], gains, *u, product_tilt(gains, reference, 0.5))

@@ -63,7 +63,6 @@ def settings_of(row: Row, flags: Mapping[str, Any]) -> Settings:
     foreign = {
         "--erpo-samples-file (leave it out)": settings.samples_file is not None,
         "--erpo-schedule plateau (use stairs)": settings.schedule.plateau,
-        "--erpo-encode once (use twice)": settings.encode == "once",
         "--erpo-candidates beam (use samples)": settings.candidates == "beam",
         "--erpo-teacher corpus_bleu (use bleu)": isinstance(settings.teacher, CorpusBleu),
         "corpus_bleu, also of --erpo-preset corpus and risk (use --erpo-reward bleu)": isinstance(settings.reward, CorpusBleu),

@@ -63,7 +63,8 @@ class Advantage:
         baseline = baseline if baseline.dim() == 2 else baseline[:, None]
         gain = sample.reward[:, None] - baseline
         if self.kl_to_prior:
-            ours, prior = (batch.log_p(asked(drawn.samples), sample.tokens) for asked in (batch.start, batch.inputs.prior))
+            ours = batch.model_log_p(sample, drawn.samples)
+            prior = batch.log_p(batch.inputs.prior(drawn.samples), sample.tokens)
             # A token answers for the ratio at and behind it, not before.
             gain = gain - (batch.settings.alpha or 0) * (ours - prior).flip(1).cumsum(1).flip(1)
         gain = scaled(gain, batch, drawn)

@@ -6,7 +6,7 @@ B sentences, S samples of each, N = B·S drawn sequences (row b·S + s), T steps
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,11 @@ class Expert(IntEnum):
     DATA = 2  # y*
     PRODUCT = 3  # p_θ exp{ΔR / α}, Eq. 4 with β = 0
     GREEDY = 4  # arg max p_θ, self-critic's baseline
+
+
+def asks_model(origin: Tensor) -> Tensor:
+    """True where the model has to answer: z is MODEL, PRODUCT or GREEDY.  Expert -> bool"""
+    return origin.eq(Expert.MODEL) | origin.ge(Expert.PRODUCT)
 
 
 class RowInputs(Protocol):
@@ -59,6 +64,13 @@ class RowInputs(Protocol):
         """The frozen prior, for S copies of each sentence."""
 
 
+class Recorder(Protocol):
+    """Draws as `sampler.Sampler.draw` does, from what it has recorded: `graphs.Graphs`."""
+
+    def draw(self, sampler: Any, *request: Any) -> "Sample":
+        """The sampler, and the arguments of its `draw`."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Everything that a row may draw from: plain tensors, λ, and the model behind `start`."""
@@ -72,6 +84,7 @@ class Batch:
     max_positions: int
     start: Callable[[int], StepDecoder]  # a decoder for so many copies of each sentence, after one encoder pass
     inputs: RowInputs
+    recorder: "Recorder | None" = None  # of a GPU's draws
 
     def copies(self, samples: int) -> tuple[Tensor, Draws]:
         """The targets and uniforms of S samples of each sentence.  -> [B·S, T], Draws"""
@@ -85,6 +98,19 @@ class Batch:
         log_p = decoder.log_probs(features.flatten(0, 1)).unflatten(0, tokens.shape)
         return log_p.gather(2, tokens[:, :, None])[:, :, 0].float().masked_fill(tokens.eq(self.vocabulary.pad), 0)
 
+    def model_log_p(self, sample: "Sample", samples: int) -> Tensor:
+        """log p_θ of drawn tokens, 0 at padding: as kept while drawing, and one pass for the sequences
+        that the model was not asked for throughout.  S samples of each sentence -> [B·S, T] float32"""
+        if sample.log_p is None:
+            return self.log_p(self.start(samples), sample.tokens)
+        known = sample.log_p.masked_fill(sample.tokens.eq(self.vocabulary.pad), 0)
+        rows = known.isnan().any(1).nonzero()[:, 0]
+        if not len(rows):
+            return known
+        decoder = self.start(samples)
+        decoder.keep(rows)
+        return known.index_copy(0, rows, self.log_p(decoder, sample.tokens[rows]))
+
 
 class Sample(NamedTuple):
     """Drawn sequences.  They are padded on the right; EOS closes every sentence that was not clipped."""
@@ -95,6 +121,7 @@ class Sample(NamedTuple):
     reward: Tensor  # [N] float32: Φ(∅) + ΣΔR
     clipped: Tensor  # [N] bool: True where the length cap ended the sentence, without EOS
     features: Tensor | None = None  # [N, T, D]: the decoder's, where the model was asked; 0 elsewhere
+    log_p: Tensor | None = None  # [N, T] float32: log p_θ of the drawn token; not a number where the model was not asked
     reward_log_q: Tensor | None = None  # [N, T, R + 2] float32: the reward expert's distribution, `estep.reward_log_weights`
     tilt: Tensor | None = None  # [N, T, R + 1] float32: what the product adds to log p_θ, `step.product_tilt`
 

@@ -24,7 +24,7 @@ def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
         reward=torch.zeros_like(batch.target[:, 0], dtype=torch.float32),
         clipped=torch.zeros_like(batch.target[:, 0], dtype=torch.bool),
     )
-    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
+    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
     steps = max(sample.tokens.size(1), batch.target.size(1))
     both = Sample(*(_joined(*parts, samples, steps) for parts in zip(sample, gold, fill, strict=True)))  # type: ignore[arg-type]
     real = sample.origin.ne(Expert.NONE)

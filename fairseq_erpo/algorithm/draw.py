@@ -94,9 +94,10 @@ class Plan(NamedTuple):
     draws: Draws
     rows: int  # sequences of each source, the greedy one included
 
-    def run(self, batch: Batch, **how: Any) -> Sample:
-        """Draw.  `how` is passed to `Sampler.draw`."""
-        return self.sampler.draw(self.reference, self.origin, self.caps, self.draws, partial(batch.start, self.rows), **how)
+    def run(self, batch: Batch) -> Sample:
+        """Draw."""
+        start = partial(batch.start, self.rows)
+        return self.sampler.draw(self.reference, self.origin, self.caps, self.draws, start, batch.recorder)
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,10 @@ class FromExperts:
             vocabulary=vocabulary,
             through_eos=self.as_inputs,
             keep_features=baseline.learned,
+            keep_log_p=settings.model_targets == "risk" or settings.prior is not None,
             keep_reward_q=settings.reward_targets == "soft",
             keep_tilt=settings.reward_targets == "product",
             alpha=settings.alpha,
-            parallel=settings.sampler == "parallel",
         )
         return Plan(sampler, reference, origin, caps, draws, rows)
 

@@ -1,7 +1,7 @@
 """The reward of whole sequences: --erpo-reward pays them, whatever --erpo-teacher said about each next token."""
 
 from fairseq_erpo.algorithm.batch import Batch, Sample
-from fairseq_erpo.rewards.base import Reference, replay
+from fairseq_erpo.rewards.base import Reference
 
 
 def paid(batch: Batch, sample: Sample, samples: int) -> Sample:
@@ -12,4 +12,4 @@ def paid(batch: Batch, sample: Sample, samples: int) -> Sample:
     if isinstance(settings.reward, str):
         return sample._replace(reward=batch.inputs.text_reward(sample.tokens, samples))
     reference = Reference.from_target(batch.copies(samples)[0], batch.vocabulary)
-    return sample._replace(reward=replay(settings.reward, reference, sample.tokens, batch.vocabulary).total)
+    return sample._replace(reward=settings.reward.total(reference, sample.tokens, batch.vocabulary))

@@ -29,7 +29,7 @@ class Risk:
         tokens, reward, length = (
             part.unflatten(0, (-1, samples)) for part in (sample.tokens, sample.reward, real.sum(1).float())
         )
-        log_p = batch.log_p(batch.start(samples), sample.tokens).sum(1).view_as(length)
+        log_p = batch.model_log_p(sample, samples).sum(1).view_as(length)
         equal = tokens[:, :, None].eq(tokens[:, None]).all(3)
         again = equal.tril(-1).any(2)  # an earlier candidate is the same
         q = (sharpness * log_p / length).masked_fill(again, -torch.inf).softmax(1)

@@ -10,8 +10,6 @@ from fairseq_erpo.rewards.base import Reward
 REWARD_TARGETS = ("hard", "soft", "product")
 ADVANTAGES = ("plain", "group", "batch")
 CANDIDATES = ("samples", "beam")
-SAMPLERS = ("cached", "parallel")
-ENCODES = ("once", "twice")
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,6 @@ class Settings:
     experts: ExpertSettings
     schedule: Schedule
     label_smoothing: float
-    sampler: str  # cached: step by step; parallel: whole passes to a fixed point, the same tokens
-    encode: str  # once: draws share the loss's encoder pass, dropout and all; twice: they have one of their own, without
     samples: int
     layout: str  # a key of layouts.LAYOUTS: of the rows that have --erpo-layout
     model_targets: str  # a key of weigh.MODEL_TARGETS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairseq_erpo.algorithm.answers import Answer
-from fairseq_erpo.algorithm.batch import Expert
+from fairseq_erpo.algorithm.batch import Expert, asks_model
 from fairseq_erpo.algorithm.estep import Candidates, ExpertSettings, reward_log_weights
 from fairseq_erpo.rewards.base import Gains, Reference
 from fairseq_erpo.vocabulary import Vocabulary
@@ -48,12 +48,11 @@ def draw_step(
         choice = torch.cat([candidates.ids, candidates.miss(step.u_miss)[:, None]], 1)
         token = torch.where(step.origin.eq(Expert.REWARD), choice.gather(1, column[:, None])[:, 0], token)
     if answer is not None:
-        origin = step.origin[answer.at]
         q = model_weights(answer, step, candidates, experts, vocabulary)
-        own = inverse_cdf(q, step.u_model[answer.at])
+        own = inverse_cdf(q, answer.of(step.u_model))
         if step.greedy:
-            own = torch.where(origin.eq(Expert.GREEDY), q.argmax(1), own)
-        token = token.index_copy(0, answer.at, own)
+            own = torch.where(answer.of(step.origin).eq(Expert.GREEDY), q.argmax(1), own)
+        token = answer.into(token, own, asks_model(step.origin))
     return token, weights
 
 
@@ -71,12 +70,12 @@ def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: E
     """p_θ^c, or p_θ exp{ΔR / α} (Eq. 4, β = 0) where the origin is PRODUCT; unnormalised.  -> [m, V] float32"""
     weights = answer.log_p.float()
     if experts.c_model != 1:
-        weights = weights * torch.where(step.origin[answer.at].eq(Expert.PRODUCT), 1.0, experts.c_model)[:, None]
+        weights = weights * torch.where(answer.of(step.origin).eq(Expert.PRODUCT), 1.0, experts.c_model)[:, None]
     if step.tilt is not None:
         tilt = step.tilt * step.origin.eq(Expert.PRODUCT)[:, None]
         columns = torch.where(candidates.reference.owner, candidates.reference.tokens, vocabulary.pad)
         columns = torch.cat([columns, torch.full_like(columns[:, :1], vocabulary.eos)], 1)
-        weights = weights.scatter_add(1, columns[answer.at], tilt[answer.at])
+        weights = weights.scatter_add(1, answer.of(columns), answer.of(tilt))
     if experts.c_model != 1 or step.tilt is not None:
         # exp would overflow at a small α, and underflow everywhere at a large c.
         weights = weights - weights.amax(1, keepdim=True)

@@ -73,12 +73,6 @@ FLAGS: Mapping[str, Flag] = {
     "erpo_candidates": Flag(str, "samples", "the set that expected risk compares: the model's samples or its beam (beam)"),
     "erpo_sharpness": Flag(float, 1.0, "how much expected risk prefers likely candidates: q ∝ exp{sharpness · mean log p}"),
     "erpo_alpha": Flag(float, None, "α of Eq. 1: the pull towards the model, or towards the prior"),
-    "erpo_sampler": Flag(
-        str, "cached", "how the model is asked: step by step (cached), or in whole passes (parallel); the same draws"
-    ),
-    "erpo_encode": Flag(
-        str, "twice", "whether draws share the loss's encoder pass, dropout and all (once), or have one without (twice)"
-    ),
     "label_smoothing": Flag(
         float, 0.0, "epsilon of label smoothing, 0 for none; not of tokens that an advantage weighs or that have soft targets"
     ),

@@ -13,7 +13,7 @@ from fairseq_erpo.algorithm.layouts import LAYOUTS
 from fairseq_erpo.algorithm.neighbours import PAYOFFS
 from fairseq_erpo.algorithm.noising import SCHEMES
 from fairseq_erpo.algorithm.schedule import Duration, Schedule
-from fairseq_erpo.algorithm.settings import ADVANTAGES, CANDIDATES, ENCODES, REWARD_TARGETS, SAMPLERS, Settings
+from fairseq_erpo.algorithm.settings import ADVANTAGES, CANDIDATES, REWARD_TARGETS, Settings
 from fairseq_erpo.algorithm.weigh import MODEL_TARGETS
 from fairseq_erpo.annealers import make_annealer
 from fairseq_erpo.family.flags import FLAGS, PRESETS
@@ -43,8 +43,6 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         experts=experts,
         schedule=_schedule(value),
         label_smoothing=value.within("label_smoothing", 0, math.nextafter(1, 0)),
-        sampler=value.one_of("erpo_sampler", SAMPLERS),
-        encode=value.one_of("erpo_encode", ENCODES),
         samples=int(value.within("erpo_samples", 1, 1000)),
         layout=value.one_of("erpo_layout", LAYOUTS),
         model_targets=value.one_of("erpo_model_targets", MODEL_TARGETS),

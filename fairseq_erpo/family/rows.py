@@ -21,7 +21,7 @@ INTERPOLATED = (
     "erpo_lambda",
     "erpo_anneal_every",
 )
-ADVANTAGE = ("erpo_samples", "erpo_baseline", "erpo_advantage", "erpo_clip", "erpo_sampler", "erpo_encode")
+ADVANTAGE = ("erpo_samples", "erpo_baseline", "erpo_advantage", "erpo_clip")
 TARGETS = ("erpo_model_targets", "erpo_reward_targets", "erpo_alpha", "erpo_sharpness", *ADVANTAGE)
 POLICY = ("erpo_reward", *ADVANTAGE)
 MIXER_PERIOD = "5e"  # Ranzato et al. 2016: epochs per step
@@ -84,7 +84,7 @@ SPG = Row(
     and the interpolation where no data are drawn.""",
     draw=FromExperts(PRODUCT),
     weigh=as_drawn,
-    flags=(*PRETRAINED, "erpo_reward", "erpo_alpha", "erpo_bang_bang", "erpo_samples", "erpo_sampler", "erpo_encode"),
+    flags=(*PRETRAINED, "erpo_reward", "erpo_alpha", "erpo_bang_bang", "erpo_samples"),
     defaults={"erpo_schedule": "constant", "erpo_lambda": "model=1", "erpo_alpha": 0.02},
 )
 SELF_CRITIC = replace(
@@ -122,7 +122,7 @@ MRT = replace(
     --erpo-candidates beam compares the model's best outputs instead of its samples. The reward expert's draws join the set in
     interp --erpo-preset risk. Watch `seq_reward` and the validation metric. Use it to finish a model that is good already.""",
     weigh=Risk(),
-    flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_candidates", "erpo_sharpness", "erpo_sampler", "erpo_encode"),
+    flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_candidates", "erpo_sharpness"),
     defaults={**PG.defaults, "erpo_model_targets": "risk", "erpo_samples": 5},
 )
 MIXER = replace(
@@ -181,7 +181,7 @@ SCHEDULED_SAMPLING = Row(
     as the classic answer to exposure bias.""",
     draw=FromExperts(as_inputs=True),
     weigh=as_drawn,
-    flags=(*PRETRAINED, "erpo_anneal_every", "erpo_schedule", "erpo_sampler", "erpo_encode"),
+    flags=(*PRETRAINED, "erpo_anneal_every", "erpo_schedule"),
     defaults={"erpo_schedule": "inverse_sigmoid", "erpo_lambda": "model=1", "erpo_anneal_every": "4000u"},
 )
 

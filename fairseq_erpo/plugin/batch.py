@@ -30,12 +30,11 @@ def batch_of(
     update: int,
     mixture: Mixture,
     stage: int,
-    encoded: Encoded | None = None,
 ) -> Batch:
-    """fairseq's sample dictionary as plain tensors, at one moment of training; `encoded` if the loss shares its encoder pass."""
+    """fairseq's sample dictionary as plain tensors, at one moment of training."""
     model = unwrapped(model)
     check_model(model)
-    encoded = encoded or Encoded(model, sample)
+    encoded = Encoded(model, sample)
 
     def start(copies: int) -> IncrementalDecoder:
         return IncrementalDecoder(model, encoded.read(copies))
@@ -50,4 +49,5 @@ def batch_of(
         max_positions=model.max_decoder_positions(),
         start=start,
         inputs=BatchInputs(cache, model, sample),
+        recorder=cache.graphs,
     )

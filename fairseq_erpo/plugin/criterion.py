@@ -25,7 +25,7 @@ from fairseq_erpo.plugin.clocked_task import clocked
 from fairseq_erpo.plugin.corpus_statistics import Follower, follows_model
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
-from fairseq_erpo.plugin.forward import Encoded, in_pieces
+from fairseq_erpo.plugin.forward import in_pieces
 from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline, shards
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 
@@ -137,14 +137,13 @@ class ErpoCriterion(FairseqCriterion):
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
         """The loss, the number of targets that it is normalised by, and what to log."""
         began = time.perf_counter()
-        encoded = Encoded(model, sample, once=self.settings.encode == "once")
-        drawn = self.draw(model, sample, encoded) if self.training else None
+        drawn = self.draw(model, sample) if self.training else None
         drew = time.perf_counter()
         if drawn is None:
             loss, nll, ntokens = *self.gold_loss(model, sample, reduce), sample["ntokens"]
             size, sequences = ntokens, sample["target"].size(0)
         else:
-            loss, nll = self.drawn_loss(model, sample, drawn, encoded)
+            loss, nll = self.drawn_loss(model, sample, drawn)
             ntokens = drawn.sample.tokens.ne(self.padding_idx).sum()
             size = ntokens if drawn.size is None else drawn.size
             sequences = drawn.sequences or len(drawn.sample.tokens)
@@ -159,11 +158,8 @@ class ErpoCriterion(FairseqCriterion):
             log |= {"draw_seconds": drew - began, "loss_seconds": time.perf_counter() - drew}
         return loss, sample_size, log
 
-    def draw(self, model: Any, sample: dict[str, Any], encoded: Encoded | None = None) -> Drawn | None:
-        """E-step: draw and weigh, without gradient; None for the data themselves.
-
-        Without dropout, but for that of the loss's encoder pass if it is shared as `encoded`.
-        """
+    def draw(self, model: Any, sample: dict[str, Any]) -> Drawn | None:
+        """E-step: draw and weigh, without dropout and without gradient; None for the data themselves."""
         try:
             self.cache.check_reward()
         except ValueError as error:
@@ -173,7 +169,7 @@ class ErpoCriterion(FairseqCriterion):
         if self.follower is not None:
             self.settings = self.cache.settings = self.follower.update(model, self.task.clock, self.seed) or self.settings
         with sampling_mode(unwrapped(model)):
-            batch = self.batch(model, sample, encoded)
+            batch = self.batch(model, sample)
             try:
                 drawn = self.row.draw(batch)
             except ValueError as error:  # of a reward or a file that the user brought along
@@ -186,12 +182,10 @@ class ErpoCriterion(FairseqCriterion):
         self.batches += 1
         return drawn
 
-    def batch(self, model: Any, sample: dict[str, Any], encoded: Encoded | None = None) -> Batch:
+    def batch(self, model: Any, sample: dict[str, Any]) -> Batch:
         """fairseq's sample dictionary as plain tensors, at this moment of training."""
         update, stage = self.task.clock.update, self.settings.schedule.stage(*self.now)
-        return batch_of(
-            sample, model, self.cache, seed=self.seed, update=update, mixture=self.mixture, stage=stage, encoded=encoded
-        )
+        return batch_of(sample, model, self.cache, seed=self.seed, update=update, mixture=self.mixture, stage=stage)
 
     def gold_loss(self, model: Any, sample: dict[str, Any], reduce: bool) -> tuple[Tensor, Tensor]:
         """Eq. 5 on the batch as fairseq made it, and the same without label smoothing."""
@@ -202,14 +196,11 @@ class ErpoCriterion(FairseqCriterion):
         loss = mstep.gold_loss(log_p, sample["target"], self.padding_idx, reduce)
         return loss, loss
 
-    def drawn_loss(
-        self, model: Any, sample: dict[str, Any], drawn: Drawn, encoded: Encoded | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def drawn_loss(self, model: Any, sample: dict[str, Any], drawn: Drawn) -> tuple[Tensor, Tensor]:
         """M-step: the weighted loss of what was drawn, and the plain - Σ log p_θ of the same tokens."""
         inputs = {**sample["net_input"], "prev_output_tokens": previous_tokens(drawn.sample.tokens, self.vocabulary)}
         packing = Packing.from_targets(drawn.learnt, self.padding_idx)
-        encoded = encoded or Encoded(model, sample)
-        with encoded.for_loss(), in_pieces(model, packing, drawn.samples):
+        with in_pieces(model, packing, drawn.samples):
             log_p = model.get_normalized_probs(model(**inputs), log_probs=True)[0]
         return mstep.total_loss(log_p, drawn, packing.at, sample["target"], self.vocabulary, self.settings.label_smoothing)
 

@@ -1,13 +1,16 @@
 """fairseq's encoder-decoder models as the `StepDecoder` that the sampler needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
 from fairseq.models import FairseqDecoder, FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from fairseq_erpo.plugin.transformer_steps import TransformerSteps, takes
 
 
 def check_model(model: Any) -> None:
@@ -86,15 +89,35 @@ class FewRows(TorchFunctionMode):
 
 
 class IncrementalDecoder:
-    """A `StepDecoder` over fairseq's incremental state."""
+    """A `StepDecoder` over fairseq's models: by `TransformerSteps` where it knows the decoder, else by fairseq's own cache."""
 
     def __init__(self, model: FairseqEncoderDecoderModel, encoder_out: Any) -> None:
         self.model = model
         self.encoder_out = encoder_out
         self.state: dict[str, dict[str, Tensor | None]] = {}
         self.splits = splits_projection(model.decoder)
+        self.steps = _transformer_steps(model.decoder, encoder_out)
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...] | None:
+        """As `GraphDecoder.inputs`."""
+        return None if self.steps is None else self.steps.inputs
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """As `GraphDecoder.key`."""
+        return (id(self.model), *(part.data_ptr() for part in self.model.decoder.parameters()))
+
+    def rebuilt(self, inputs: Sequence[Tensor]) -> "IncrementalDecoder":
+        """As `GraphDecoder.rebuilt`."""
+        assert self.steps is not None
+        again = copy(self)
+        again.steps = self.steps.rebuilt(*inputs)
+        return again
 
     def step(self, previous: Tensor) -> Tensor:
+        if self.steps is not None:
+            return self.steps.step(previous)
         decode = self.model.decoder.extract_features if self.splits else self.model.decoder
         out = decode(previous, encoder_out=self.encoder_out, incremental_state=self.state)
         return out[0][:, -1]
@@ -108,6 +131,10 @@ class IncrementalDecoder:
         return self.model.get_normalized_probs((logits, None), log_probs=True)[:, 0]
 
     def keep(self, rows: Tensor) -> None:
+        if self.steps is not None:
+            self.steps.keep(rows)
+            if self.steps.begun:
+                return
         self.encoder_out = reordered(self.model.encoder, self.encoder_out, rows)
         if self.state:
             self.model.decoder.reorder_incremental_state_scripting(self.state, rows)
@@ -116,3 +143,12 @@ class IncrementalDecoder:
         decode = self.model.decoder.extract_features if self.splits else self.model.decoder
         features: Tensor = decode(previous, encoder_out=self.encoder_out)[0]
         return features
+
+
+def _transformer_steps(decoder: Any, encoder_out: Any) -> TransformerSteps | None:
+    if not takes(decoder) or not isinstance(encoder_out, dict):
+        return None
+    source = encoder_out["encoder_out"][0]
+    masks = encoder_out["encoder_padding_mask"]
+    padding = masks[0] if masks else source.new_zeros(source.shape[1::-1], dtype=torch.bool)
+    return TransformerSteps(decoder, source, padding)

@@ -15,39 +15,21 @@ from fairseq_erpo.plugin.decoder import reordered, splits_projection, unwrapped
 
 
 class Encoded:
-    """The encoder's output for one batch, read once by all who draw; with `once` the loss uses it, too.
+    """The encoder's output for one batch, without dropout, as p_θ is; read once by all who draw."""
 
-    A pass of the draw's own is without dropout, as p_θ is.  The loss's costs nothing more, and has the loss's dropout.
-    """
-
-    def __init__(self, model: Any, sample: dict[str, Any], once: bool = False) -> None:
+    def __init__(self, model: Any, sample: dict[str, Any]) -> None:
         self.model = unwrapped(model)
         self.inputs = {name: value for name, value in sample["net_input"].items() if name != "prev_output_tokens"}
-        self.once = once and self.model.training
-        self.out: Any = None  # until somebody asks: who does not ask the model takes none of dropout's random numbers
+        self.out: Any = None  # until somebody asks
 
     def read(self, copies: int) -> Any:
         """The encoder's output, each source `copies` times, adjacent."""
         encoder = self.model.encoder
         if self.out is None:
-            with torch.set_grad_enabled(self.once):
-                encoder.train(self.once)
+            with torch.no_grad():
                 self.out = encoder(**self.inputs)
-                encoder.eval()
         sources = torch.arange(len(self.inputs["src_tokens"]), device=self.inputs["src_tokens"].device)
         return self.out if copies == 1 else reordered(encoder, self.out, sources.repeat_interleave(copies))
-
-    @contextmanager
-    def for_loss(self) -> Iterator[None]:
-        """Inside, the model's encoder answers what it answered the draw, if the two share it."""
-        encoder, shared = self.model.encoder, self.once and self.out is not None
-        if shared:
-            encoder.forward = lambda *_, **__: self.out
-        try:
-            yield
-        finally:
-            if shared:
-                del encoder.forward
 
 
 @contextmanager

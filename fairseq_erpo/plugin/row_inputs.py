@@ -14,6 +14,7 @@ from fairseq import checkpoint_utils, utils
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from fairseq_erpo.algorithm.graphs import Graphs
 from fairseq_erpo.algorithm.neighbours import real_words
 from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
 from fairseq_erpo.algorithm.predrawn import PredrawnSamples
@@ -76,6 +77,7 @@ class RunCache:
 
     def __init__(self, task: Any, settings: Settings, vocabulary: Vocabulary, baseline: StepBaseline | None) -> None:
         self.task, self.settings, self.vocabulary, self.step_baseline = task, settings, vocabulary, baseline
+        self.graphs = Graphs()
 
     @cached_property
     def noising(self) -> Noising:

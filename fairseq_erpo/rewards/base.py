@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as fill
 
 from fairseq_erpo.vocabulary import Vocabulary
 
@@ -45,6 +46,23 @@ class Reference(NamedTuple):
         first = torch.where(matchable, same.int().argmax(2), position)
         keys = tokens.masked_fill(~matchable, -1)
         return cls(tokens, length, real, matchable, first, matchable & first.eq(position), keys)
+
+    def roomy(self, rows: int, width: int, pad: int) -> "Reference":
+        """The same with empty references behind and padding on the right.  [B, R] -> [rows, width]"""
+        more = (0, width - self.tokens.size(1), 0, rows - len(self.tokens))
+        position = torch.arange(width, device=self.tokens.device)
+        real = fill(self.real, more)
+        matchable = fill(self.matchable, more)
+        first = fill(self.first, more)
+        return Reference(
+            tokens=fill(self.tokens, more, value=pad),
+            length=fill(self.length, more[2:]),
+            real=real,
+            matchable=matchable,
+            first=torch.where(matchable, first, position),
+            owner=fill(self.owner, more),
+            keys=fill(self.keys, more, value=-1),
+        )
 
 
 class Gains(NamedTuple):
@@ -87,6 +105,10 @@ class Reward(ABC, Generic[State]):
     @abstractmethod
     def advance(self, state: State, token: Tensor, live: Tensor) -> State:
         """The state after `token` [B] int64 where `live` [B] is True; unchanged elsewhere.  A live token is never EOS."""
+
+    def total(self, reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """R of whole sequences, as `replay` has it.  [B, T] int64 -> [B] float32"""
+        return replay(self, reference, tokens, vocabulary).total
 
 
 class Replay(NamedTuple):

@@ -94,11 +94,6 @@ class CorpusBleu(OverlapReward):
 
     def counts(self, reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
         """m_1..4, t_1..4, |y| and |y*| of outputs, closed by EOS or not, padded on the right.  [B, T] int64 -> [B, 10] float32"""
-        state = self.start(reference)
-        live = torch.ones_like(reference.length, dtype=torch.bool)
-        for token in tokens.unbind(1):
-            live = live & token.ne(vocabulary.pad) & token.ne(vocabulary.eos)
-            state = self.advance(state, token, live)
-        sizes = state.sizes[:, -1].clamp(min=0)
-        matches = (state.counts[:, -1] / torch.tensor(self.worth, device=sizes.device)).round()
-        return torch.cat([matches, sizes, sizes[:, :1], state.length[:, None]], 1)
+        matches, length = self.matches(reference, tokens, vocabulary)
+        ngrams = (length[:, None] - torch.arange(ORDERS, device=tokens.device)).clamp(min=0)
+        return torch.cat([matches, ngrams, length[:, None], reference.length.float()[:, None]], 1)

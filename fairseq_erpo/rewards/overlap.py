@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fairseq_erpo.rewards.base import Gains, Reference, Reward
+from fairseq_erpo.vocabulary import Vocabulary
 
 LANE = 15
 COUNT = LANE - 1  # bits that count: at most 16,383 positions
@@ -156,6 +157,42 @@ class OverlapReward(Reward[Overlap]):
             lcs=lcs,
             counts=state.counts + (state.counts.gather(1, code) - state.counts[:, -1:]),
         )
+
+    def total(self, reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """As `Reward.total`, from the counts at the end, where these need no walk along the sequence."""
+        if self.subsequence:
+            return super().total(reference, tokens, vocabulary)
+        matches, drawn = self.matches(reference, tokens, vocabulary)
+        worth = torch.tensor(self.worth, device=tokens.device)
+        length = reference.length.float()
+        end = Overlap(
+            *[reference.keys] * len(Overlap._fields),  # what is not read
+        )._replace(
+            length=length,
+            sizes=(self.sizes(length) + drawn[:, None])[:, None],
+            counts=(matches * worth + self.prior)[:, None],
+        )
+        value = self.value(end)
+        closed = tokens.eq(vocabulary.eos).any(1)
+        return value + self.closing(end, value).masked_fill(~closed, 0)
+
+    def matches(self, reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+        """Matches of n = 1..N, clipped, and tokens without EOS.  [B, T] int64 -> [B, N], [B] float32
+
+        The k-th copy of an n-gram is a match if y* has at least k of it.
+        """
+        ended = tokens.eq(vocabulary.eos).cumsum(1) > 0
+        word = tokens.ne(vocabulary.pad) & ~ended
+        words = tokens.masked_fill(~word, -2)  # which y* has nowhere
+        in_reference = words[:, :, None].eq(reference.keys[:, None])  # [B, T, R]
+        again = words[:, :, None].eq(words[:, None]) & word[:, :, None]  # [B, T, T]
+        ending, repeated, found = in_reference, again, []
+        for _ in range(self.orders):
+            before = repeated.tril(-1).sum(2)
+            found.append(before.lt(ending.sum(2)).sum(1))
+            ending = in_reference & pad(ending[:, :-1, :-1], (1, 0, 1, 0))
+            repeated = again & pad(repeated[:, :-1, :-1], (1, 0, 1, 0))
+        return torch.stack(found, 1).float(), word.sum(1).float()
 
     def _adds(self, keys: Tensor, behind: Tensor, unclaimed: Tensor, lcs: Tensor) -> Tensor:
         """δ_n wants the n - 1 tokens before j at the end of the prefix and an unclaimed copy; δ_L wants y*_1:j-1 to hold as

@@ -1,6 +1,7 @@
 """Importing this registers everything with fairseq: the task, the criterions, and safe, atomic checkpoints."""
 
 from fairseq_erpo.plugin import (  # noqa: F401
+    bf16,
     checkpoints,
     data_errors,
     help,

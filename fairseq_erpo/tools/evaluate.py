@@ -13,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from fairseq_erpo.files import write_json
-from fairseq_erpo.scores import ROUGE, bleu_signature, measures, p_values, rouge_counts
+from fairseq_erpo.scores import ROUGE, TEST, bleu_signature, measures, p_values, rouge_counts
 from fairseq_erpo.tools.generate import Decoding, lines_of, output_of
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
@@ -147,11 +147,12 @@ def collect(
 def compare(systems: Systems, references: Sequence[str], baseline: str | None, tokenize: str = "13a") -> dict[str, Any]:
     """Scores of every run, mean and sample standard deviation over seeds, and differences from the baseline with their p.
 
-    The result is plain data, as it goes into the JSON file.
+    The result is plain data, as it goes into the JSON file; `test` says how p was obtained.
     """
     result: dict[str, Any] = {"baseline": baseline, "sentences": len(references), "signature": bleu_signature(tokenize)}
     scored: dict[str, dict[str, Any]] = {name: {"runs": len(runs), "scores": {}} for name, runs in systems.items()}
     result |= {"systems": scored, "references": {}, "rouge_counts": rouge_counts(references)}
+    result |= {"test": TEST} if baseline is not None else {}
     for key, measure in measures(tokenize).items():
         counts = {name: [measure.counts(run, references) for run in runs] for name, runs in systems.items()}
         for name, runs in counts.items():
@@ -208,9 +209,14 @@ def cell(score: Mapping[str, Any], digits: int) -> str:
     text = f"{score['mean']:.{digits}f}"
     if score["std"] is not None:
         text += f" ± {score['std']:.{digits}f}"
+    return text + stars(score)
+
+
+def stars(score: Mapping[str, Any]) -> str:
+    """How sure a difference is, if it is one."""
     if abs(score.get("difference", 0)) < LEAST:
-        return text
-    return text + next((star for limit, star in STARS if score["p"] < limit), "")
+        return ""
+    return next((star for limit, star in STARS if score["p"] < limit), "")
 
 
 def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
@@ -224,7 +230,7 @@ def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     if seeds != [1]:
         lines.append(f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds")
     if result["baseline"]:
-        lines.append(f"against {result['baseline']}, paired bootstrap over sentences, seeds pooled: * p < .05, ** p < .01,")
+        lines.append(f"against {result['baseline']}, {result['test']}: * p < .05, ** p < .01,")
         lines.append(f"no star for a difference below {LEAST:g}")
     if "repetition" in columns:
         natural = result["references"]["repetition"]
