@@ -4,7 +4,7 @@ SHELL := bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gail test test-slow fuzz mutate check format bench bench-quick bench-gail bench-peer docs clean
+.PHONY: help setup demo gail test test-slow fuzz mutate check format bench bench-quick bench-gail bench-peer bench-gpu docs clean
 
 # Threads that wait for each other by spinning are many times slower when another program wants the cores too.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -65,6 +65,9 @@ bench-gail: .venv/ready  ## GAIL's loop beside plain PPO, and where the time of 
 bench-peer: .venv/ready  ## GAIL beside that of HumanCompatibleAI's imitation, which is installed into runs/peer
 	@[ -d runs/peer/imitation ] || $(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --target runs/peer imitation==1.0.1
 	$(BIN)/python benchmarks/peer_imitation.py --peer runs/peer --json runs/benchmarks-peer.json
+
+bench-gpu:  ## the first contact with a GPU: tests, then what a step costs there; seven minutes
+	@benchmarks/gpu.sh
 
 docs: .venv/docs  ## the documentation as pages in site/, which open from disk and need no network
 	@$(BIN)/python -m sphinx -W --keep-going -q docs site

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --model base --out FOLDER           (all of it: benchmarks/gpu.sh)
     python benchmarks/gpu.py --model tiny --device cpu --out FOLDER      the same on a CPU, as a rehearsal
 
-One process, the same batch for all cases. A figure is the median over the updates after the first
-ones; each precision is fairseq's own cast of the model (--bf16, --fp16).
+One process, the same batch for all cases, in alternation. A figure is the median over the updates
+after the first ones; each precision is fairseq's own cast of the model (--bf16, --fp16).
 """
 
 import argparse
@@ -13,7 +13,6 @@ import logging
 import os
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,22 +112,22 @@ def profiled(run: Callable[[], Any], table: Path) -> dict[str, float]:
     }
 
 
-def measure(run: Callable[[], Any], updates: int, warm_up: int, table: Path) -> dict[str, float]:
-    """One case: median seconds a step, peak memory, launches."""
-    seconds = []
+def seconds_of(runs: dict[str, Callable[[], Any]], updates: int, warm_up: int) -> dict[str, Any]:
+    """In alternation: every round runs each case once.  Seconds after the warm-up, or what broke."""
+    found: dict[str, Any] = {case: [] for case in runs}
     for update in range(warm_up + updates):
-        began = now()
-        run()
-        took = now() - began
-        if update >= warm_up:
-            seconds.append(took)
-    found = {
-        "ms": statistics.median(seconds) * 1e3,
-        "least_ms": min(seconds) * 1e3,
-        "largest_ms": max(seconds) * 1e3,
-        "peak_mb": peak_memory(run),
-    }
-    return found | profiled(run, table)
+        for case, run in runs.items():
+            if not isinstance(found[case], list):
+                continue
+            began = now()
+            try:
+                run()
+            except Exception as error:  # one case that breaks must not cost the others
+                found[case] = f"{type(error).__name__}: {error}"
+                continue
+            if update >= warm_up:
+                found[case].append(now() - began)
+    return found
 
 
 def drawn_positions(workload: Workload, flags: str) -> float:
@@ -140,26 +139,33 @@ def drawn_positions(workload: Workload, flags: str) -> float:
 
 
 def figures(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Case by case, so that an interrupted run leaves what it has."""
+    """Precision by precision, case by case: an interrupted run leaves what it has."""
     size = SIZES[args.model]
     workload = Workload(size.flags, size.sentences, size.words, only(size.length), args.fit)
     cases = {name: flags for name, flags in CASES.items() if not args.cases or name in args.cases}
     for precision in args.precision:
         CASTS[precision](workload.model)
-        base = None
+        runs = {name: workload.step(flags) for name, flags in cases.items()}
+        seconds = seconds_of(runs, args.updates, args.warm_up)
+        base: dict[str, float] = {}
         for name, flags in cases.items():
-            table = args.out / f"profile-{args.model}-{precision}-{name.replace(' ', '_')}.txt"
-            began = time.perf_counter()
-            try:
-                found = measure(workload.step(flags), args.updates, args.warm_up, table)
-                found["drawn"] = drawn_positions(workload, flags)
-            except Exception as error:  # one case that breaks must not cost the others
-                yield {"precision": precision, "case": name, "error": f"{type(error).__name__}: {error}"}
+            record = {"precision": precision, "case": name}
+            if isinstance(seconds[name], str):
+                yield record | {"error": seconds[name]}
                 continue
+            found = {
+                "ms": statistics.median(seconds[name]) * 1e3,
+                "least_ms": min(seconds[name]) * 1e3,
+                "largest_ms": max(seconds[name]) * 1e3,
+                "peak_mb": peak_memory(runs[name]),
+                "drawn": drawn_positions(workload, flags),
+            }
+            table = args.out / f"profile-{args.model}-{precision}-{name.replace(' ', '_')}.txt"
+            found |= profiled(runs[name], table)
             base = base or found
-            ratios = {"ratio": found["ms"] / base["ms"], "memory": found["peak_mb"] / (base["peak_mb"] or 1)}
-            took = time.perf_counter() - began
-            yield {"precision": precision, "case": name, **found, **ratios, "took": took}
+            found["ratio"] = found["ms"] / base["ms"]
+            found["memory"] = found["peak_mb"] / (base["peak_mb"] or 1)
+            yield record | found
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ corpus.json; it appears when all is complete.
 """
 
 import argparse
-import gzip
 import hashlib
 import json
 import random
@@ -31,7 +30,8 @@ from typing import Any
 import sentencepiece
 from recipes import TASKS, Selection, profile_of
 
-from fairseq_erpo.files import read_json, reason_of, write_json
+from fairseq_erpo.coverage import ENOUGH, NEARLY_ALL, Coverage
+from fairseq_erpo.files import read_json, reason_of, text_lines, write_json
 
 EXAMPLES = Path(__file__).resolve().parent
 ROOT = EXAMPLES.parent
@@ -46,23 +46,20 @@ Parts = dict[str, list[Pair]]
 # ---- reading ----
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file, gzipped or not; blanks evened out."""
-    raw = path.read_bytes()
-    try:
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise SystemExit(f"corpus: {path} is no text in UTF-8, or a damaged .gz: {error}") from None
-    # Not splitlines(), which also splits at rare characters inside a sentence.
-    return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+def evened(pairs: Iterable[Sequence[str]]) -> list[Pair]:
+    """Blanks of all kinds evened out, among them the rare characters at which fairseq and others would end a line."""
+    return [(" ".join(source.split()), " ".join(target.split())) for source, target in pairs]
 
 
 def read_files(source: Path, target: Path) -> list[Pair]:
     """Two text files, line by line."""
-    sides = lines_of(source), lines_of(target)
+    try:
+        sides = text_lines(source), text_lines(target)
+    except ValueError as error:
+        raise SystemExit(f"corpus: {error}") from None
     if len(sides[0]) != len(sides[1]):
         raise SystemExit(f"corpus: {source} has {len(sides[0])} lines and {target} has {len(sides[1])}; they must be parallel.")
-    return list(zip(*sides, strict=True))
+    return evened(zip(*sides, strict=True))
 
 
 def read_folder(folder: Path, languages: Sequence[str]) -> Parts:
@@ -82,10 +79,10 @@ def read_tatoeba(archive: Path) -> list[Pair]:
     """ManyThings' deu-eng.zip: a line of deu.txt is English, tab, German, tab, attribution."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8-sig").splitlines()]
+            rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8-sig").split("\n")]
     except (zipfile.BadZipFile, KeyError, ValueError, zlib.error) as error:
         raise SystemExit(f"corpus: {archive} is not ManyThings' deu-eng.zip: {reason_of(error)}") from None
-    return [(row[1].strip(), row[0].strip()) for row in rows if len(row) >= 2]
+    return evened((row[1], row[0]) for row in rows if len(row) >= 2)
 
 
 MARKUP = re.compile(r"</?(title|description)>")
@@ -108,14 +105,14 @@ def read_iwslt14(archive: Path, languages: Sequence[str]) -> Parts:
         talks, tests = [], []
         for language in languages:
             kept = [line for line in text(f"train.tags.de-en.{language}") if not any(mark in line for mark in UNUSED)]
-            talks.append([" ".join(MARKUP.sub("", line).split()) for line in kept])
+            talks.append([MARKUP.sub("", line) for line in kept])
             xml = [line for test in TESTS for line in text(f"IWSLT14.{test}.de-en.{language}.xml")]
             tests.append([match[1].replace("’", "'") for line in xml if (match := SEGMENT.search(line))])
-    pairs = [pair for pair in zip(*talks, strict=True) if all(pair)]
+    pairs = [pair for pair in evened(zip(*talks, strict=True)) if all(pair)]
     return {
         "train": [pair for n, pair in enumerate(pairs, 1) if n % 23],
         "valid": [pair for n, pair in enumerate(pairs, 1) if n % 23 == 0],
-        "test": list(zip(*tests, strict=True)),
+        "test": evened(zip(*tests, strict=True)),
     }
 
 
@@ -192,6 +189,25 @@ def choose(parts: Parts, selection: Selection) -> Parts:
     return chosen
 
 
+def say_share(parts: Parts, chosen: Parts, selection: Selection) -> None:
+    """Say what share of the training pairs the selection leaves, where that is not nearly all."""
+    whole, left = len(parts["train"]), len(chosen["train"])
+    if whole and left < NEARLY_ALL * whole and left != selection.train:
+        target = f"{selection.min_target} to {selection.max_target} target words"
+        print(f"corpus: {left} of {whole} train pairs have {target} and 1 to {selection.max_source} source words; they are taken")
+
+
+def check_blanks(parts: Parts, languages: Sequence[str], selection: Selection) -> None:
+    """Ends the program with one line where words are wanted, and most sentences of a side have no blanks between theirs."""
+    for language, side in zip(languages, zip(*parts["train"], strict=True), strict=False):
+        share = Coverage.of(side).bleu
+        said = f"corpus: {1 - share:.0%} of the .{language} lines are one word, since their script has no blanks"
+        if share < ENOUGH and not selection.pieces:
+            raise SystemExit(f"{said}: take subwords by --pieces N, or put blanks between the words first")
+        if share < NEARLY_ALL:
+            print(f"{said}; the lengths that the profile takes are in words")
+
+
 def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
     """Moses tokenisation and lower case, as the paper's data have them."""
     try:
@@ -209,6 +225,22 @@ def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
 
 # ---- writing ----
 
+NO_WORDS = re.compile(r"<s>|<pad>|</s>|madeupword\d{4}")  # what fairseq's dictionaries keep for themselves; <unk> is unknown
+
+
+def check_symbols(name: str, lines: Iterable[str], target: bool) -> None:
+    """Ends the program with one line for a symbol as a word, at which fairseq would end a target, or mask a source.
+
+    An encoder reads <s> and </s> like any other word.
+    """
+    for text in lines:
+        found = next((word for word in text.split() if NO_WORDS.fullmatch(word) and (target or word == "<pad>")), None)
+        if found:
+            raise SystemExit(
+                f"corpus: {found} stands as a word in {name}: {text[:60]!r}; fairseq keeps this symbol for itself: write it "
+                "otherwise, or take subwords by --pieces N, which spell it"
+            )
+
 
 def write(parts: Parts, languages: Sequence[str], folder: Path, selection: Selection) -> dict[str, int]:
     """Write {train,valid,test}.LANGUAGE (text) and, if the vocabulary is of pieces, a joint subword model and the same files in
@@ -220,6 +252,8 @@ def write(parts: Parts, languages: Sequence[str], folder: Path, selection: Selec
     (folder / "pieces").mkdir(parents=True)
     for name, part in parts.items():
         for language, side in zip(languages, zip(*part, strict=True), strict=True):
+            if not selection.pieces:
+                check_symbols(f"{name}.{language}", side, target=language == languages[1])
             (folder / f"{name}.{language}").write_text("\n".join(side) + "\n", "utf-8")
     if selection.pieces:
         model = pieces_of(parts, folder / "pieces" / "model", selection)
@@ -321,8 +355,10 @@ def prepare(
         if not force:
             raise SystemExit(f"corpus: {folder} is of other text or settings; choose another folder, or --force replaces it")
         check_own(folder, corpus_of(done)["languages"])
-    parts = read(sources, languages)
-    parts = choose(tokenised(parts, languages) if moses else parts, selection)
+    read_parts = read(sources, languages)
+    check_blanks(read_parts, languages, selection)
+    parts = choose(tokenised(read_parts, languages) if moses else read_parts, selection)
+    say_share(read_parts, parts, selection)
     try:
         sizes = place(parts, languages, selection, folder, {"digest": digest, **settings})
     except OSError as error:

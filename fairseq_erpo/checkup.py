@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
-from fairseq_erpo.files import reason_of
+from fairseq_erpo.files import cause_of, reason_of
 
 LEAST_DISK = 2e9  # bytes: a few checkpoints of a small model
 
@@ -34,12 +34,14 @@ class Finding(NamedTuple):
 
 
 def examine(check: Check) -> Finding:
-    """Run one check; whatever it raises is a finding."""
+    """Run one check; whatever it raises is a finding.  The fix is said of what this project refuses, and of nothing else."""
+    state = "failed" if check.needed else "missing"
     try:
         return Finding(check.name, "ok", check.look(), "")
-    except (Exception, SystemExit) as error:
-        state = "failed" if check.needed else "missing"
+    except (ValueError, ImportError, OSError, SystemExit) as error:
         return Finding(check.name, state, reason_of(error).removeprefix("erpo: "), check.fix)
+    except Exception as error:
+        return Finding(check.name, state, cause_of(error), "")
 
 
 def report(checks: Iterable[Check], as_json: bool) -> None:

@@ -1,10 +1,12 @@
-"""Atomic file writes, and JSON files with errors that name the file.  Shared by the plugin, `gail` and the examples."""
+"""Lines of text, atomic file writes, and JSON files with errors that name the file.  For the plugin, `gail` and the examples."""
 
 import fcntl
+import gzip
 import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,8 +30,45 @@ def reason_of(error: BaseException) -> str:
     return next((line for line in lines if not line.endswith(":")), lines[0] if lines else type(error).__name__)[:200]
 
 
+def cause_of(error: BaseException) -> str:
+    """An exception of other people's code as it is, for a catch-all: class, text and place, in one line without advice.
+
+    What this project says when it ends a program, and what the system says of a file, needs no class.
+    """
+    if isinstance(error, (SystemExit, OSError)):
+        return reason_of(error).removeprefix("erpo: ")
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        place, trace = f" (in {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})", trace.tb_next
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}{': ' * bool(text)}{text}{place}"
+
+
+def text_lines(path: str | Path) -> list[str]:
+    """The lines of a text in UTF-8, gzipped (.gz) or not, with or without a byte order mark.
+
+    A line ends at a line feed, before which a carriage return may stand, and nowhere else. Python's
+    splitlines() and its text files would also split at a lone carriage return, at U+0085, U+2028
+    and others, which are characters of a sentence: two sides of a corpus would be shifted.
+
+    Raises ValueError that names the file, and OSError.
+    """
+    path = Path(path)
+    raw = path.read_bytes()
+    try:
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no text in UTF-8, or a damaged .gz: {error}") from None
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]
+
+
 def check_archive(path: str | Path) -> None:
-    """Raises ValueError unless `path` is a whole zip archive, as torch.save writes; torch does not look at its checksums."""
+    """Raises ValueError unless `path` is a whole zip archive, as torch.save writes; torch does not look at its checksums.
+
+    Raises OSError if it cannot be read.
+    """
+    Path(path).open("rb").close()  # OSError where it cannot be read, which is_zipfile() hides
     if not zipfile.is_zipfile(path):
         raise ValueError("it was cut short, or torch.save did not write it")
     with zipfile.ZipFile(path) as archive:

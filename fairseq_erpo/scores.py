@@ -4,7 +4,6 @@ A `Measure` first counts, sentence by sentence, then makes a score of the counts
 of a bootstrap are put together by adding, and the score of the whole is exact. Scores are in percent unless said otherwise.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,12 +40,6 @@ def _scorer() -> RougeScorer:
 def rouge_f1(hypothesis: str, reference: str) -> dict[str, float]:
     """F1 of ROUGE-1, -2 and -L as `rouge-score` counts: words are runs of a-z and 0-9 in lower case, no stemmer.  0..1"""
     return {name: float(score.fmeasure) for name, score in _scorer().score(reference, hypothesis).items()}
-
-
-def rouge_counts(references: Sequence[str]) -> bool:
-    """Whether `rouge_f1` says anything: False where most sentences that have letters have no a-z and 0-9, as in Russian."""
-    counted = [bool(re.search("[a-z0-9]", text.lower())) for text in references if any(map(str.isalpha, text))]
-    return 2 * sum(counted) >= len(counted)
 
 
 def rouge_021(hypothesis: str, reference: str) -> dict[str, float]:
@@ -106,6 +99,12 @@ def _mean(each: Callable[[str, str], Mapping[str, float]], name: str, title: str
 def _bleu(tokenize: str) -> BLEU:
     # force: no warning of tokenised text, which some corpora are.
     return BLEU(tokenize=tokenize, force=True)
+
+
+def tokeniser(name: str) -> Callable[[str], str]:
+    """sacreBLEU's tokeniser of that name: puts blanks between words."""
+    found: Callable[[str], str] = _bleu(name).tokenizer
+    return found
 
 
 def _sacrebleu(metric: Metric, title: str) -> Measure:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fairseq_erpo.files import atomic_write
+from fairseq_erpo.files import atomic_write, cause_of
 from gail.policies import Act
 from gail.policy_flags import add_policy, policy_of
 from gail.simulator import check_mujoco, make_env
@@ -65,13 +65,12 @@ def visible(env_id: str) -> gym.Env[Any, Any]:
     model.vis.quality.shadowsize = 0
     model.vis.quality.offsamples = 0
     model.mat_reflectance[:] = 0
+    env.reset(seed=0)
     try:
-        env.reset(seed=0)
         env.render()
     except Exception as error:  # whatever the driver's binding raises
-        why = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
-            f"there is no off-screen rendering here (MUJOCO_GL={os.environ['MUJOCO_GL']}: {why}); "
+            f"there is no off-screen rendering here (MUJOCO_GL={os.environ['MUJOCO_GL']}: {cause_of(error)}); "
             "install EGL (Debian: libegl1 and libgl1-mesa-dri), or set MUJOCO_GL=osmesa with libosmesa6"
         ) from None
     return env

@@ -72,6 +72,7 @@ COVERED: Mapping[str, tuple[str, ...]] = {
         "-k",
         "baseline or beam or paid or noise",
     ),
+    "fairseq_erpo/plugin/transformer_steps.py": ("test_criterions.py", "-k", "steps"),
     "fairseq_erpo/rewards/base.py": REWARDS,
     "fairseq_erpo/rewards/bleu.py": REWARDS,
     "fairseq_erpo/rewards/corpus_bleu.py": REWARDS,

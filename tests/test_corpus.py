@@ -115,6 +115,43 @@ def test_prepared_data_are_whole_and_made_once(pieces: int, tmp_path: Path, caps
     assert json.loads((folder / "corpus.json").read_text())["sizes"]["train"] == 50
 
 
+@pytest.mark.parametrize(
+    ("symbol", "sides"), [("<s>", "en"), ("</s>", "en"), ("<pad>", "de en"), ("madeupword0001", "en"), ("<unk>", "")]
+)
+@pytest.mark.parametrize("side", ["de", "en"])
+def test_symbols_of_a_dictionary_are_no_words(symbol: str, sides: str, side: str, tmp_path: Path) -> None:
+    """Also in the last line of the last part; fairseq-preprocess takes all of them."""
+    parts = {part: text(3) for part in corpus.PARTS}
+    source, target = parts["test"][-1]
+    parts["test"][-1] = (f"{source} {symbol} da", target) if side == "de" else (source, f"{target} {symbol} there")
+    words = Selection()
+    if side in sides:
+        with pytest.raises(SystemExit, match=rf"^corpus: {symbol} stands as a word in test\.{side}: .*--pieces"):
+            corpus.write(parts, ("de", "en"), tmp_path, words)
+    else:
+        assert corpus.write(parts, ("de", "en"), tmp_path, words)["test"] == 3
+
+
+def test_a_script_without_blanks_has_no_words(capsys: pytest.CaptureFixture[str]) -> None:
+    chinese, english = "我们今天一起去公园散步", "we walk in the park today"
+    for share, refused in ((4, False), (7, True)):
+        parts = {"train": [(english, chinese)] * share + [(english, english)] * (10 - share)}
+        if refused:
+            with pytest.raises(SystemExit, match=r"^corpus: 70% of the \.zh lines are one word.*--pieces"):
+                corpus.check_blanks(parts, ("en", "zh"), Selection())
+        else:
+            corpus.check_blanks(parts, ("en", "zh"), Selection())
+        corpus.check_blanks(parts, ("en", "zh"), Selection(pieces=100))
+        assert f"{share}0% of the .zh lines" in capsys.readouterr().out
+
+
+def test_what_a_profile_leaves_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"train": [("a b", "c d")] * 20 + [("a b", "c")] * 80}
+    selection = Selection(min_target=2)
+    corpus.say_share(parts, corpus.choose(parts, selection), selection)
+    assert "20 of 100 train pairs have 2 to 175 target words" in capsys.readouterr().out
+
+
 def test_other_given_pieces_are_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

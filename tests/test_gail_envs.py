@@ -127,6 +127,15 @@ def test_no_share_is_the_environment() -> None:
             assert np.array_equal(plain.reset()[0], ours.reset()[0])
 
 
+def test_a_prefix_without_a_step_is_the_environments_own_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a trajectory's first pair no step is data."""
+    monkeypatch.setattr(demo_prefix, "FULL_EPISODES", 0.0)
+    whole = demonstrations(trajectories=2)
+    env, plain = begun(whole.select(whole.index == 0, 2), 0.5), make_env(PENDULUM)
+    assert np.array_equal(env.reset(seed=3)[0], plain.reset(seed=3)[0]) and env.skipped == 0
+    assert np.array_equal(env.step(np.ones(1))[0], plain.step(np.ones(1))[0])
+
+
 def test_a_reset_is_passed_on() -> None:
     """Its seed, and options that the environment knows; without a seed the environment's numbers go on."""
     given: list[dict[str, Any]] = []

@@ -13,10 +13,11 @@ from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 from gymnasium.spaces import Box
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation, TimeAwareObservation
 
-from gail import checkpoints
+from gail import checkpoints, demo_prefix
 from gail.__main__ import main
 from gail.build import check_fit
-from gail.demos import Demonstrations
+from gail.demos import Demonstrations, from_episodes
+from gail.record import record_episodes
 from gail.simulator import check_env
 
 
@@ -150,13 +151,18 @@ def test_what_a_replay_restores(env_id: str) -> None:
         check_fit(demos, run)
 
 
-def test_late_states_are_looked_at(tmp_path: Path) -> None:
-    """A memory that shows in the last step alone is found, in each trajectory and however long it is."""
-    gym.register("LateEnd-v0", Remembers, max_episode_steps=1000, kwargs={"kind": "counter", "where": "end"})
-    demos = recorded("LateEnd-v0", 1)
-    assert demos.lengths.tolist() == [20]
-    with pytest.raises(ValueError, match=r"step 19, .*--prefix none"):
-        check_fit(demos, settings("gail_interp", env="LateEnd-v0"))
+def test_late_states_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory that shows in one trajectory's last step alone is found: that step is always among those taken again."""
+    monkeypatch.setattr(demo_prefix, "POINTS", 1)
+    episodes = [
+        episode
+        for env_id in ("Nothing-v0", "CountedEnd-v0")
+        for episode in record_episodes(env_id, noise(1, 0.5), 1, seed=3, stochastic=True)
+    ]
+    demos = from_episodes("CountedEnd-v0", episodes)
+    assert demos.lengths.tolist() == [30, 20]
+    with pytest.raises(ValueError, match=r"step 19 of demonstration 1, .*--prefix none"):
+        check_fit(demos, settings("gail_interp", env="CountedEnd-v0"))
 
 
 def test_another_simulator_is_refused() -> None:

@@ -125,11 +125,23 @@ def test_lines_are_what_newlines_end(train: ModuleType, tmp_path: Path) -> None:
     """Not what splits a text elsewhere in Unicode; and a byte order mark is no letter."""
     paths = [str(tmp_path / name) for name in "ab"]
     for path in paths:
-        Path(path).write_text("\ufeffa\x85b\n\nc\n", "utf-8")
-    assert train.read(paths) == [["a\x85b", "", "c"]] * 2
+        Path(path).write_bytes("\ufeffa\x85b\rc\n\nc\r\n".encode())
+    assert train.read(paths) == [["a\x85b\rc", "", "c"]] * 2
     Path(paths[1]).write_text("a\n")
     with pytest.raises(ValueError, match=r"a has 3 lines and .*b has 1; they must be parallel"):
         train.read(paths)
+
+
+@pytest.mark.parametrize("mark", ["<pad>", "</s>"])
+def test_a_symbol_of_the_tokenizer_in_a_text_is_refused(
+    train: ModuleType, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the target in the middle."""
+    text = tmp_path / "text"
+    text.write_text("".join(f"{line}\n" for line in [*LINES, f"a {mark} b"]))
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(text), str(text), "--pieces", "40", "--width", "16", "--valid", "4"])
+    with pytest.raises(SystemExit, match=rf"^train\.py: a text has {mark}"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
 def test_a_few_updates(tmp_path: Path) -> None:

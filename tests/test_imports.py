@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Rooms of fairseq_erpo from the ground up: a module imports from its own room and from those below, never from above.
 FLOORS = (
     {""},
-    {"mixture", "vocabulary", "files", "processes", "verbs", "scores", "provenance"},
+    {"mixture", "vocabulary", "files", "processes", "verbs", "scores", "coverage", "provenance"},
     {"annealers", "rewards", "checkup", "text_rewards"},
     {"algorithm"},
     {"family"},
@@ -25,10 +25,10 @@ FLOORS = (
     {"tasks", "tools"},
     {"__main__"},
 )
-STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "verbs", "provenance"}
+STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "verbs", "coverage", "provenance"}
 FAIRSEQ = {"plugin", "tasks", "tools.load_run", "tools.generate", "tools.variance", "tools.doctor", "tools.convert"}
 SHARED_WITH_GAIL = {"mixture", "annealers", "files", "processes", "checkup", "verbs"}
-STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies"}
+STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies", "sb3_policy"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:

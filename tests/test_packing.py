@@ -30,11 +30,11 @@ def test_every_target_stands_in_one_piece(lengths: list[int]) -> None:
 
 def test_a_cut_pays() -> None:
     """Few long ones do not widen the others; sequences of one length stay together; no cut for less than its worth."""
-    assert widths([13] * 170 + [21] * 10) == [13, 21]
-    assert widths([13] * 180) == [13]
-    assert widths([12] * 90 + [13] * 90) == [13]  # half of 1/13 is less than a twentieth
+    assert widths([13] * 170 + [21] * 10, WORTH) == [13, 21]
+    assert widths([13] * 180, WORTH) == [13]
+    assert widths([12] * 90 + [13] * 90, WORTH) == [13]  # half of 1/13 is less than a twentieth
     lengths = [6 + i % 20 for i in range(180)]
-    cuts = widths(lengths)
+    cuts = widths(lengths, WORTH)
     positions = [sum(next(w for w in some if w >= n) for n in lengths) for some in (cuts, [25])]
     assert len(cuts) <= 4 and positions[0] <= 0.75 * positions[1]
     assert positions[1] - positions[0] >= WORTH * positions[1] * (len(cuts) - 1)

@@ -237,11 +237,11 @@ def test_raml_draws_six_with_one_encoder_pass(tiny_data: Path) -> None:
 def test_raml_reads_samples_drawn_before(tiny_data: Path, tmp_path: Path) -> None:
     """Tokens and rewards are the file's, the weights exp{R/τ} among the samples of a sentence."""
     built = build(tiny_data, "--criterion erpo_mle")
-    words, data = built.task.target_dictionary, built.batch(IDS)
-    lines, rewards = {}, {}
-    for i in sorted(IDS):
-        row = data["target"][data["id"].tolist().index(i)]
-        gold = words.string(row[row.ne(PAD) & row.ne(EOS)]).split()
+    built.task.load_dataset("train")
+    words, lines, rewards = built.task.target_dictionary, {}, {}
+    dataset = built.task.dataset("train")
+    for i in range(len(dataset)):  # training may ask for any of them
+        gold = words.string(dataset[i]["target"]).split()
         lines[i] = [" ".join(gold), " ".join(gold[1:]), " ".join([*gold, gold[0]])]
         rewards[i] = [1.0, 0.25 + i / 1000, -0.5]
     file = tmp_path / "samples.tsv"

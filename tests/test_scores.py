@@ -8,7 +8,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 from scipy.stats import ttest_rel
 
-from fairseq_erpo.scores import ROUGE, bleu_signature, measures, p_values, repeated_bigrams, rouge_021, rouge_counts, rouge_f1
+from fairseq_erpo.scores import ROUGE, bleu_signature, measures, p_values, repeated_bigrams, rouge_021, rouge_f1
 
 WORDS = [f"w{i}" for i in range(20)]
 
@@ -66,21 +66,6 @@ def test_rouge_is_the_mean_of_rouge_scores_f1() -> None:
         mean = sum(scorer.score(*pair)[name].fmeasure for pair in pairs) / len(pairs)
         assert score(name, hypotheses, references) == pytest.approx(100 * mean)
     assert rouge_f1("The cat!", "the cat") == {"rouge1": 1, "rouge2": 1, "rougeL": 1}
-
-
-@pytest.mark.parametrize(
-    ("references", "counts"),
-    [
-        (["Съешь ещё этих булок", "да"], False),
-        (["В 2020 году", "Съешь ещё", "да", "нет"], False),  # of most sentences nothing is counted
-        (["我们 走", "!"], False),
-        (["the cat", "Größe"], True),
-        (["ÇA VA"], True),  # counted in lower case
-        (["2020", "!"], True),  # no letters that it would not count
-    ],
-)
-def test_where_rouge_counts_nothing(references: list[str], counts: bool) -> None:
-    assert rouge_counts(references) == counts
 
 
 # What Rouge().get_scores of the package rouge==0.2.1 returned for these pairs.

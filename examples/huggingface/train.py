@@ -12,7 +12,6 @@ import random
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]  # fairseq brings one that a CPU build of torch cannot load
@@ -29,7 +28,7 @@ from fairseq_erpo.algorithm.draw import gold
 from fairseq_erpo.algorithm.inputs import PlainInputs
 from fairseq_erpo.algorithm.mstep import total_loss
 from fairseq_erpo.algorithm.settings import Settings
-from fairseq_erpo.files import reason_of
+from fairseq_erpo.files import reason_of, text_lines
 from fairseq_erpo.rewards.corpus_bleu import CorpusBleu
 from fairseq_erpo.verbs import dashed
 
@@ -50,8 +49,7 @@ OWN = {  # this script's flags: default, help
 
 def read(paths: Sequence[str]) -> list[list[str]]:
     """The lines of the two texts.  Raises ValueError unless they have equally many."""
-    # Not splitlines(), which also splits at rare characters inside a sentence.
-    texts = [Path(path).read_text("utf-8-sig").removesuffix("\n").split("\n") for path in paths]
+    texts = [text_lines(path) for path in paths]
     if len(texts[0]) != len(texts[1]):
         raise ValueError(f"{paths[0]} has {len(texts[0])} lines and {paths[1]} has {len(texts[1])}; they must be parallel")
     return texts
@@ -160,7 +158,9 @@ def main(args: Namespace) -> float:
     if not 0 < args.valid < len(texts[0]) or args.batch < 1:
         raise ValueError(f"--valid must lie between 1 and {len(texts[0]) - 1} for these texts, and --batch be at least 1")
     hub = [kind.from_pretrained(args.model) for kind in (AutoModelForSeq2SeqLM, AutoTokenizer)] if args.model else None
-    model, tokenizer = hub or new_model([*texts[0], *texts[1]], args.pieces, args.width)
+    model, tokenizer = hub or new_model(texts[0] + texts[1], args.pieces, args.width)
+    if held := {mark for mark in tokenizer.all_special_tokens if mark in "\n".join(texts[0] + texts[1])} - {tokenizer.unk_token}:
+        raise ValueError(f"a text has {', '.join(sorted(held))}, which the tokenizer keeps for itself: write it otherwise")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     train = list(zip(range(len(texts[0])), *texts, strict=True))[: -args.valid]
     learner = Learner(model, tokenizer, FAMILY[args.row], flags, texts[1][: -args.valid], args.seed)
@@ -176,7 +176,9 @@ def main(args: Namespace) -> float:
         print(f"epoch {epoch}: {updates} updates, the last at a loss of {loss.item():.3f}", flush=True)
     _ = args.save and [part.save_pretrained(args.save) for part in (model, tokenizer)]
     out = model.eval().generate(learner.ids(texts[0][-args.valid :]), max_new_tokens=MOST)
-    return sacrebleu.corpus_bleu(tokenizer.batch_decode(out, skip_special_tokens=True), [texts[1][-args.valid :]]).score
+    found, wanted = tokenizer.batch_decode(out, skip_special_tokens=True), texts[1][-args.valid :]
+    print(f"chrF {sacrebleu.corpus_chrf(found, [wanted]).score:.2f}, which serves where a script has no blanks and BLEU no words")
+    return sacrebleu.corpus_bleu(found, [wanted]).score
 
 
 if __name__ == "__main__":

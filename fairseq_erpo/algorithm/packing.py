@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 WORTH = 0.05  # one more pass of the decoder must save this share of all positions
+WORTH_ON_GPU = 0.25  # where a pass of a small batch is the starting of its operations
 
 
 class Piece(NamedTuple):
@@ -32,8 +33,8 @@ class Packing(NamedTuple):
         """From right-padded targets.  [N, T] int64 -> Packing; one synchronisation"""
         length = learnt.ne(pad).sum(1).cpu()
         pieces, places, shorter = [], [], 0
-        cuts = widths(length.tolist()) if learnt.device.type == "cpu" else [int(length.max())]  # a GPU wants few passes
-        for width in cuts:
+        worth = WORTH_ON_GPU if learnt.is_cuda else WORTH
+        for width in widths(length.tolist(), worth):
             rows = (length.gt(shorter) & length.le(width)).nonzero()[:, 0]
             real = torch.arange(width) < length[rows, None]
             pieces.append(Piece(rows.to(learnt.device), width, real.flatten().nonzero()[:, 0].to(learnt.device)))
@@ -42,10 +43,10 @@ class Packing(NamedTuple):
         return cls(pieces, torch.cat(places).to(learnt.device))
 
 
-def widths(lengths: list[int]) -> list[int]:
-    """The widths of the pieces, increasing: each cut saves at least the share WORTH of all positions."""
+def widths(lengths: list[int], worth: float) -> list[int]:
+    """The widths of the pieces, increasing: each cut saves at least the share `worth` of all positions."""
     order = sorted(lengths)
-    least = WORTH * len(order) * order[-1]
+    least = worth * len(order) * order[-1]
 
     def cut(low: int, high: int) -> list[int]:
         width = order[high - 1]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq_erpo.coverage import ENOUGH
 from fairseq_erpo.vocabulary import Vocabulary
 
 LARGEST = torch.finfo(torch.float32).max
@@ -25,11 +26,14 @@ class PredrawnSamples:
     def __init__(self, path: str | Path, encode: Callable[[str], Sequence[int]], vocabulary: Vocabulary) -> None:
         """`encode` turns the third field into ids, without EOS.  Raises ValueError naming path:line."""
         self.path, self.encode, self.vocabulary = Path(path), encode, vocabulary
-        indices, offsets, offset, samples, number, known = array("q"), array("q"), 0, array("q"), 0, False
+        indices, offsets, offset, samples, number = array("q"), array("q"), 0, array("q"), 0
+        words = known = 0
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 index, _, text = self._parse(line, number)
-                known = known or any(token != vocabulary.unk for token in encode(text))
+                tokens = encode(text)
+                self._check_symbols(tokens, text, number)
+                words, known = words + len(tokens), known + sum(token != vocabulary.unk for token in tokens)
                 if not indices or indices[-1] != index:
                     self._check_group(samples, number)
                     indices.append(index)
@@ -39,8 +43,9 @@ class PredrawnSamples:
                 offset += len(line)
         if not indices:
             raise ValueError(f"{self.path}: no samples")
-        if not known:
-            raise ValueError(f"{self.path}: no word of its samples is in the dictionary")
+        self.known = known / max(words, 1)  # share of the words
+        if self.known < ENOUGH:
+            raise ValueError(f"{self.path}: {self.known:.1%} of the words of its samples are in the dictionary")
         self._check_group(samples, number + 1)
         self.samples: int = samples[0]
         self._order = np.argsort(np.asarray(indices), kind="stable")
@@ -49,6 +54,17 @@ class PredrawnSamples:
         if again.size:
             line = self._order[again[0] + 1] * self.samples + 1
             raise ValueError(f"{self.path}:{line}: sentence {self._indices[again[0]]} occurs before, not adjacent")
+
+    def check_covers(self, ids: Sequence[int], sentences: int) -> None:
+        """Raises ValueError unless there are samples of all of `ids`, and of no other sentences than there are."""
+        missing = np.setdiff1d(ids, self._indices)
+        if missing.size:
+            have = f"{len(ids) - missing.size} of the {len(ids)} sentences of the training data"
+            raise ValueError(f"{self.path}: samples of {have}, and none of sentence {missing[0]}")
+        if self._indices[-1] >= sentences:
+            raise ValueError(
+                f"{self.path}: samples of sentence {self._indices[-1]}, and the data has {sentences}: it is of others"
+            )
 
     def read(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The samples of sentences `ids`, closed by EOS, and their rewards, on the CPU.  -> [B·S, T] int64, [B·S] float32
@@ -81,6 +97,13 @@ class PredrawnSamples:
         if not 0 <= parsed[0] < 2**63 or not abs(parsed[1]) <= LARGEST:  # which nan is not either
             raise ValueError(f"{self.path}:{number}: the index must be 0 to 2**63 - 1, the reward finite in float32")
         return parsed
+
+    def _check_symbols(self, tokens: Sequence[int], text: str, number: int) -> None:
+        """Refuses words that a dictionary keeps for itself, such as </s>, which would end a sample early."""
+        vocabulary = self.vocabulary
+        for token, word in zip(tokens, text.split(), strict=False):
+            if token == vocabulary.eos or token in vocabulary.never:
+                raise ValueError(f"{self.path}:{number}: {word} is a symbol of the dictionary, and no word of a sample")
 
     def _check_group(self, samples: Sequence[int], next_line: int) -> None:
         """Refuses a sentence that has ended with another number of samples than the first."""

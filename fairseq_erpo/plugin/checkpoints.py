@@ -69,14 +69,16 @@ def load(path: str, *args: Any, **kwargs: Any) -> Any:
 
     The check comes first: fairseq leaves `weights_only` to torch's default, which an environment variable can turn off.
     """
+    # Only a trainer goes on from a checkpoint, and only it asks for this; fairseq-generate and others know no --restore-file.
+    fix = f"; {another(path)}" if "load_on_all_ranks" in kwargs else ""
     try:
         check_checkpoint(PathManager.get_local_path(path))
     except ValueError as error:
-        raise SystemExit(f"erpo: {error}; {another(path)}") from None
+        raise SystemExit(f"erpo: {error}{fix}") from None
     state = fairseqs_load(path, *args, **kwargs)
     broken = [name for name, value in state["model"].items() if torch.is_tensor(value) and bool(value.isnan().any())]
     if broken:
-        raise SystemExit(f"erpo: {path} is of a run that diverged: {broken[0]} is not a number; {another(path)}")
+        raise SystemExit(f"erpo: {path} is of a run that diverged: {broken[0]} is not a number{fix}")
     return state
 
 

@@ -24,6 +24,7 @@ class Clock:
 
     epoch: int = 1
     update: int = 0
+    seed: int | None = None  # --seed; None where the criterion is another one
     metric: str = "loss"
     maximize: bool = False
     scores: dict[int, float] = field(default_factory=dict)  # update -> validation score

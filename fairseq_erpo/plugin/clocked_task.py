@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from fairseq.distributed import utils as distributed
 from fairseq.tasks.fairseq_task import FairseqTask
 from fairseq.utils import split_paths
 
-from fairseq_erpo.files import reason_of
-from fairseq_erpo.plugin.binarised import check_index
+from fairseq_erpo.files import cause_of
 from fairseq_erpo.plugin.clock import Clock, is_parallel
+from fairseq_erpo.plugin.data_checks import BadData, check_dataset, check_files, check_kept, check_scorers, name_of
 from fairseq_erpo.plugin.decoder import check_model, feature_size, unwrapped
 from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
+from fairseq_erpo.plugin.row_inputs import config_of
 from fairseq_erpo.provenance import provenance
 
 LOG = logging.getLogger("fairseq_cli.train")  # the one that --log-file listens to
@@ -24,6 +24,8 @@ LOG = logging.getLogger("fairseq_cli.train")  # the one that --log-file listens 
 
 class Clocked:
     """Mixin for a fairseq task: tells the criterion the epoch, the update and the validations so far."""
+
+    dataset_to_epoch_iter: dict[Any, Any]
 
     @property
     def clock(self) -> Clock:
@@ -52,18 +54,26 @@ class Clocked:
         self.clock.epoch = epoch
         super().begin_epoch(epoch, model)  # type: ignore[misc]
 
-    def get_batch_iterator(
-        self, dataset: Any, *, seed: int = 1, epoch: int = 1, update_epoch_batch_itr: bool = False, **options: Any
-    ) -> Any:
+    def get_batch_iterator(self, dataset: Any, *, seed: int = 1, epoch: int = 1, **options: Any) -> Any:
         """Make batches that do not depend on the epoch in which the process started.
 
-        fairseq makes them once per process from seed + epoch, so that a resumed run would train on other batches.
+        Where fairseq keeps an iterator for all epochs, it makes the batches once, from seed + epoch of the start, so that a
+        resumed run would train on other ones: there they are those of epoch 1. Shards, --update-epoch-batch-itr and tasks that
+        sample anew have other batches each epoch, which are fairseq's own.
         """
-        first = epoch if update_epoch_batch_itr else 1  # the epoch whose batches are wanted
-        iterator = super().get_batch_iterator(  # type: ignore[misc]
-            dataset, seed=seed + first - epoch, epoch=epoch, update_epoch_batch_itr=update_epoch_batch_itr, **options
-        )
-        iterator.seed = seed  # decides the order of the batches; fairseq adds the epoch
+        kept, make = self.dataset_to_epoch_iter, super().get_batch_iterator  # type: ignore[misc]
+        if dataset in kept:
+            return make(dataset, seed=seed, epoch=epoch, **options)
+        iterator = make(dataset, seed=seed, epoch=epoch, **options)
+        if epoch > 1 and kept.get(dataset) is iterator:
+            del kept[dataset]
+            # --update-ordered-indices-seed adds the epoch to --seed; it added 1 in the first one.
+            start = seed if self.clock.seed in (None, seed) else seed - epoch + 1
+            iterator = make(dataset, seed=start, epoch=1, **options)
+            iterator.epoch = epoch
+            dataset.set_epoch(epoch)
+        # Else fairseq would shuffle all epochs as the process's first one, whatever --curriculum says.
+        iterator.reuse_dataloader = False
         return iterator
 
     def train_step(
@@ -94,52 +104,32 @@ class Clocked:
         return any(Path(folders[0]).glob(f"{split}.*.idx"))
 
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
-        again = "look at what fairseq-preprocess was given, or run it again"
-        folders = split_paths(getattr(self.cfg, "data", None) or "")  # type: ignore[attr-defined]
+        config = config_of(self)
+        if getattr(config, "num_batch_buckets", 0) > 0 and np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+            raise SystemExit("erpo: --num-batch-buckets: fairseq's code for it runs with numpy 1 only; leave the flag out")
         try:
-            # fairseq would fail to map an empty file into memory.
-            if any(not file.stat().st_size for folder in folders for file in Path(folder).glob(f"{split}.*.bin")):
-                raise ValueError(f"the {split} data holds no sentence pair")
-            for folder in folders:
-                for index in Path(folder).glob(f"{split}.*.idx"):
-                    check_index(index)
+            for folder in split_paths(getattr(config, "data", None) or ""):
+                check_files(folder, split)
             super().load_dataset(split, *args, **kwargs)  # type: ignore[misc]
             check_dataset(self.datasets[split], self, split)  # type: ignore[attr-defined]
+            check_scorers(self.datasets[split], self, split)  # type: ignore[attr-defined]
         except FileNotFoundError as error:
             raise SystemExit(f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}") from None
-        except ValueError as error:
-            raise SystemExit(f"erpo: {error}; {again}") from None
-        except Exception as error:  # fairseq raises anything here, where a file is damaged
-            raise SystemExit(f"erpo: the {split} data cannot be read: {reason_of(error)}; {again}") from None
+        except BadData as error:
+            raise SystemExit(f"erpo: {error}") from None
+        except Exception as error:  # fairseq raises anything here
+            raise SystemExit(f"erpo: --task {name_of(self)} cannot load the {split} data: {cause_of(error)}") from None
 
-
-LOOKED_AT = 500  # sentences of a split
-
-
-def check_dataset(dataset: Any, task: Any, split: str) -> None:
-    """Raises ValueError for a split that is empty, or whose sentences cannot be text."""
-    if not len(dataset):
-        raise ValueError(f"the {split} data holds no sentence pair")
-    check_side(getattr(dataset, "src", None), getattr(task, "source_dictionary", None), f"the {split} data", "sources")
-    check_side(getattr(dataset, "tgt", None), getattr(task, "target_dictionary", None), f"the {split} data", "targets")
-
-
-def check_side(texts: Any, dictionary: Any, data: str, side: str) -> None:
-    """Look at some texts, spread evenly.  Raises ValueError if they cannot be text: damaged, empty, or unknown words only."""
-    if texts is None or dictionary is None:
-        return
-    chosen = np.unique(np.linspace(0, len(texts) - 1, LOOKED_AT, dtype=int))
-    try:
-        tokens = torch.cat([texts[int(i)] for i in chosen])
-    except (ValueError, RuntimeError, IndexError):  # an index that does not fit its file
-        raise ValueError(f"{data} is damaged: its {side} end before their index does") from None
-    if bool(((tokens == dictionary.pad()) | (tokens == dictionary.bos()) | (tokens < 0) | (tokens >= len(dictionary))).any()):
-        raise ValueError(f"{data} is damaged, or of another dictionary: its {side} hold ids that no text has")
-    words = tokens[tokens != dictionary.eos()]
-    if not len(words):
-        raise ValueError(f"{data} has empty {side} only")
-    if bool((words == dictionary.unk()).all()):
-        raise ValueError(f"{data} has no word of its {side} that is in the dictionary")
+    def filter_indices_by_size(
+        self, indices: Any, dataset: Any, max_positions: Any = None, ignore_invalid_inputs: bool = False
+    ) -> Any:
+        """fairseq leaves long sentences out of the training data, however many, and ends with a traceback in others."""
+        kept = super().filter_indices_by_size(indices, dataset, max_positions, ignore_invalid_inputs=True)  # type: ignore[misc]
+        try:
+            check_kept(len(kept), len(indices), max_positions, all_of_them=not ignore_invalid_inputs)
+        except BadData as error:
+            raise SystemExit(f"erpo: {error}") from None
+        return kept
 
 
 def clocked(task: FairseqTask) -> FairseqTask:

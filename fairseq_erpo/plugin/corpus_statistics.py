@@ -3,6 +3,7 @@
 They are kept beside the checkpoints, so that a run that is resumed in between goes on with those of the last count.
 """
 
+import logging
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.row_inputs import RunCache, train_subset
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.rewards.corpus_bleu import CorpusBleu, CorpusStatistics
+
+logger = logging.getLogger(__name__)
 
 FILE = "erpo_corpus.json"
 EVERY = 50  # updates: within an epoch of 265, the outputs' length went from .965 of the references' to 1.12
@@ -97,6 +100,8 @@ class Follower:
         room = utils.resolve_max_positions(task.max_positions(), unwrapped(model).max_positions())
         fitting, _ = dataset.filter_indices_by_size(np.arange(len(dataset)), room)
         chosen = fitting[np.unique(np.linspace(0, len(fitting) - 1, SENTENCES, dtype=int))]
+        if len(chosen) < AT_ONCE and clock.update < EVERY:  # once
+            logger.warning(f"corpus_bleu follows statistics of {len(chosen)} training sentences only, and wants {SENTENCES}")
         device = next(model.parameters()).device
         sampler = Sampler(CorpusBleu(), settings.experts, vocabulary)
         counts: dict[Expert, list[Tensor]] = {Expert.MODEL: [], Expert.GREEDY: []}

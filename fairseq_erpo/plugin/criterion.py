@@ -23,6 +23,7 @@ from fairseq_erpo.plugin.checkpoints import another
 from fairseq_erpo.plugin.clock import HISTORY
 from fairseq_erpo.plugin.clocked_task import clocked
 from fairseq_erpo.plugin.corpus_statistics import Follower, follows_model
+from fairseq_erpo.plugin.data_checks import check_training
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.forward import in_pieces
@@ -66,13 +67,14 @@ class ErpoCriterion(FairseqCriterion):
         self.settings = settings
         self.seed: int = cfg.seed
         self.sentence_avg: bool = cfg.sentence_avg
+        task.clock.seed = cfg.seed
         task.clock.metric, task.clock.maximize = cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric
         task.clock.path = Path(cfg.save_dir) / HISTORY if settings.schedule.plateau else None
         self.vocabulary = vocabulary_of(task.target_dictionary)
         self.baseline = StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
         self.cache = RunCache(task, settings, self.vocabulary, self.baseline)
         self.follower = Follower(self.cache, Path(cfg.save_dir) if cfg.save_dir else None) if follows_model(settings) else None
-        self.batches = 0
+        self.batches, self.data_checked = 0, False
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: Any) -> Self:
@@ -160,10 +162,13 @@ class ErpoCriterion(FairseqCriterion):
 
     def draw(self, model: Any, sample: dict[str, Any]) -> Drawn | None:
         """E-step: draw and weigh, without dropout and without gradient; None for the data themselves."""
-        try:
-            self.cache.check_reward()
-        except ValueError as error:
-            raise SystemExit(f"erpo: {error}") from None
+        if not self.data_checked:
+            # Not when the criterion is built: fairseq-validate builds a checkpoint's, and no file may name what is imported.
+            try:
+                check_training(self.task, self.row, self.settings, self.cache, sample, unwrapped(model))
+            except ValueError as error:
+                raise SystemExit(f"erpo: {error}") from None
+            self.data_checked = True
         if self.settings.schedule.elapsed(*self.now) is None:
             return None
         if self.follower is not None:

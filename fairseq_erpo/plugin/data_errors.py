@@ -6,7 +6,7 @@ from typing import Any
 from fairseq import tasks
 from fairseq.utils import split_paths
 
-from fairseq_erpo.files import reason_of
+from fairseq_erpo.files import cause_of
 
 fairseqs_setup = tasks.setup_task
 MAKE = "make it with fairseq-preprocess"
@@ -40,7 +40,7 @@ def explained(error: Exception, data: str) -> str:
         languages = sorted(file.name.split(".")[1] for file in Path(data).glob("dict.*.txt"))
         there = f"there are dictionaries of {', '.join(languages)}: see --source-lang, --target-lang" if languages else MAKE
         return f"{data} has no {Path(error.filename).name}; {there}"
-    return f"{data}: {reason_of(error)}"
+    return f"{data}: {cause_of(error)}"
 
 
 tasks.setup_task = setup_task

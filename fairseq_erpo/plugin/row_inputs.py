@@ -22,8 +22,8 @@ from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.plugin.decoder import IncrementalDecoder
 from fairseq_erpo.plugin.forward import Encoded
 from fairseq_erpo.plugin.safe_load import check_checkpoint
-from fairseq_erpo.plugin.texts import UNKNOWN_FOUND, UNKNOWN_WANTED, check_words, spelt
-from fairseq_erpo.text_rewards import Pool, find
+from fairseq_erpo.plugin.texts import UNKNOWN_FOUND, UNKNOWN_WANTED, spelt
+from fairseq_erpo.text_rewards import Pool
 from fairseq_erpo.vocabulary import Vocabulary
 
 MOST_WORKERS = 4  # that score texts
@@ -100,14 +100,6 @@ class RunCache:
 
         return PredrawnSamples(self.settings.samples_file, encode, self.vocabulary)
 
-    def check_reward(self) -> None:
-        """Find a reward of text at the first batch of training.  Raises ValueError.
-
-        Not when the criterion is built: fairseq-validate builds the one of a checkpoint, and no file may name what is imported.
-        """
-        if isinstance(self.settings.reward, str):
-            find(self.settings.reward)
-
     @cached_property
     def text_pool(self) -> Pool:
         """The workers of a reward of text."""
@@ -147,7 +139,6 @@ class BatchInputs:
         task, sample = self.cache.task, self.sample
         sources = [spelt(task, line, UNKNOWN_WANTED, task.source_dictionary) for line in sample["net_input"]["src_tokens"]]
         references = [spelt(task, line, UNKNOWN_WANTED) for line in sample["target"]]
-        check_words(references[0], "--erpo-reward")
         found = [spelt(task, line, UNKNOWN_FOUND) for line in tokens]
         sources, references = ([text for text in side for _ in range(samples)] for side in (sources, references))
         scores = self.cache.text_pool.score(sources, found, references)

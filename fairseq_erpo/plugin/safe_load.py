@@ -36,11 +36,15 @@ def check_checkpoint(path: str) -> dict[str, Any]:
 def _checked(path: str, changed: int, size: int) -> dict[str, Any]:
     try:
         check_archive(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a broken archive raises anything
         hint = "" if zipfile.is_zipfile(path) else f"; if an older torch wrote it: python -m fairseq_erpo convert {path} NEW"
         raise ValueError(f"{path} is not a checkpoint: {reason_of(error)}{hint}") from None
     try:
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a broken pickle raises anything
         raise ValueError(f"{path} is not a checkpoint that is complete and safe to load: {reason_of(error)}") from None
     try:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 # As fairseq's BLEU has it: an unknown word never matches, and is one word to the scorer.
 UNKNOWN_FOUND, UNKNOWN_WANTED = "UNKNOWNTOKENINHYP", "UNKNOWNTOKENINREF"
-MARKS = ("▁", "@@ ")  # of sentencepiece and of subword-nmt
 
 
 def spelt(task: Any, tokens: Tensor, unknown: str, dictionary: Any = None) -> str:
@@ -17,11 +16,3 @@ def spelt(task: Any, tokens: Tensor, unknown: str, dictionary: Any = None) -> st
     text: str = dictionary.string(bare, getattr(task.cfg, "eval_bleu_remove_bpe", None), unk_string=unknown)
     tokenizer = getattr(task, "tokenizer", None)
     return tokenizer.decode(text) if tokenizer else text
-
-
-def check_words(text: str, flag: str) -> None:
-    """Raises ValueError for text in pieces, which a reward of words would take for words."""
-    if any(mark in text for mark in MARKS):
-        raise ValueError(
-            f"{flag} reads words, and {text[:60]!r} is in pieces: add --eval-bleu-remove-bpe sentencepiece (or '@@ ')"
-        )

@@ -9,5 +9,6 @@ from fairseq_erpo.plugin import (  # noqa: F401
     literals,
     register,
     safe_load,
+    search,
     translation_task,
 )

@@ -11,10 +11,9 @@ from omegaconf import OmegaConf
 
 from fairseq_erpo.checkup import Check, machine, report
 from fairseq_erpo.plugin import data_errors
-from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.plugin.translation_task import ErpoTranslationConfig
-from fairseq_erpo.tools.load_run import part_of
+from fairseq_erpo.tools.load_run import part_of, run_task
 
 
 def doctor(parser: ArgumentParser, argv: Sequence[str]) -> None:
@@ -81,7 +80,7 @@ def look_at_checkpoint(path: str, data: str | None) -> str:
     """Read it as training does; with `data`, compare the dictionaries."""
     state = check_checkpoint(path)
     if data:
-        check_dictionaries(state.get("task_state", {}), task_of(data), path)
+        run_task(path, data)
     weights = checkpoint_utils.load_checkpoint_to_cpu(path)["model"]
     # Training refuses NaN only: a model of one's own may keep an infinite mask.
     broken = [name for name, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]

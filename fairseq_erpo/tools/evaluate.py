@@ -3,22 +3,26 @@
 import math
 import statistics
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
 from tabulate import tabulate
 from tqdm import tqdm
 
-from fairseq_erpo.files import write_json
-from fairseq_erpo.scores import ROUGE, TEST, bleu_signature, measures, p_values, rouge_counts
-from fairseq_erpo.tools.generate import Decoding, lines_of, output_of
+from fairseq_erpo.coverage import ENOUGH, NEARLY_ALL, Coverage
+from fairseq_erpo.files import reason_of, text_lines, write_json
+from fairseq_erpo.scores import ROUGE, TEST, bleu_signature, measures, p_values, tokeniser
+from fairseq_erpo.tools.generate import Decoding, output_of
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
 STARS = ((0.01, "**"), (0.05, "*"))
 LEAST = 0.1  # points: a smaller difference is nobody's gain, however sure; near a score of 0 any is "significant"
+HIGH_CHRF = 50
+UNKNOWN = "<<unk>>"  # in fairseq-generate's references
 Systems = Mapping[str, Sequence[Sequence[str]]]  # name -> for each seed its hypotheses
 
 
@@ -71,8 +75,12 @@ def _refuse(args: Any, columns: Sequence[str]) -> None:
         raise ValueError(f"--tokenize must be one of {', '.join(BLEU.TOKENIZERS)}, not {args.tokenize!r}")
     try:
         bleu_signature(args.tokenize)
-    except RuntimeError as error:  # a library is missing
+    except (RuntimeError, ImportError) as error:  # a library is missing
         raise ValueError(f"--tokenize {args.tokenize}: {' '.join(str(error).split())}") from None
+    except (OSError, SystemExit) as error:
+        here = ", ".join(name for name in BLEU.TOKENIZERS if name not in SPM_MODELS and not name.endswith("-mecab"))
+        why = f"could not be downloaded ({reason_of(error)})"
+        raise ValueError(f"--tokenize {args.tokenize}: its model {why}; these need no download: {here}") from None
     if args.beam < 1:
         raise ValueError(f"--beam must be at least 1, not {args.beam}")
     if not math.isfinite(args.lenpen):
@@ -118,7 +126,7 @@ def collect(
     if reference is not None:
         if not Path(reference).is_file():
             raise ValueError(f"--reference: there is no file {reference}")
-        references = lines_of(Path(reference))
+        references = text_lines(reference)
     systems: dict[str, list[Sequence[str]]] = {}
     settings = []
     runs = [(name, path) for name, listed in paths.items() for path in listed]
@@ -138,6 +146,9 @@ def collect(
         settings.append(output.settings)
     if not references:
         raise ValueError(f"{origin} has no sentence")
+    filled = sum(map(bool, map(str.strip, references))) / len(references)
+    if filled < ENOUGH:
+        raise ValueError(f"{origin}: {1 - filled:.0%} of its references are empty")
     return systems, references, settings[0] if all(one == settings[0] for one in settings) else None
 
 
@@ -151,7 +162,7 @@ def compare(systems: Systems, references: Sequence[str], baseline: str | None, t
     """
     result: dict[str, Any] = {"baseline": baseline, "sentences": len(references), "signature": bleu_signature(tokenize)}
     scored: dict[str, dict[str, Any]] = {name: {"runs": len(runs), "scores": {}} for name, runs in systems.items()}
-    result |= {"systems": scored, "references": {}, "rouge_counts": rouge_counts(references)}
+    result |= {"systems": scored, "references": {}, "usable": usable(systems, references, tokenize)}
     result |= {"test": TEST} if baseline is not None else {}
     for key, measure in measures(tokenize).items():
         counts = {name: [measure.counts(run, references) for run in runs] for name, runs in systems.items()}
@@ -168,6 +179,16 @@ def compare(systems: Systems, references: Sequence[str], baseline: str | None, t
                 ours, theirs = scored[name]["scores"][key], scored[baseline]["scores"][key]
                 ours |= {"difference": ours["mean"] - theirs["mean"], "p": p}
     return result
+
+
+def usable(systems: Systems, references: Sequence[str], tokenize: str) -> dict[str, Any]:
+    """What share of the references BLEU and ROUGE can use, the tokeniser that would do, and the share of outputs in words."""
+    found = Coverage.of(references, tokeniser(tokenize))
+    shares: dict[str, Any] = {"tokenize": tokenize, "better": found.tokeniser, "bleu": found.bleu, "rouge": found.rouge}
+    in_words = [Coverage.of(run).words for runs in systems.values() for run in runs]
+    unknown = sum(text.count(UNKNOWN) for text in references)
+    known = 1 - unknown / max(1, sum(len(text.split()) for text in references))
+    return shares | {"words": min([found.words, *in_words]), "known": known}
 
 
 def examples(systems: Systems, references: Sequence[str], count: int) -> str:
@@ -235,10 +256,37 @@ def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     if "repetition" in columns:
         natural = result["references"]["repetition"]
         lines.append(f"repeats: share of bigrams already seen in that output, in percent (references {natural:.2f})")
-    titles = [measures()[key].title for key in columns if key in ROUGE]
-    if titles and not result.get("rouge_counts", True):
-        lines.append(f"rouge-score counts runs of a-z and 0-9 only: {', '.join(titles)} say nothing here, use BLEU or chrF")
-    return lines
+    return [*lines, *hints(result, columns)]
+
+
+def hints(result: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
+    """A line for each score that does not see all of the text, with the flag that helps."""
+    if "usable" not in result:
+        return
+    share = result["usable"]
+    titles = ", ".join(measures()[key].title for key in columns if key in ROUGE)
+    if titles and share["rouge"] < NEARLY_ALL:
+        verdict = f"{titles} say nothing here, use" if share["rouge"] < ENOUGH else "compare also"
+        kept = f"{share['rouge']:.1%} of the references' letters and digits"
+        yield f"rouge-score counts a-z and 0-9 only, {kept}: {verdict} BLEU or chrF"
+    if share["known"] < NEARLY_ALL:
+        yield f"{1 - share['known']:.0%} of the references' words are not in the dictionary, and match nothing: give --reference"
+    if share["words"] < NEARLY_ALL:
+        yield f"{1 - share['words']:.0%} of the texts are in subword pieces: decode with --remove-bpe sentencepiece, or '@@ '"
+    if share["bleu"] < NEARLY_ALL:
+        better = "char" if share["better"] == "char" else f"{share['better']} or char"
+        yield (
+            f"{1 - share['bleu']:.0%} of the references are one word to --tokenize {share['tokenize']}, since their script has "
+            f"no blanks: a nearly right output has 0 BLEU; use --tokenize {better}"
+        )
+    elif share["words"] >= NEARLY_ALL and any(letters_agree(system["scores"]) for system in result["systems"].values()):
+        yield "BLEU is near 0 where chrF is high: outputs and references differ in how words are divided; try --tokenize char"
+
+
+def letters_agree(scores: Mapping[str, Any]) -> bool:
+    """Whether outputs are right by their letters and wrong by their words."""
+    bleu, chrf = (scores[name]["mean"] for name in ("bleu", "chrf"))
+    return chrf >= HIGH_CHRF and bleu < chrf / 10
 
 
 def table(result: Mapping[str, Any], columns: Sequence[str], style: str = "simple") -> str:

@@ -5,19 +5,22 @@ import logging
 import os
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from fairseq import options
+from fairseq import options, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks.translation import TranslationTask
 from fairseq.utils import split_paths
 from fairseq_cli import generate
 
-from fairseq_erpo.files import reason_of
+from fairseq_erpo.files import cause_of, text_lines
 from fairseq_erpo.plugin.safe_load import check_checkpoint
-from fairseq_erpo.tools.load_run import part_of
+from fairseq_erpo.tools.load_run import part_of, run_config
 from fairseq_erpo.tools.training_log import numbered
 
 # Room for any sensible output, so that a model that never ends costs little; fairseq's own limit is 200 tokens.
@@ -70,8 +73,8 @@ def output_of(path: str, decoding: Decoding) -> Output:
 def read(path: Path) -> Output:
     """fairseq-generate's lines `D-` and `T-` by their numbers, or a text as it is."""
     try:
-        lines = lines_of(path)
-    except UnicodeDecodeError:
+        lines = text_lines(path)
+    except ValueError:
         raise ValueError(f"{path} is neither a checkpoint (.pt) nor a text in UTF-8") from None
     try:
         hypotheses, references = (numbered("\n".join(lines), letter) for letter in "DT")
@@ -92,15 +95,6 @@ def settings_in(lines: Sequence[str]) -> dict[str, Any] | None:
         return None
     penalty = re.search(r"'lenpen': ([-+.\de]+)", text)
     return {"split": last[1], "beam": int(last[2])} | ({"lenpen": float(penalty[1])} if penalty else {})
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text in UTF-8, with or without a byte order mark.  Raises UnicodeDecodeError, OSError.
-
-    Not by splitlines(), which also splits at rare characters inside a sentence, such as U+0085 and U+2028.
-    """
-    text = path.read_text("utf-8-sig")  # which turns \r\n into \n, too
-    return text.removesuffix("\n").split("\n") if text else []
 
 
 def decoded(checkpoint: Path, decoding: Decoding) -> Path:
@@ -128,17 +122,34 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
         return kept
     arguments = [data, "--path", str(checkpoint), "--task", "erpo_translation", "--gen-subset", decoding.split]
     arguments += ["--beam", str(decoding.beam), "--lenpen", str(decoding.lenpen), *LENGTH, *BATCHES, "--num-workers", "0"]
-    for flag, value in (
-        ("--remove-bpe", remove),
-        ("--user-dir", decoding.user_dir),
-        ("--source-lang", task.get("source_lang")),
-        ("--target-lang", task.get("target_lang")),
-    ):
-        arguments += [flag, value] if value else []
+    arguments += ["--remove-bpe", remove] if remove else []
+    arguments += ["--user-dir", decoding.user_dir] if decoding.user_dir else []
+    own = task_config(checkpoint, data, decoding.user_dir)
     with TemporaryDirectory(dir=checkpoint.parent, prefix="decoding-") as folder:
-        _generate([*arguments, "--results-path", folder], checkpoint, data)
+        _generate([*arguments, "--results-path", folder], own, checkpoint, data)
         os.replace(Path(folder) / f"generate-{decoding.split}.txt", kept)
     return kept
+
+
+def task_config(checkpoint: Path, data: str, user_dir: str | None) -> Any:
+    """The run's own task with its flags, such as --truncate-source, on `data`; fairseq's `translation` becomes ours.
+
+    Raises ValueError for a task that decodes by flags that no verb here has.
+    """
+    utils.import_user_module(Namespace(user_dir=user_dir))
+    unused = {"eval_bleu": False, "eval_rouge": False, "num_batch_buckets": 0}
+    own = run_config(str(checkpoint), {"data": data, **unused}).task
+    name = getattr(own, "_name", None) or own.task
+    if name not in TASK_REGISTRY:
+        raise ValueError(f"there is no task {name!r}, which {checkpoint} is of; give the --user-dir that has it")
+    if not issubclass(TASK_REGISTRY[name], TranslationTask):
+        raise ValueError(
+            f"{checkpoint} was trained by --task {name}, which has flags of its own for decoding: run fairseq-generate with "
+            "--task and these, and give evaluate its output"
+        )
+    if name == "translation":
+        own._name = "erpo_translation"
+    return own
 
 
 def digest_of(files: Sequence[Path], settings: str) -> str:
@@ -150,13 +161,16 @@ def digest_of(files: Sequence[Path], settings: str) -> str:
     return digest.hexdigest()
 
 
-def _generate(arguments: Sequence[str], checkpoint: Path, data: str) -> None:
-    """fairseq-generate in this process."""
+def _generate(arguments: Sequence[str], task: Any, checkpoint: Path, data: str) -> None:
+    """fairseq-generate in this process, with this configuration of its task."""
     logging.basicConfig()  # else fairseq logs into the result's file, and goes on when that is closed
     if sys.stderr.isatty():
         logging.getLogger("fairseq.logging.progress_bar").setLevel(logging.INFO)  # its bar obeys this logger
     try:
         parsed = options.parse_args_and_arch(options.get_generation_parser(), list(arguments))
-        generate.main(convert_namespace_to_omegaconf(parsed))
+        config = convert_namespace_to_omegaconf(parsed)
+        config._set_flag("allow_objects", True)  # fairseq's older tasks have a Namespace
+        config.task = task
+        generate.main(config)
     except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
-        raise ValueError(f"{checkpoint} cannot decode {data}: {reason_of(error).removeprefix('erpo: ')}") from None
+        raise ValueError(f"{checkpoint} cannot decode {data}: {cause_of(error)}") from None

@@ -1,5 +1,6 @@
 """From the command line to a checkpoint, its settings and sentences of its data: for every verb that looks at a run."""
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from fairseq import checkpoint_utils, utils
+from fairseq import checkpoint_utils, tasks, utils
 from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 from torch import nn
@@ -17,7 +19,7 @@ from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.family.flags import FLAGS
 from fairseq_erpo.family.resolve import named, resolve
-from fairseq_erpo.files import reason_of
+from fairseq_erpo.files import cause_of
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import register, translation_task  # noqa: F401 - known to fairseq from now on
 from fairseq_erpo.plugin.decoder import check_model
@@ -112,7 +114,7 @@ def load(args: Namespace) -> Loaded:
     given, end = _flags(state, {name: getattr(args, name) for name in SAMPLING})
     # Only how Algorithm 1 draws is shown: a row may also have several samples of each sentence, or a baseline to draw for.
     settings = replace(resolve(given), samples=1, baseline="none")
-    task, model = _task_and_model(args.checkpoint, args.data, state)
+    task, model = _task_and_model(args.checkpoint, args.data)
     check_model(model)
     try:
         task.load_dataset(args.split)
@@ -190,19 +192,41 @@ def part_of(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     return vars(config) if isinstance(config, Namespace) else config
 
 
-def _task_and_model(checkpoint: str, data: str, state: Mapping[str, Any]) -> tuple[Any, nn.Module]:
-    """Both as fairseq builds them, on `data`."""
+def run_config(checkpoint: str, overrides: Mapping[str, Any]) -> Any:
+    """The run's whole configuration, some of its values overridden.  Raises ValueError with one line."""
     try:
-        # References have to be padded on the right, whatever the run did.
-        overrides = {"data": data, "left_pad_target": False}
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task([checkpoint], arg_overrides=overrides)
-        check_dictionaries(state.get("task_state", {}), task, checkpoint)
+        state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint, dict(overrides))
+    except SystemExit as error:  # by `plugin.checkpoints`
+        raise ValueError(cause_of(error)) from None
+    return state["cfg"] if state.get("cfg") is not None else convert_namespace_to_omegaconf(state["args"])
+
+
+def run_task(checkpoint: str, data: str) -> Any:
+    """The run's own task, on `data`.  Raises ValueError if it cannot be, or if the dictionaries are others."""
+    # References have to be padded on the right, whatever the run did.
+    config = run_config(checkpoint, {"data": data, "left_pad_target": False})
+    try:
+        task = tasks.setup_task(config.task, from_checkpoint=True)
     except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
-        mismatch = [line.strip() for line in str(error).splitlines() if line.strip().startswith("size mismatch")]
-        if mismatch:
-            raise ValueError(f"the dictionaries in {data} are not those of {checkpoint}: {mismatch[0]}") from None
-        raise ValueError(f"{checkpoint} cannot be used with {data}: {reason_of(error).removeprefix('erpo: ')}") from None
-    return task, models[0]
+        raise ValueError(f"{checkpoint} cannot be used with {data}: {cause_of(error)}") from None
+    check_dictionaries(check_checkpoint(checkpoint).get("task_state", {}), task, checkpoint)
+    return task
+
+
+def _task_and_model(checkpoint: str, data: str) -> tuple[Any, nn.Module]:
+    """Both as fairseq builds them, on `data`."""
+    task = run_task(checkpoint, data)
+    try:
+        (model,), _ = checkpoint_utils.load_model_ensemble([checkpoint], arg_overrides={"data": data}, task=task)
+    except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
+        mismatch = re.search(r"size mismatch for \S+: .*", str(error))
+        if mismatch is None:
+            raise ValueError(f"{checkpoint} cannot be used with {data}: {cause_of(error)}") from None
+        sizes = {len(task.source_dictionary), len(task.target_dictionary)}
+        of_words = any(int(size) in sizes for size in re.findall(r"\d+", mismatch[0].rpartition("current model")[2]))
+        why = f"the dictionaries in {data} are not those of {checkpoint}" if of_words else f"{checkpoint} does not fit {data}"
+        raise ValueError(f"{why}: {mismatch[0]}") from None
+    return task, model
 
 
 def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fairseq_erpo.family import FAMILY
-from fairseq_erpo.files import atomic_write, read_json, write_text
+from fairseq_erpo.files import atomic_write, cause_of, read_json, write_text
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import curves, training_log
@@ -131,8 +131,9 @@ def read_scores(name: str) -> Mapping[str, Any]:
         for _ in score_table(result):
             pass
         score_panel(result, curves.looks(result["systems"]))
-    except Exception:  # whatever a file may hold: all that the page needs was tried
-        raise ValueError(f"--scores {name} is not what `python -m fairseq_erpo evaluate --json` writes") from None
+    except Exception as error:  # whatever a file may hold: all that the page needs was tried
+        made = "is not what `python -m fairseq_erpo evaluate --json` writes"
+        raise ValueError(f"--scores {name} {made}: {cause_of(error)}") from None
     return result
 
 
