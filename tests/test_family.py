@@ -554,7 +554,7 @@ class Ruler(Stub):
 
 def longer(sample: Sample, by: int, batch: Batch) -> Sample:
     """The same sample with more padding: the features there are what a decoder leaves, anything."""
-    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 7, 0, 0)  # type: ignore[arg-type]
+    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 7, 0, 0, 0)  # type: ignore[arg-type]
     parts = [
         part
         if part is None or part.dim() < 2

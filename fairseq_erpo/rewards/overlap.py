@@ -163,14 +163,15 @@ class OverlapReward(Reward[Overlap]):
         if self.subsequence:
             return super().total(reference, tokens, vocabulary)
         matches, drawn = self.matches(reference, tokens, vocabulary)
-        worth = torch.tensor(self.worth, device=tokens.device)
+        # Number by number: a tensor of them would have to come from the host.
+        worth = torch.stack([found * each for found, each in zip(matches.unbind(1), self.worth, strict=True)], 1)
         length = reference.length.float()
         end = Overlap(
             *[reference.keys] * len(Overlap._fields),  # what is not read
         )._replace(
             length=length,
             sizes=(self.sizes(length) + drawn[:, None])[:, None],
-            counts=(matches * worth + self.prior)[:, None],
+            counts=(worth + self.prior)[:, None],
         )
         value = self.value(end)
         closed = tokens.eq(vocabulary.eos).any(1)
