@@ -350,6 +350,7 @@ def test_the_encoder_runs_as_often_as_it_is_told(tiny_data: Path, arch: str, row
     for encode, passes in (("once", [True]), ("twice", [False, True])):
         built = build(tiny_data, f"--criterion erpo_{row} {constant} {preset} {arch} --erpo-encode {encode}")
         built.task.clock.epoch = 30  # beyond the pretraining that a row may have
+        built.criterion.check(built.model, built.batch(IDS))  # what the first batch is asked besides
         kind = type(built.model.encoder)
         with monkeypatch.context() as patch:
             patch.setattr(kind, "forward", partialmethod(counted, forward=kind.forward))

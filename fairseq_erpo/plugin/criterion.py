@@ -11,6 +11,7 @@ from torch import Tensor
 from fairseq_erpo.algorithm import mstep
 from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
+from fairseq_erpo.algorithm.draw import GOLD
 from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import Row
@@ -25,6 +26,7 @@ from fairseq_erpo.plugin.clocked_task import clocked
 from fairseq_erpo.plugin.corpus_statistics import Follower, follows_model
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
+from fairseq_erpo.plugin.first_batch import check_decoder, check_targets
 from fairseq_erpo.plugin.forward import Encoded, in_pieces
 from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline, shards
 from fairseq_erpo.plugin.safe_load import check_checkpoint
@@ -73,6 +75,7 @@ class ErpoCriterion(FairseqCriterion):
         self.baseline = StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
         self.cache = RunCache(task, settings, self.vocabulary, self.baseline)
         self.follower = Follower(self.cache, Path(cfg.save_dir) if cfg.save_dir else None) if follows_model(settings) else None
+        self.checked = self.row.draw is GOLD  # which asks nothing of the model but its forward pass
         self.batches = 0
 
     @classmethod
@@ -131,6 +134,8 @@ class ErpoCriterion(FairseqCriterion):
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
         """The loss, the number of targets that it is normalised by, and what to log."""
+        if self.training and not self.checked:
+            self.check(model, sample)
         began = time.perf_counter()
         encoded = Encoded(model, sample, once=self.settings.encode == "once")
         drawn = self.draw(model, sample, encoded) if self.training else None
@@ -153,6 +158,15 @@ class ErpoCriterion(FairseqCriterion):
             log |= train_log.sums(drawn, sample["target"], self.mixture, self.vocabulary)
             log |= {"draw_seconds": drew - began, "loss_seconds": time.perf_counter() - drew}
         return loss, sample_size, log
+
+    def check(self, model: Any, sample: dict[str, Any]) -> None:
+        """End with one line, before anything is drawn, if the task's batches or the model are not fit for it."""
+        try:
+            check_targets(sample, self.vocabulary)
+            check_decoder(model, sample, self.padding_idx)
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}") from None
+        self.checked = True
 
     def draw(self, model: Any, sample: dict[str, Any], encoded: Encoded | None = None) -> Drawn | None:
         """E-step: draw and weigh, without gradient; None for the data themselves.
