@@ -15,8 +15,9 @@ from fairseq.data.indexed_dataset import make_builder
 
 from fairseq_erpo.files import cause_of
 from fairseq_erpo.plugin.clocked_task import clocked
-from fairseq_erpo.plugin.data_checks import BadData, check_kept, check_side, check_task
+from fairseq_erpo.plugin.data_checks import BadData, check_kept, check_side
 from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
+from fairseq_erpo.plugin.first_batch import check_targets
 from fairseq_erpo.tools.doctor import task_of
 
 WORDS = [f"w{n}" for n in range(11)]  # with fairseq's four symbols 15, so that there is one filler
@@ -207,9 +208,9 @@ def test_a_decoder_that_begins_with_a_language_is_refused(tiny_data: Path) -> No
     plain, eos = built.task.dataset("train"), built.task.target_dictionary.eos()
     marked = TransformEosLangPairDataset(plain, src_eos=eos, tgt_bos=eos, new_tgt_bos=7)
     vocabulary = built.criterion.vocabulary
-    check_task(built.task, plain)
-    with pytest.raises(BadData, match="--task erpo_translation lets the decoder begin with another symbol"):
-        check_task(built.task, marked)
+    check_targets(plain.collater([plain[i] for i in (3, 14)]), vocabulary)
+    with pytest.raises(ValueError, match="--task"):
+        check_targets(marked.collater([marked[i] for i in (3, 14)]), vocabulary)
 
 
 def test_language_tokens_of_many_languages_are_named(tiny_data: Path) -> None:
