@@ -114,6 +114,8 @@ def read_policy(path: Path, algorithm: str, kinds: Mapping[str, Any], env: gym.E
     """Raises ValueError with what is wrong."""
     if not path.is_file():
         raise ValueError("there is no such file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no zip archive, or was cut short")
     try:
         check_archive(path)
         with zipfile.ZipFile(path) as archive:

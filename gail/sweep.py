@@ -175,7 +175,7 @@ def submit(commands: Sequence[Sequence[str]], args: Namespace) -> None:
 
 def finished(out: Path) -> Iterator[Path]:
     """Yield the folders of finished runs."""
-    return (path.parent for path in sorted(out.glob("*/*/n*/seed*/result.json")))
+    return (path.parent for path in sorted(out.glob("**/n*/seed*/result.json")))
 
 
 def write_table(args: Namespace) -> None:
@@ -184,7 +184,8 @@ def write_table(args: Namespace) -> None:
         writer = csv.DictWriter(sink, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for folder in finished(args.out):
-            env, method, n, seed = folder.relative_to(args.out).parts
+            *names, method, n, seed = folder.relative_to(args.out).parts
+            env = "/".join(names)  # an id may have a namespace
             returns = read_manifest(demos_of(args, env))["returns"]
             cell = {"env": env, "method": method, "n": int(n[1:]), "seed": int(seed[4:])}
             writer.writerow(read_json(folder / "result.json") | cell | {"expert_return": sum(returns) / len(returns)})

@@ -5,7 +5,9 @@ import shlex
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from gail.results import (
     read_results,
     stratified_bootstrap,
 )
+from gail.sweep import Cell, write_table
 
 SMALL = [
     "--steps",
@@ -134,6 +137,18 @@ def test_a_sweep_that_cannot_work_does_not_begin(tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=message):
             main([*base, *wrong])
     assert not (tmp_path / "o").exists()
+
+
+def test_a_table_has_environments_of_a_namespace(tmp_path: Path) -> None:
+    demos = demonstrations(trajectories=1)
+    for env_id in (PENDULUM, "mine/Pendulum-v0"):
+        write_demos(tmp_path / "demos", replace(demos, env_id=env_id))
+        folder = Cell(env_id, "gail", 1, 2).folder(tmp_path / "out")
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text('{"return": 5}')
+    write_table(Namespace(out=tmp_path / "out", demos=str(tmp_path / "demos")))
+    found = [[row[name] for name in ("env", "method", "n", "seed")] for row in read(tmp_path / "out" / "results.csv")]
+    assert found == [[PENDULUM, "gail", "1", "2"], ["mine/Pendulum-v0", "gail", "1", "2"]]
 
 
 def test_band_holds_seeds_within_cells() -> None:
