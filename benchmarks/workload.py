@@ -92,6 +92,8 @@ class Workload:
     def step(self, flags: str) -> Callable[[], None]:
         """Forward and backward of one training step."""
         criterion = self.criterion(flags)
+        if not getattr(criterion, "checked", True):
+            criterion.check(self.model, self.sample)  # what a run's first batch is asked besides
 
         def run() -> None:
             self.model.train()

@@ -75,3 +75,18 @@ def test_a_configuration_error_ends_a_launch_once(tiny_data: Path, tmp_path: Pat
     output = done.stdout + done.stderr
     assert done.returncode != 0 and output.count("erpo: --erpo-c") == 1, output[-3000:]
     assert output.count("not started again") == 1
+
+
+@pytest.mark.slow
+def test_the_command_for_several_processes_on_cpus(tiny_data: Path, tmp_path: Path) -> None:
+    """As troubleshooting.md has it, but for the data, the folder and the port."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8").partition("## Several processes on CPUs")[2]
+    command = page.split("```bash\n")[1].split("```")[0]
+    for word, here in (("DATA", tiny_data), ("RUN", tmp_path / "run"), ("29500", free_port())):
+        assert word in command
+        command = command.replace(word, str(here))
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT)
+    output = done.stdout + done.stderr
+    assert "training on 2 devices" in output and "Traceback" not in output, output[-3000:]
+    assert load(tmp_path / "run" / "checkpoint_last.pt")["extra_state"]["train_iterator"]["epoch"] == 4

@@ -348,6 +348,7 @@ def test_the_encoder_runs_once_for_the_draw_and_once_for_the_loss(
 
     built = build(tiny_data, f"--criterion erpo_{row} {constant} {preset} {arch}")
     built.task.clock.epoch = 30  # beyond the pretraining that a row may have
+    built.criterion.check(built.model, built.batch(IDS))  # what the first batch is asked besides
     kind = type(built.model.encoder)
     with monkeypatch.context() as patch:
         patch.setattr(kind, "forward", partialmethod(counted, forward=kind.forward))

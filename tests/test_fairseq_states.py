@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SPLITS, Fairseq, assert_equal_bits, build, configuration, load, write_corpus
+import torch
+from conftest import SPLITS, Built, Fairseq, assert_equal_bits, build, configuration, load, write_corpus
 from fairseq import tasks
 from fairseq.trainer import Trainer
 
@@ -139,3 +140,75 @@ def test_validation_changes_nothing_in_training(
     one, other = (load(tmp_path / name / LAST) for name in jobs)
     assert_equal_bits(one["model"], other["model"])
     assert_equal_bits(one["last_optimizer_state"], other["last_optimizer_state"])
+
+
+# ---- models and tasks that draws cannot ask ----
+
+DRAWS = "--criterion erpo_interp --erpo-preset robust --erpo-schedule constant"
+IDS = [3, 14, 15, 92, 65]
+
+
+def first_batch(built: Built, sample: dict[str, Any]) -> str:
+    """What the criterion says of it; nothing if it trains."""
+    try:
+        built.task.begin_epoch(1, built.model)
+        built.criterion.train()(built.model.train(), sample)
+    except SystemExit as error:
+        assert str(error).startswith("erpo: ") and "\n" not in str(error)
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("criterion", [DRAWS, "--criterion erpo_mle"])
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (f"--arch transformer {SMALL} --adaptive-softmax-cutoff 5,10", "--adaptive-softmax-cutoff"),
+        (f"--arch nonautoregressive_transformer {SMALL}", "NATransformerModel"),
+        ("--arch fconv_self_att", "FConvModelSelfAtt"),
+    ],
+    ids=["adaptive", "nonautoregressive", "no steps"],
+)
+def test_models_that_do_not_train_cost_one_line(tiny_data: Path, flags: str, named: str, criterion: str) -> None:
+    built = build(tiny_data, f"{flags} --task translation {criterion}")
+    assert named in first_batch(built, built.batch(IDS))
+
+
+def test_a_decoder_that_differs_step_by_step_is_found_before_anything_is_drawn(tiny_data: Path) -> None:
+    """Its positions are one further on when it goes word by word. MLE trains it; so does whoever has another criterion."""
+    for flags, refused in ((DRAWS, True), ("--criterion erpo_mle", False)):
+        built = build(tiny_data, f"--arch transformer {SMALL} {flags}")
+        assert first_batch(built, built.batch(IDS)) == ""
+        built = build(tiny_data, f"--arch transformer {SMALL} {flags}")
+        right = built.model.decoder.extract_features
+
+        def further(previous: Any, *more: Any, right: Any = right, incremental_state: Any = None, **named: Any) -> Any:
+            if incremental_state is not None:
+                previous = torch.cat([previous[:, :1], previous], 1)
+            return right(previous, *more, incremental_state=incremental_state, **named)
+
+        built.model.decoder.extract_features = further
+        assert ("TransformerModel" in first_batch(built, built.batch(IDS))) is refused
+
+
+@pytest.mark.parametrize("how", ["begins with <s>", "ends with a word", "read behind a word"])
+def test_targets_that_draws_cannot_make_are_found_before_anything_is_drawn(tiny_data: Path, how: str) -> None:
+    """As of tasks that put a beginning in front, or a language where `</s>` is."""
+    built = build(tiny_data, f"--arch transformer {SMALL} {DRAWS}")
+    sample = built.batch(IDS)
+    target, read = sample["target"], sample["net_input"]["prev_output_tokens"]
+    dictionary = built.task.target_dictionary
+    if how == "begins with <s>":
+        target[:, 0] = read[:, 1] = dictionary.bos()
+    elif how == "ends with a word":
+        target[target.eq(dictionary.eos())] = len(dictionary) - 1
+    else:
+        read[:, 0] = len(dictionary) - 1
+    assert "--task" in first_batch(built, sample)
+
+
+def test_other_criterions_are_asked_nothing(tiny_data: Path) -> None:
+    """fairseq's own loss for its adaptive softmax, with our task."""
+    adaptive = f"--arch transformer {SMALL} --adaptive-softmax-cutoff 5,10 --task erpo_translation"
+    built = build(tiny_data, f"{adaptive} --criterion adaptive_loss --ddp-backend legacy_ddp")
+    assert first_batch(built, built.batch(IDS)) == ""

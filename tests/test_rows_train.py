@@ -201,6 +201,7 @@ def test_three_samples_are_three_copies(tiny_data: Path, row_flags: Callable[[st
     together, alone = (drawing(tiny_data, f"{arguments} --erpo-samples {samples}") for samples in (3, 1))
     sample = together.batch(IDS[:4])
     passes = []
+    together.criterion.check(together.model, sample)  # what the first batch is asked besides
     # Only the encoder's own forward counts, not the prior's.
     together.model.encoder.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     loss, size, log = together.criterion(together.model, sample)
@@ -223,6 +224,7 @@ def test_three_samples_are_three_copies(tiny_data: Path, row_flags: Callable[[st
 def test_raml_draws_six_with_one_encoder_pass(tiny_data: Path) -> None:
     """And none at all without gradient: its neighbours need no model."""
     built = drawing(tiny_data, "--criterion erpo_raml")
+    built.criterion.check(built.model, built.batch(IDS))  # what the first batch is asked besides
     passes = []
     built.model.encoder.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     _, size, log = built.criterion(built.model, built.batch(IDS))

@@ -14,7 +14,7 @@ from fairseq.utils import split_paths
 from fairseq_erpo.files import cause_of
 from fairseq_erpo.plugin.clock import Clock, is_parallel
 from fairseq_erpo.plugin.data_checks import BadData, check_dataset, check_files, check_kept, check_scorers, name_of
-from fairseq_erpo.plugin.decoder import check_model, feature_size, unwrapped
+from fairseq_erpo.plugin.decoder import check_model, check_projection, feature_size, unwrapped
 from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
 from fairseq_erpo.plugin.row_inputs import config_of
 from fairseq_erpo.provenance import provenance
@@ -45,7 +45,9 @@ class Clocked:
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         try:
-            check_model(unwrapped(model))
+            if self.clock.seed is not None:  # the criterion is one of ours
+                check_model(unwrapped(model))
+                check_projection(unwrapped(model))
         except ValueError as error:
             raise SystemExit(f"erpo: {error}") from None
         if not self.__dict__.setdefault("_erpo_logged", False):

@@ -11,6 +11,7 @@ from torch import Tensor
 from fairseq_erpo.algorithm import mstep
 from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
+from fairseq_erpo.algorithm.draw import GOLD
 from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import Row
@@ -26,6 +27,7 @@ from fairseq_erpo.plugin.corpus_statistics import Follower, follows_model
 from fairseq_erpo.plugin.data_checks import check_training
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
+from fairseq_erpo.plugin.first_batch import check_decoder, check_targets
 from fairseq_erpo.plugin.forward import in_pieces
 from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline, shards
 from fairseq_erpo.plugin.safe_load import check_checkpoint
@@ -74,7 +76,8 @@ class ErpoCriterion(FairseqCriterion):
         self.baseline = StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
         self.cache = RunCache(task, settings, self.vocabulary, self.baseline)
         self.follower = Follower(self.cache, Path(cfg.save_dir) if cfg.save_dir else None) if follows_model(settings) else None
-        self.batches, self.data_checked = 0, False
+        self.checked = self.row.draw is GOLD  # which asks nothing of the model but its forward pass
+        self.batches = 0
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: Any) -> Self:
@@ -160,15 +163,21 @@ class ErpoCriterion(FairseqCriterion):
             log |= {"draw_seconds": drew - began, "loss_seconds": time.perf_counter() - drew}
         return loss, sample_size, log
 
+    def check(self, model: Any, sample: dict[str, Any]) -> None:
+        """End with one line, before anything is drawn, if data, task or model are not fit for it."""
+        # Not when the criterion is built: fairseq-validate builds a checkpoint's, and no file may name what is imported.
+        try:
+            check_training(self.task, self.row, self.settings, self.cache, unwrapped(model))
+            check_targets(sample, self.vocabulary)
+            check_decoder(model, sample, self.padding_idx)
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}") from None
+        self.checked = True
+
     def draw(self, model: Any, sample: dict[str, Any]) -> Drawn | None:
         """E-step: draw and weigh, without dropout and without gradient; None for the data themselves."""
-        if not self.data_checked:
-            # Not when the criterion is built: fairseq-validate builds a checkpoint's, and no file may name what is imported.
-            try:
-                check_training(self.task, self.row, self.settings, self.cache, sample, unwrapped(model))
-            except ValueError as error:
-                raise SystemExit(f"erpo: {error}") from None
-            self.data_checked = True
+        if not self.checked:
+            self.check(model, sample)
         if self.settings.schedule.elapsed(*self.now) is None:
             return None
         if self.follower is not None:

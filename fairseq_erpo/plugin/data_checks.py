@@ -16,7 +16,6 @@ import torch
 from fairseq import utils
 from fairseq.data import Dictionary
 
-from fairseq_erpo.algorithm.batch import previous_tokens
 from fairseq_erpo.algorithm.draw import GOLD
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.coverage import ENOUGH, NEARLY_ALL, Coverage
@@ -27,7 +26,6 @@ from fairseq_erpo.plugin.row_inputs import RunCache, config_of, train_subset
 from fairseq_erpo.plugin.texts import spelt
 from fairseq_erpo.scores import tokeniser
 from fairseq_erpo.text_rewards import find
-from fairseq_erpo.vocabulary import Vocabulary
 
 LOG = logging.getLogger("fairseq_cli.train")  # the one that --log-file listens to
 
@@ -220,11 +218,8 @@ def check_kept(kept: int, all_: int, room: Any, all_of_them: bool) -> None:
         LOG.warning(f"{fit}; the others are left out")
 
 
-def check_task(task: Any, dataset: Any, sample: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-    """Raises BadData if the task adds tokens to targets, or lets the decoder read what is not the target shifted by one.
-
-    A row that draws gives its sequences to the decoder as EOS and then the sequence; it would train on something else.
-    """
+def check_task(task: Any, dataset: Any) -> None:
+    """Raises BadData if the task adds tokens to targets, which a row that draws would not make (`first_batch` has the rest)."""
     name, instead = name_of(task), "this row draws without: use --task erpo_translation, or --criterion erpo_mle"
     for pair in pairs_in(dataset):
         some = range(min(len(pair.tgt), FIRST))
@@ -232,15 +227,6 @@ def check_task(task: Any, dataset: Any, sample: Mapping[str, Any], vocabulary: V
         if added:
             words = " and ".join(pair.tgt_dict[id_] for id_ in sorted(added))
             raise BadData(f"--task {name} puts {words} before the targets (as --decoder-langtok does), and {instead}")
-    target, read = sample["target"], sample["net_input"].get("prev_output_tokens")
-    words = target.ne(vocabulary.pad)
-    last = words & words.cumsum(1).eq(words.sum(1, keepdim=True))
-    shifted = read is not None and torch.equal(read.masked_fill(~words, vocabulary.pad), previous_tokens(target, vocabulary))
-    if not shifted or not torch.equal(target.eq(vocabulary.eos), last):
-        raise BadData(
-            f"--task {name} lets the decoder begin with another symbol than the end of a sentence, or read another text than "
-            f"the target (as language tokens and noise do), and {instead}"
-        )
 
 
 # ---- scorers ----
@@ -300,7 +286,7 @@ def check_latin(found: Coverage, flag: str, of: str, instead: str) -> None:
         LOG.warning(f"{said}; {instead} counts all")
 
 
-def check_training(task: Any, row: Row, settings: Settings, cache: RunCache, sample: Any, model: Any) -> None:
+def check_training(task: Any, row: Row, settings: Settings, cache: RunCache, model: Any) -> None:
     """At the first batch of training: does the row get what it needs from task, data and files?  Raises ValueError."""
     if isinstance(settings.reward, str):
         find(settings.reward)
@@ -308,7 +294,7 @@ def check_training(task: Any, row: Row, settings: Settings, cache: RunCache, sam
         return
     dataset = task.dataset(train_subset(task))
     if row.draw != GOLD:
-        check_task(task, dataset, sample, cache.vocabulary)
+        check_task(task, dataset)
     if isinstance(settings.reward, str):
         check_text_reward(settings.reward, dataset, task)
     if cache.predrawn is not None:

@@ -1,5 +1,6 @@
 """fairseq's encoder-decoder models as the `StepDecoder` that the sampler needs."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -12,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from fairseq_erpo.plugin.transformer_steps import TransformerSteps, takes
 
+INPUTS = ("src_tokens", "src_lengths", "prev_output_tokens")  # of a model's forward pass
+
 
 def check_model(model: Any) -> None:
     """Raise ValueError, naming the class, unless tokens can be drawn from the model one at a time."""
@@ -20,6 +23,18 @@ def check_model(model: Any) -> None:
         raise ValueError(f"{name} is not an encoder-decoder model: choose an --arch such as transformer or lstm")
     if not isinstance(model.decoder, FairseqIncrementalDecoder):
         raise ValueError(f"the decoder of {name} does not decode step by step: choose an --arch such as transformer or lstm")
+    wanted = inspect.signature(model.forward).parameters.values()
+    others = [p.name for p in wanted if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in INPUTS]
+    if others:
+        raise ValueError(
+            f"{name} reads {', '.join(others)} beside the words so far: choose an --arch such as transformer or lstm"
+        )
+
+
+def check_projection(model: Any) -> None:
+    """Raise ValueError for fairseq's adaptive softmax: all words' log p, which the loss needs, have no gradient there."""
+    if getattr(model.decoder, "adaptive_softmax", None) is not None:
+        raise ValueError("--adaptive-softmax-cutoff has no gradient through log p of all words: leave it out")
 
 
 def unwrapped(model: Any) -> Any:
