@@ -132,6 +132,13 @@ EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
             "2",
         ): "twice the length everywhere: lengths are compared only",
     },
+    "fairseq_erpo/algorithm/uniforms.py": {
+        (
+            "return word - (1 << 64) if word >> 63 else word",
+            "word - (1 << 64) if word >> 63 else word",
+            "(word)",
+        ): "this torch takes 64 bits as they are, others refuse them",
+    },
     "fairseq_erpo/algorithm/neighbours.py": {
         (
             "start = _integer(u.select(1, 1), (r - n).clamp(min=1))",

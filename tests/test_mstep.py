@@ -127,6 +127,23 @@ def test_soft_targets_are_the_reward_experts_whole_distribution(
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("tilt", [-1e6, 1e6, -200.0])
+def test_the_product_is_finite_however_much_is_at_stake(log_p: Tensor, candidates: Candidates, tilt: float) -> None:
+    """At a small α: where all of y* is worse than the rest, it is taken out; where it is better, nothing else is left."""
+    tilts = torch.full((N, T, TARGET.size(1) + 1), tilt)
+    sample = drawn().sample._replace(tilt=tilts)
+    rows = log_p.clone().requires_grad_()
+    at = Packing.from_targets(TOKENS, PAD).at
+    weights = torch.ones(N, T)
+    mstep.drawn_losses(rows.flatten(0, 1)[at], Drawn(sample, weights=weights), at, candidates, 0).sum().backward()
+    assert rows.grad is not None and rows.grad.isfinite().all()
+    taught = -rows.grad[ORIGIN.eq(REWARD)]
+    named = torch.zeros(N, VOCABULARY.size, dtype=torch.bool).scatter_(1, candidates.ids, True)
+    named[:, [PAD, UNK]] = False
+    named = named[:, None].expand(-1, T, -1)[ORIGIN.eq(REWARD)]
+    assert taught[~named].eq(0).all() and (taught[named].sign() == (1 if tilt > 0 else -1)).all()
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("whole", ["", "soft", "product"])

@@ -361,7 +361,13 @@ def test_only_sentences_that_still_ask_are_decoded():
     seen = []
 
     class Counting(TableModel):
+        kept = torch.arange(3)
+
+        def keep(self, rows):
+            self.kept = self.kept[rows]
+
         def step(self, previous):
+            assert len(previous) == len(self.kept)  # what is decoded is what was kept of the three
             seen.append(len(previous))
             return super().step(previous)
 
