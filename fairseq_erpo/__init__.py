@@ -7,7 +7,7 @@ torch nor fairseq.  fairseq itself is imported by `register_row` only, and by `f
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.8.3"
+__version__ = "0.9.0"
 
 _HOMES = {
     "mixture": ("Mixture",),
