@@ -350,6 +350,22 @@ def test_a_learned_baseline_starts_from_an_mle_checkpoint(
 
 
 @pytest.mark.slow
+def test_what_a_run_started_from_may_be_gone_when_it_is_validated(
+    fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Only a trainer goes on from --restore-file, and only it asks for the file."""
+    start = tmp_path / "start.pt"
+    start.write_bytes(tiny_checkpoint.read_bytes())
+    flags = f"--criterion erpo_mle --lr 5e-3 --restore-file {start} --max-epoch 6"
+    fairseq.train(tiny_data, tmp_path / "run", flags).succeed()
+    start.unlink()
+    words = [tiny_data, "--user-dir", "fairseq_erpo", "--task", "translation", "--cpu", "--max-tokens", 500]
+    fairseq.start("fairseq-validate", [*words, "--path", tmp_path / "run" / "checkpoint_last.pt"]).succeed()
+    refused = fairseq.train(tiny_data, tmp_path / "other", flags).wait()
+    assert refused.code == 1 and any("--restore-file" in line for line in refused.refusals)
+
+
+@pytest.mark.slow
 def test_checkpoints_selected_by_bleu_load_and_resume(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """With --eval-bleu fairseq puts arrays into its checkpoints, which torch's safe loading has to be told of."""
     flags = "--criterion erpo_interp --erpo-preset robust --no-epoch-checkpoints --eval-bleu --maximize-best-checkpoint-metric"

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from fairseq.criterions import FairseqCriterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
@@ -45,6 +45,33 @@ def check_restore_file(name: str, save_dir: Path) -> None:
     raise ValueError(f"--restore-file: there is no file {name}; {fix}")
 
 
+class Origins(NamedTuple):
+    """What training goes on from."""
+
+    restore_file: str
+    finetune_from_model: str | None
+    save_dir: Path
+
+    def check(self, task: Any) -> None:
+        """Raises ValueError if a file is missing, or of other dictionaries than the task's."""
+        check_restore_file(self.restore_file, self.save_dir)
+        # fairseq reads --finetune-from-model at the first launch only. Later it may be gone.
+        first_launch = self.save_dir.is_dir() and not (self.save_dir / NEWEST).exists()
+        if self.finetune_from_model and first_launch:
+            check_same_words(self.finetune_from_model, task)
+        newest = self.save_dir / NEWEST if self.restore_file == NEWEST else Path(self.restore_file)
+        if newest.is_file():
+            try:
+                check_same_words(str(newest), task)
+            except ValueError as error:
+                raise ValueError(f"{error}; {another(str(newest))}") from None
+
+
+def check_same_words(path: str, task: Any) -> None:
+    """Raises ValueError if a checkpoint is damaged, or of other dictionaries than the task's."""
+    check_dictionaries(check_checkpoint(path).get("task_state", {}), task, path)
+
+
 def check_run(cfg: Any, settings: Settings, task: Any) -> None:
     """Refuse what can never take effect, or would fail after the first epoch.  Raises ValueError naming the flag."""
     pretrain, metric = settings.schedule.pretrain, cfg.best_checkpoint_metric
@@ -63,6 +90,7 @@ class ErpoCriterion(FairseqCriterion):
     """loss = - Σ_t w_t log p_θ(target_t | inputs_<t) over what the row draws; gold cross-entropy in validation."""
 
     row: ClassVar[Row]
+    origins: Origins | None = None
 
     def __init__(self, task: Any, settings: Settings, cfg: Any) -> None:
         super().__init__(task)
@@ -88,20 +116,9 @@ class ErpoCriterion(FairseqCriterion):
                 raise ValueError("the --task has no target dictionary; use --task erpo_translation")
             if getattr(task.cfg, "left_pad_target", False):
                 raise ValueError("--left-pad-target is not supported: targets are padded on the right")
-            # fairseq reads --finetune-from-model at the first launch only. Later it may be gone, as it may where others validate.
-            check_restore_file(cfg.restore_file, Path(cfg.save_dir))
             check_run(cfg, settings, task)
-            folder = Path(cfg.save_dir)
-            first_launch = folder.is_dir() and not (folder / NEWEST).exists()
-            for path in (cfg.finetune_from_model if first_launch else None, settings.prior):
-                if path:
-                    check_dictionaries(check_checkpoint(path).get("task_state", {}), task, path)
-            newest = folder / NEWEST if cfg.restore_file == NEWEST else Path(cfg.restore_file)
-            if newest.is_file():
-                try:
-                    check_dictionaries(check_checkpoint(str(newest)).get("task_state", {}), task, str(newest))
-                except ValueError as error:
-                    raise ValueError(f"{error}; {another(str(newest))}") from None
+            if settings.prior:
+                check_same_words(settings.prior, task)
             if settings.samples_file and len(shards(task)) > 1:
                 raise ValueError("--erpo-samples-file counts the sentences of one folder; give the data as one, not as shards")
             if settings.samples_file and cfg.erpo_samples is not None:
@@ -112,6 +129,7 @@ class ErpoCriterion(FairseqCriterion):
                 train_log.warn_if_only_logged(settings.model_targets)
             train_log.warn_of_idle(idle(cls.row.flags, cls.typed(cfg), settings))
             criterion = cls(clocked(task), settings, cfg)
+            criterion.origins = Origins(cfg.restore_file, cfg.finetune_from_model, Path(cfg.save_dir))
             with named("erpo_samples_file"):
                 _ = criterion.cache.predrawn  # read now, not in the middle of training
             return criterion
@@ -162,6 +180,15 @@ class ErpoCriterion(FairseqCriterion):
             log |= train_log.sums(drawn, sample["target"], self.mixture, self.vocabulary)
             log |= {"draw_seconds": drew - began, "loss_seconds": time.perf_counter() - drew}
         return loss, sample_size, log
+
+    def check_start(self) -> None:
+        """End with one line if training cannot go on from what it is told to.  Asked by the trainer alone (`start`)."""
+        if self.origins is None:
+            return
+        try:
+            self.origins.check(self.task)
+        except ValueError as error:
+            raise SystemExit(f"erpo: {error}") from None
 
     def check(self, model: Any, sample: dict[str, Any]) -> None:
         """End with one line, before anything is drawn, if data, task or model are not fit for it."""

@@ -10,5 +10,6 @@ from fairseq_erpo.plugin import (  # noqa: F401
     register,
     safe_load,
     search,
+    start,
     translation_task,
 )
