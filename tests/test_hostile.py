@@ -372,7 +372,7 @@ def test_a_dictionary_in_another_order_is_refused(tmp_path: Path, tiny_checkpoin
     ):
         cfg = configuration(other, f"--criterion erpo_interp --save-dir {tmp_path / 'run'} {flags}")
         with pytest.raises(SystemExit, match=words_of):
-            tasks.setup_task(cfg.task).build_criterion(cfg.criterion)
+            tasks.setup_task(cfg.task).build_criterion(cfg.criterion).check_start()
 
 
 def test_a_model_of_nan_is_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path) -> None:
