@@ -12,7 +12,7 @@ from measure import operations
 from workload import TRANSFORMER, Workload, only
 
 CAP = 17  # positions of references of 8 tokens: no draw is longer, whatever a model says
-MOST = 290  # operations a position
+MOST = 230  # operations a position
 LEAST = 50  # a count that misses most of them would hold any bound
 
 
