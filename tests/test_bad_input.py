@@ -30,7 +30,7 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             assert name in cfg
             cfg[name] = value
         with pytest.raises(SystemExit) as caught:
-            built.task.build_criterion(cfg)
+            built.task.build_criterion(cfg).check_start()
         message = caught.value.code
         assert isinstance(message, str)  # printed, and the exit code is 1
         assert message.startswith("erpo: ") and "\n" not in message, message

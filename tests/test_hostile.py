@@ -518,7 +518,7 @@ def test_no_way_in_executes_a_file(kind: str, tmp_path: Path, tiny_data: Path) -
     for flags in FLAGS_THAT_READ.values():
         cfg = configuration(tiny_data, f"{flags} {file} --save-dir {tmp_path}")
         with pytest.raises(SystemExit, match=r"^erpo: "):
-            tasks.setup_task(cfg.task).build_criterion(cfg.criterion)
+            tasks.setup_task(cfg.task).build_criterion(cfg.criterion).check_start()
     with pytest.raises(SystemExit, match=r"^erpo: "):  # fairseq-generate --path, and all that resumes
         checkpoint_utils.load_model_ensemble_and_task([str(file)])
     assert not (tmp_path / "executed").exists()
