@@ -204,11 +204,12 @@ forward pass: each run asks that of its first batch. `refused` is one line befor
 `cross_entropy` does not train here, either.
 
 What is refused, and why: models that are no encoder and decoder, or whose decoder does not go word by word (the
-non-autoregressive ones, `fconv_self_att`, language models, `multilingual_transformer`); `--adaptive-softmax-cutoff`, since fairseq's
-adaptive softmax has no gradient through the probabilities of all words; `translation_from_pretrained_bart`, whose data
-fairseq 0.12 itself cannot load; rows that draw, where the model's output needs more than
-the decoder's features (pointers, `--full-context-alignment`), or where the targets of the task are not words and `</s>`, read
-behind a `</s>` (`denoising`, the `<s>` of `translation_lev`, language tokens of the decoder). Models of audio are not listed: nothing here reads it.
+non-autoregressive ones, `fconv_self_att`, language models, `multilingual_transformer`); `--adaptive-softmax-cutoff`,
+since fairseq's adaptive softmax has no gradient through the probabilities of all words;
+`translation_from_pretrained_bart`, whose data fairseq 0.12 itself cannot load; rows that draw, where the model's output
+needs more than the decoder's features (pointers, `--full-context-alignment`), or where the targets of the task are not
+words and `</s>`, read behind a `</s>` (`denoising`, the `<s>` of `translation_lev`, language tokens of the decoder).
+Models of audio are not listed: nothing here reads it.
 """
 PARTS: dict[str, Callable[[], list[Case]]] = {
     "## Architectures": architectures,
