@@ -102,7 +102,7 @@ class Clocked:
 
     def has_binarised(self, split: str) -> bool:
         """Whether the first folder of the data has this split."""
-        folders = split_paths(getattr(self.cfg, "data", None) or "")  # type: ignore[attr-defined]
+        folders = split_paths(getattr(config_of(self), "data", None) or "")
         return any(Path(folders[0]).glob(f"{split}.*.idx"))
 
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
