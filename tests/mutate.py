@@ -106,6 +106,13 @@ EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
             "2.0",
         ): "a way without a fall ends where it starts; the other 1.0 of the line has its test",
     },
+    "gail/demo_prefix.py": {
+        (
+            "rng = np.random.default_rng(0)",
+            "0",
+            "1",
+        ): "which steps are taken again; any will do",
+    },
     "fairseq_erpo/mixture.py": {
         (
             "if abs(total - 1) > SUM_TOLERANCE:",

@@ -66,6 +66,7 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_c": "nan"}, ["--erpo-c"]),
         ({"erpo_c_model": -1.0}, ["--erpo-c-model"]),
         ({"erpo_c_model": float("nan")}, ["--erpo-c-model"]),
+        ({"erpo_samples": 1001}, ["--erpo-samples", "1000"]),
         ({"erpo_preset": "best"}, ["--erpo-preset", "best", "paper", "robust"]),
         ({"erpo_anneal_every": "4"}, ["--erpo-anneal-every", "no unit", "4e (epochs)", "4u (updates)"]),
         ({"erpo_anneal_every": "soon"}, ["--erpo-anneal-every", "soon", "4e (epochs)"]),

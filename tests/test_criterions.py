@@ -270,6 +270,45 @@ def test_own_steps_draw_what_fairseqs_steps_draw(
     assert found[0].sample.origin.eq(int(Expert.MODEL)).any() or point == "reward"
 
 
+ADDED = {  # where fairseq's layers have what `TransformerSteps` does not know
+    "attn_ln": lambda layer: layer,
+    "c_attn": lambda layer: layer,
+    "ffn_layernorm": lambda layer: layer,
+    "w_resid": lambda layer: layer,
+    "bias_k": lambda layer: layer.self_attn,
+    "use_xformers": lambda layer: layer.encoder_attn,
+    "add_zero_attn": lambda layer: layer.encoder_attn,
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_own_steps_are_taken_where_the_layers_are_known(tiny_data: Path, name: str) -> None:
+    transformer = build(tiny_data, interp(POINTS["model"])).model.decoder
+    assert decoder.takes(transformer)
+    setattr(ADDED[name](transformer.layers[1]), name, True)
+    assert not decoder.takes(transformer)
+
+
+@pytest.mark.parametrize("part", ["fc1", "self_attn.q_proj", "encoder_attn.out_proj", "encoder_attn", "bias"])
+def test_own_steps_are_not_taken_of_other_parts(tiny_data: Path, part: str) -> None:
+    """A subclass may compute something else, and the joined projection needs all three biases."""
+    transformer = build(tiny_data, interp(POINTS["model"])).model.decoder
+    layer = transformer.layers[0]
+    if part == "bias":
+        layer.self_attn.k_proj.bias = None
+    elif part == "encoder_attn":
+        layer.encoder_attn = None
+    else:
+        module = layer.get_submodule(part)
+        module.__class__ = type("Other", (type(module),), {})
+    assert not decoder.takes(transformer)
+
+
+@pytest.mark.parametrize("flag", ["--cross-self-attention", "--quant-noise-pq .1", "--no-cross-attention"])
+def test_own_steps_are_not_taken_of_other_decoders(tiny_data: Path, flag: str) -> None:
+    assert not decoder.takes(build(tiny_data, f"{interp(POINTS['model'])} {flag}").model.decoder)
+
+
 @pytest.mark.parametrize("length", [2, 40])
 def test_steps_are_the_teacher_forced_pass(tiny_data: Path, arch: str, length: int) -> None:
     """Features step by step, sentences dropped on the way, against one pass over the whole prefix."""
