@@ -82,7 +82,7 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "gail/demo_prefix.py": ("test_gail_ppo.py", "test_gail_envs.py"),
     "gail/discriminator.py": ("test_gail_discriminator.py",),
     "gail/ppo.py": ("test_gail_ppo.py", "test_gail_methods.py"),
-    "gail/prefix_length.py": ("test_gail_ppo.py", "test_gail_methods.py"),
+    "gail/prefix_length.py": ("test_gail_envs.py", "test_gail_ppo.py", "test_gail_methods.py"),
     "gail/schedules.py": ("test_gail_methods.py",),
     "gail/settings.py": ("test_gail_methods.py", "test_gail_run.py"),
 }
