@@ -111,12 +111,16 @@ class IncrementalDecoder:
         self.encoder_out = encoder_out
         self.state: dict[str, dict[str, Tensor | None]] = {}
         self.splits = splits_projection(model.decoder)
-        self.steps = _transformer_steps(model.decoder, encoder_out)
+        self.own = takes(model.decoder) and isinstance(encoder_out, dict)
+        self.steps: TransformerSteps | None = None  # from the first step on
 
     @property
-    def inputs(self) -> tuple[Tensor, ...] | None:
-        """As `GraphDecoder.inputs`."""
-        return None if self.steps is None else self.steps.inputs
+    def inputs(self) -> tuple[Tensor, Tensor] | None:
+        """As `GraphDecoder.inputs`: [S, n, D] and [n, S], what `TransformerSteps` reads."""
+        if not self.own:
+            return None
+        source, masks = self.encoder_out["encoder_out"][0], self.encoder_out["encoder_padding_mask"]
+        return source, masks[0] if masks else source.new_zeros(source.shape[1::-1], dtype=torch.bool)
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -125,12 +129,13 @@ class IncrementalDecoder:
 
     def rebuilt(self, inputs: Sequence[Tensor]) -> "IncrementalDecoder":
         """As `GraphDecoder.rebuilt`."""
-        assert self.steps is not None
         again = copy(self)
-        again.steps = self.steps.rebuilt(*inputs)
+        again.steps = TransformerSteps(self.model.decoder, *inputs)
         return again
 
     def step(self, previous: Tensor) -> Tensor:
+        if self.steps is None and self.inputs is not None:
+            self.steps = TransformerSteps(self.model.decoder, *self.inputs)
         if self.steps is not None:
             return self.steps.step(previous)
         decode = self.model.decoder.extract_features if self.splits else self.model.decoder
@@ -148,8 +153,7 @@ class IncrementalDecoder:
     def keep(self, rows: Tensor) -> None:
         if self.steps is not None:
             self.steps.keep(rows)
-            if self.steps.begun:
-                return
+            return
         self.encoder_out = reordered(self.model.encoder, self.encoder_out, rows)
         if self.state:
             self.model.decoder.reorder_incremental_state_scripting(self.state, rows)
@@ -158,12 +162,3 @@ class IncrementalDecoder:
         decode = self.model.decoder.extract_features if self.splits else self.model.decoder
         features: Tensor = decode(previous, encoder_out=self.encoder_out)[0]
         return features
-
-
-def _transformer_steps(decoder: Any, encoder_out: Any) -> TransformerSteps | None:
-    if not takes(decoder) or not isinstance(encoder_out, dict):
-        return None
-    source = encoder_out["encoder_out"][0]
-    masks = encoder_out["encoder_padding_mask"]
-    padding = masks[0] if masks else source.new_zeros(source.shape[1::-1], dtype=torch.bool)
-    return TransformerSteps(decoder, source, padding)

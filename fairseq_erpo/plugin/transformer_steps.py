@@ -8,7 +8,7 @@ the order of sums.
 n sentences, t tokens so far, T at most, S source positions, L layers, H heads, D features.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,19 +61,8 @@ class TransformerSteps:
 
     def __init__(self, decoder: Any, source: Tensor, padding: Tensor) -> None:
         """[S, n, D] the encoder's output, [n, S] bool: True at its padding"""
-        self.decoder = decoder
-        self.inputs = (source, padding)
-        self.t = 0
-        self.begun = False
-
-    def rebuilt(self, source: Tensor, padding: Tensor) -> Self:
-        """The same decoder at its first position, reading other inputs."""
-        return type(self)(self.decoder, source, padding)
-
-    def _begin(self) -> None:
-        """What stays the same at all positions: keys and values of the source, joined projections."""
-        source, padding = self.inputs
-        layers = self.decoder.layers
+        self.decoder, self.t = decoder, 0
+        layers = decoder.layers
         self.heads = layers[0].self_attn.num_heads
         joined = [(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj) for layer in layers]
         self.weights = [torch.cat([part.weight for part in parts]) for parts in joined]
@@ -88,12 +77,9 @@ class TransformerSteps:
         # Keys and values of the tokens so far.  [T, L, 2, n, H, D/H]
         shape = (ROOM, len(layers), 2, padding.size(0), self.heads, memory.size(-1))
         self.cache = torch.empty(shape, dtype=memory.dtype, device=memory.device)
-        self.begun = True
 
     def step(self, previous: Tensor) -> Tensor:
         """As `StepDecoder.step`.  [n, t + 1] int64 -> [n, D]"""
-        if not self.begun:
-            self._begin()
         if self.t == len(self.cache):
             self.cache = torch.cat([self.cache, torch.empty_like(self.cache)])
         decoder = self.decoder
@@ -160,10 +146,6 @@ class TransformerSteps:
 
     def keep(self, rows: Tensor) -> None:
         """As `StepDecoder.keep`."""
-        source, padding = self.inputs
-        self.inputs = (source.index_select(1, rows), padding.index_select(0, rows))
-        if not self.begun:
-            return
         self.memory = self.memory.index_select(2, rows)
         self.mask = self.mask.index_select(0, rows)
         shape = list(self.cache.shape)
