@@ -1,6 +1,6 @@
 """The criterions against fairseq's own, and what they promise of drawing: on real models and real batches with padding."""
 
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from conftest import Built, assert_equal_bits, build
 from torch import Tensor
 
 from fairseq_erpo.algorithm.batch import Expert, previous_tokens
+from fairseq_erpo.algorithm.graphs import Graphs, room_for
 from fairseq_erpo.plugin import decoder
 from fairseq_erpo.plugin.forward import Encoded
 
@@ -268,6 +269,27 @@ def test_own_steps_draw_what_fairseqs_steps_draw(
             found.append(built.criterion.train().draw(built.model, built.batch(IDS)))
     assert_equal_bits(found[0]._asdict(), found[1]._asdict())
     assert found[0].sample.origin.eq(int(Expert.MODEL)).any() or point == "reward"
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("targets", ["hard", "soft"])
+def test_a_batch_that_is_filled_up_draws_what_it_draws(tiny_data: Path, point: str, targets: str) -> None:
+    """As a GPU's graphs want it, sentences, references, sources and steps added; here without the graphs.  In float64."""
+    built = build(tiny_data, f"{interp(POINTS[point])} --erpo-samples 2 --erpo-reward-targets {targets}")
+    criterion, model = built.criterion, built.model.double()
+    with decoder.sampling_mode(model):
+        batch = criterion.batch(model, built.batch(IDS[:5]))
+        plan = criterion.row.draw.plan(batch)
+        start = partial(batch.start, plan.rows)
+        asked = (plan.reference, plan.origin, plan.caps, plan.draws, start)
+        plain = plan.sampler.draw(*asked)
+        with torch.inference_mode():
+            filled = Graphs().draw(plan.sampler, *asked)
+    assert len(filled.tokens) == 10 != room_for(10)
+    for one, other in zip(plain, filled, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 ADDED = {  # where fairseq's layers have what `TransformerSteps` does not know
