@@ -1,4 +1,6 @@
-"""Packaging of `fairseq-erpo`: two packages, the text plugin `fairseq_erpo` and its sibling for control, `gail`."""
+"""Packaging of `fairseq-erpo`: two packages, the text plugin `fairseq_erpo` and its sibling for
+control, `gail`.
+"""
 
 import re
 from pathlib import Path
@@ -6,7 +8,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "fairseq_erpo" / "__init__.py").read_text("utf-8"))
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "fairseq_erpo" / "__init__.py").read_text("utf-8")
+)
 README = HERE / "README.md"
 
 if VERSION is None:
@@ -23,11 +27,18 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["fairseq_erpo", "fairseq_erpo.*", "gail", "gail.*"]),
     python_requires=">=3.11,<3.13",
-    entry_points={"console_scripts": ["fairseq-erpo=fairseq_erpo.__main__:main", "erpo-gail=gail.__main__:main"]},
-    # fairseq-fixed is fairseq's last main branch made to run on Python 3.11 and later; the module is still called fairseq.
-    # It compiles against torch, so it wants `pip install --no-build-isolation` after torch (see CONTRIBUTING.md).
+    entry_points={
+        "console_scripts": [
+            "fairseq-erpo=fairseq_erpo.__main__:main",
+            "erpo-gail=gail.__main__:main",
+        ]
+    },
+    # fairseq-fixed is fairseq's last main branch made to run on Python 3.11 and later; the module
+    # is still called fairseq. It compiles against torch, so it wants `pip install
+    # --no-build-isolation` after torch (see CONTRIBUTING.md).
     install_requires=[
-        "torch>=2.6,<3",  # a user's own build stays; before 2.6, reading a checkpoint could run code (CVE-2025-32434)
+        # A user's own build stays; before 2.6, reading a checkpoint could run code (CVE-2025-32434)
+        "torch>=2.6,<3",
         "fairseq-fixed==0.12.3.1",
         "matplotlib",
         "numpy",
@@ -39,12 +50,23 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # gymnasium's MuJoCo environments import imageio; SB3's own [extra] would bring Atari and OpenCV.
-        "gail": ["gymnasium", "imageio", "matplotlib", "mujoco", "rich", "stable-baselines3", "tensorboard", "tqdm"],
+        # gymnasium's MuJoCo environments import imageio; SB3's own [extra] would bring Atari and
+        # OpenCV.
+        "gail": [
+            "gymnasium",
+            "imageio",
+            "matplotlib",
+            "mujoco",
+            "rich",
+            "stable-baselines3",
+            "tensorboard",
+            "tqdm",
+        ],
         "minari": ["minari[hdf5]"],  # python -m gail record --from-minari
         "film": ["imageio-ffmpeg"],  # python -m gail render --out film.mp4
         "slurm": ["submitit"],  # --slurm of tables and sweeps, examples/cluster/slurm.py
-        "huggingface": ["transformers>=5,<5.40"],  # examples/huggingface; 5.40 renames past_key_values
+        # Examples/huggingface; 5.40 renames past_key_values
+        "huggingface": ["transformers>=5,<5.40"],
         "docs": ["furo", "myst-parser", "sphinx"],  # make docs
         "dev": [
             "hypothesis",

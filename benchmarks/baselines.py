@@ -1,4 +1,6 @@
-"""Baselines for the benchmarks: rewards computed anew for each token, and a sampler that asks the model for everything."""
+"""Baselines for the benchmarks: rewards computed anew for each token, and a sampler that asks the
+model for everything.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,9 @@ VOCABULARY = Vocabulary(WORDS, pad=1, eos=2, unk=3, never=(0, 1))
 
 
 def references(batch: int, r: int) -> Tensor:
-    return torch.randint(4, WORDS, (batch, r), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    return torch.randint(4, WORDS, (batch, r), generator=torch.Generator().manual_seed(1)).to(
+        DEVICE
+    )
 
 
 def engine(reward: str, batch: int, r: int, steps: int | None = None) -> Case:
@@ -28,7 +32,10 @@ def engine(reward: str, batch: int, r: int, steps: int | None = None) -> Case:
 
     @torch.inference_mode()  # as in training
     def run() -> None:
-        state, live = made.start(Reference.from_target(target, VOCABULARY)), torch.ones(batch, dtype=torch.bool, device=DEVICE)
+        state, live = (
+            made.start(Reference.from_target(target, VOCABULARY)),
+            torch.ones(batch, dtype=torch.bool, device=DEVICE),
+        )
         for t in range(steps or r):
             made.gains(state)
             state = made.advance(state, target[:, t], live)
@@ -48,7 +55,9 @@ def prepared_sacrebleus() -> Callable[[list[str], list[str]], Any]:
     from sacrebleu.metrics import BLEU
 
     bleu = BLEU(smooth_method="add-k", smooth_value=1, tokenize="none", effective_order=True)
-    return lambda hypothesis, reference: bleu.sentence_score(" ".join(hypothesis), [" ".join(reference)])
+    return lambda hypothesis, reference: bleu.sentence_score(
+        " ".join(hypothesis), [" ".join(reference)]
+    )
 
 
 def rouge_scores() -> Callable[[list[str], list[str]], Any]:
@@ -65,8 +74,8 @@ CANDIDATES = {
 
 
 def recomputing(library: str, r: int) -> Case:
-    """As older code does it, for one sentence: each step scores the prefix, and the prefix with each word of the reference, with
-    EOS and with another word."""
+    """As older code does it, for one sentence: each step scores the prefix, and the prefix with
+    each word of the reference, with EOS and with another word."""
     make = next(libraries[library] for libraries in CANDIDATES.values() if library in libraries)
     score = make()
     words = [str(w) for w in references(1, r)[0].tolist()]

@@ -1,9 +1,11 @@
-"""What GAIL's loop costs beside stable-baselines3's plain PPO, and where the time of an environment's step goes.
+"""What GAIL's loop costs beside stable-baselines3's plain PPO, and where the time of an
+environment's step goes.
 
     python benchmarks/gail.py [--quick] [--json FILE]        (or `make bench-gail`)
 
-Each round runs one iteration (2,048 steps, 10 epochs) of every case, one after the other in one process. Batches, networks and
-environments are the same in all cases. Demonstrations are random actions: the cost is that of any other.
+Each round runs one iteration (2,048 steps, 10 epochs) of every case, one after the other in one
+process. Batches, networks and environments are the same in all cases. Demonstrations are random
+actions: the cost is that of any other.
 """
 
 import argparse
@@ -45,14 +47,23 @@ def demonstrations(env_id: str) -> Demonstrations:
         assert rng is not None
         return rng.uniform(box.low, box.high, (len(observations), *box.shape)).astype(np.float32)
 
-    return from_episodes(env_id, list(record_episodes(env_id, act, 4, seed=1, stochastic=True))).subsample(50)
+    return from_episodes(
+        env_id, list(record_episodes(env_id, act, 4, seed=1, stochastic=True))
+    ).subsample(50)
 
 
 def loops(env_id: str, envs: int) -> dict[str, Callable[[], None]]:
     """One iteration of plain PPO, as SB3's own helper builds it, and of our loop."""
     with silent_c():
         venv = VecNormalize(make_vec_env(env_id, envs))
-    ppo = PPO("MlpPolicy", venv, n_steps=STEPS // envs, batch_size=256, policy_kwargs=dict(ARCHITECTURE), device="cpu")
+    ppo = PPO(
+        "MlpPolicy",
+        venv,
+        n_steps=STEPS // envs,
+        batch_size=256,
+        policy_kwargs=dict(ARCHITECTURE),
+        device="cpu",
+    )
     demos = demonstrations(env_id)
     cases: dict[str, Any] = {"SB3 PPO": ppo}
     for name, method, schedule in (
@@ -128,7 +139,9 @@ def layers(env_id: str) -> dict[str, Callable[[], None]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one environment and fewer rounds")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()

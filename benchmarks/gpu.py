@@ -1,4 +1,5 @@
-"""What a training step costs on a GPU, beside fairseq's cross_entropy: time, memory, launches, waits.
+"""What a training step costs on a GPU, beside fairseq's cross_entropy: time, memory, launches,
+waits.
 
     python benchmarks/gpu.py --model base --out FOLDER           (all of it: benchmarks/gpu.sh)
     python benchmarks/gpu.py --model tiny --device cpu --out FOLDER      the same on a CPU, as a rehearsal
@@ -90,7 +91,9 @@ def peak_memory(run: Callable[[], Any]) -> float:
 
 
 def profiled(run: Callable[[], Any], table: Path) -> dict[str, float]:
-    """Launches, waits and milliseconds of kernels in one step; the costliest operations go to a file."""
+    """Launches, waits and milliseconds of kernels in one step; the costliest operations go to a
+    file.
+    """
     if DEVICE.type == "cpu":
         counted = operations(run)
         return {"operations": counted.count, "waits": counted.waits}
@@ -100,7 +103,9 @@ def profiled(run: Callable[[], Any], table: Path) -> dict[str, float]:
         torch.cuda.synchronize()
     averages = profiler.key_averages()
     by_name = {event.key: event.count for event in averages}
-    kernels = sum(event.self_device_time_total for event in averages if event.device_type.name == "CUDA")
+    kernels = sum(
+        event.self_device_time_total for event in averages if event.device_type.name == "CUDA"
+    )
     table.write_text(
         averages.table(sort_by="self_cpu_time_total", row_limit=60, max_name_column_width=60)
         + averages.table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=60)
@@ -113,7 +118,8 @@ def profiled(run: Callable[[], Any], table: Path) -> dict[str, float]:
 
 
 def seconds_of(runs: dict[str, Callable[[], Any]], updates: int, warm_up: int) -> dict[str, Any]:
-    """In alternation: every round runs each case once.  Seconds after the warm-up, or what broke."""
+    """In alternation: every round runs each case once.  Seconds after the warm-up, or what broke.
+    """
     found: dict[str, Any] = {case: [] for case in runs}
     for update in range(warm_up + updates):
         for case, run in runs.items():
@@ -169,7 +175,9 @@ def figures(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=SIZES, default="base", help="size of model and batch")
     parser.add_argument("--precision", nargs="+", choices=CASTS, default=["bf16", "fp32", "fp16"])
     parser.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", help="; ".join(CASES))
@@ -192,7 +200,17 @@ def main() -> None:
     print(as_table(found))
 
 
-COLUMNS = ("ms", "ratio", "peak_mb", "memory", "launches", "operations", "waits", "kernel_ms", "drawn")
+COLUMNS = (
+    "ms",
+    "ratio",
+    "peak_mb",
+    "memory",
+    "launches",
+    "operations",
+    "waits",
+    "kernel_ms",
+    "drawn",
+)
 
 
 def as_table(found: list[dict[str, Any]]) -> str:

@@ -1,4 +1,5 @@
-"""How things are measured: in alternation, in one process, on one thread, in seconds of the processor.
+"""How things are measured: in alternation, in one process, on one thread, in seconds of the
+processor.
 
 On a GPU it is seconds by the clock, from one moment at which the device is idle to the next.
 """
@@ -25,12 +26,16 @@ DEVICE = torch.device(os.environ.get("BENCHMARK_DEVICE", "cpu"))  # `run.py --de
 
 
 class Figure(NamedTuple):
-    """A case beside the first one of its table: ratios of the same round, over all rounds; seconds of the processor."""
+    """A case beside the first one of its table: ratios of the same round, over all rounds; seconds
+    of the processor.
+    """
 
     ratio: float  # median
     least: float
     largest: float
-    fastest: float  # ratio of the fastest rounds: on a machine with other work it is nearer to what the code itself costs
+    # Ratio of the fastest rounds: on a machine with other work it is nearer to what the code itself
+    # costs
+    fastest: float
     seconds: float  # median
 
 
@@ -48,7 +53,8 @@ def now() -> float:
 def alternate(cases: Mapping[str, Case], rounds: int, name: str) -> dict[str, Figure]:
     """Every round runs each case once, so that what else the machine does meets all of them alike.
 
-    Processor time: with one thread it is the time of an idle machine, and waiting for others is not counted.
+    Processor time: with one thread it is the time of an idle machine, and waiting for others is not
+    counted.
     """
     seconds: dict[str, list[float]] = {case: [] for case in cases}
     for turn in tqdm(range(rounds + 1), name, leave=False):
@@ -62,13 +68,18 @@ def alternate(cases: Mapping[str, Case], rounds: int, name: str) -> dict[str, Fi
     for case, times in seconds.items():
         ratios = [mine / first for mine, first in zip(times, base, strict=True)]
         found[case] = Figure(
-            statistics.median(ratios), min(ratios), max(ratios), min(times) / min(base), statistics.median(times)
+            statistics.median(ratios),
+            min(ratios),
+            max(ratios),
+            min(times) / min(base),
+            statistics.median(times),
         )
     return found
 
 
 def peak(run: Case) -> int:
-    """Bytes that `run` needs at most beyond what the process has already: measured in a fork, whose peak starts at its size.
+    """Bytes that `run` needs at most beyond what the process has already: measured in a fork, whose
+    peak starts at its size.
 
     On a GPU it is the device's memory.
     """
@@ -103,9 +114,16 @@ def once(found: Mapping[str, float]) -> dict[str, Figure]:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is dispatched inside, backward too, and how often the host waits for a number; views cost nothing."""
+    """Counts what is dispatched inside, backward too, and how often the host waits for a number;
+    views cost nothing.
+    """
 
-    WAITS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.equal, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero)
+    WAITS = (
+        torch.ops.aten._local_scalar_dense,
+        torch.ops.aten.equal,
+        torch.ops.aten.nonzero,
+        torch.ops.aten.is_nonzero,
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,11 +144,17 @@ def operations(run: Case) -> Operations:
 
 def counts(cases: Mapping[str, Case]) -> dict[str, Figure]:
     """As `alternate`, of dispatched operations: the last column is their number."""
-    return once({case: operations(run).count for case, run in tqdm(cases.items(), "operations", leave=False)})
+    return once(
+        {
+            case: operations(run).count
+            for case, run in tqdm(cases.items(), "operations", leave=False)
+        }
+    )
 
 
 def arithmetic(cases: Mapping[str, Case]) -> dict[str, Figure]:
-    """As `alternate`, of multiplications of matrices: the last column is billions of multiply-adds."""
+    """As `alternate`, of multiplications of matrices: the last column is billions of multiply-adds.
+    """
     found = {}
     for case, run in tqdm(cases.items(), "arithmetic", leave=False):
         with FlopCounterMode(display=False) as counter:
@@ -151,8 +175,20 @@ def environment(*packages: str) -> dict[str, str]:
     """What the figures depend on, with the versions of these packages."""
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
-        cpu = next((line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
+        cpu = next(
+            (
+                line.partition(": ")[2]
+                for line in info.read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            cpu,
+        )
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
     return {
         "cpu": f"{cpu}, {os.cpu_count()} cores",
         **({"gpu": torch.cuda.get_device_name(DEVICE)} if DEVICE.type == "cuda" else {}),
@@ -166,5 +202,10 @@ def environment(*packages: str) -> dict[str, str]:
 def write(path: Path, tables: Mapping[str, Mapping[str, Figure]], *packages: str) -> None:
     """All tables as JSON, with their `environment`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figures = {title: {case: figure._asdict() for case, figure in found.items()} for title, found in tables.items()}
-    path.write_text(json.dumps({"environment": environment(*packages), "tables": figures}, indent=1) + "\n")
+    figures = {
+        title: {case: figure._asdict() for case, figure in found.items()}
+        for title, found in tables.items()
+    }
+    path.write_text(
+        json.dumps({"environment": environment(*packages), "tables": figures}, indent=1) + "\n"
+    )

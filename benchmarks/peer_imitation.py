@@ -1,14 +1,16 @@
-"""GAIL as HumanCompatibleAI's `imitation` 1.0.1 has it, beside ours: seconds of an iteration and returns, in one run.
+"""GAIL as HumanCompatibleAI's `imitation` 1.0.1 has it, beside ours: seconds of an iteration and
+returns, in one run.
 
     make bench-peer                                         (installs imitation into runs/peer, and nothing else)
     python benchmarks/peer_imitation.py --peer runs/peer [--expert POLICY] [--env ID] [--iterations N] [--json FILE]
 
-Both get the same 50 pairs of each demonstration, the same PPO arguments and networks, the same number of the discriminator's
-steps and the same seeds, on the same versions of stable-baselines3 and gymnasium: imitation 1.0.1 names older ones, and works
-with these too when it is installed without its dependencies. They take turns, an iteration each; a ratio is the median over
-iterations.
-What differs is theirs: the discriminator learns from batches as large as the demonstrations, rewards come from the discriminator
-as it was before the rollout, and the policy normalises observations inside its network.
+Both get the same 50 pairs of each demonstration, the same PPO arguments and networks, the same
+number of the discriminator's steps and the same seeds, on the same versions of stable-baselines3
+and gymnasium: imitation 1.0.1 names older ones, and works with these too when it is installed
+without its dependencies. They take turns, an iteration each; a ratio is the median over iterations.
+What differs is theirs: the discriminator learns from batches as large as the demonstrations,
+rewards come from the discriminator as it was before the rollout, and the policy normalises
+observations inside its network.
 """
 
 import argparse
@@ -97,21 +99,31 @@ def theirs(settings: RunSettings, transitions: Any, folder: str) -> Any:
         disc_opt_kwargs={"lr": settings.discriminator.learning_rate},
         venv=venv,
         gen_algo=learner,
-        reward_net=BasicRewardNet(*spaces, hid_sizes=(128, 128), normalize_input_layer=RunningNorm, activation=torch.nn.Tanh),
+        reward_net=BasicRewardNet(
+            *spaces,
+            hid_sizes=(128, 128),
+            normalize_input_layer=RunningNorm,
+            activation=torch.nn.Tanh,
+        ),
         allow_variable_horizon=True,
         custom_logger=logger.configure(folder, []),
     )
 
 
 def compare(settings: RunSettings, whole: Demonstrations, folder: str) -> dict[str, Any]:
-    """Both to the end, an iteration in turn; seconds of this process, and returns of the mean action."""
+    """Both to the end, an iteration in turn; seconds of this process, and returns of the mean
+    action.
+    """
     pairs = whole.subsample(settings.pairs)
     ours = build(settings, pairs)
     their = theirs(settings, their_pairs(whole, pairs), folder)
     seconds: dict[str, list[float]] = {"gail": [], "imitation": []}
     for _ in range(settings.iterations):
         for name, iterate in (
-            ("gail", lambda: ours.learn(settings.steps, log_interval=None, reset_num_timesteps=False)),  # type: ignore[arg-type]
+            (
+                "gail",
+                lambda: ours.learn(settings.steps, log_interval=None, reset_num_timesteps=False),
+            ),  # type: ignore[arg-type]
             ("imitation", lambda: their.train(settings.steps)),
         ):
             began = time.process_time()
@@ -141,7 +153,9 @@ def expert_of(args: argparse.Namespace) -> tuple[str, Act]:
     if args.expert is None:
 
         def balance(observations: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-            return np.clip(observations @ np.array([[1.0], [15.0], [1.0], [3.0]]), -3, 3).astype(np.float32)
+            return np.clip(observations @ np.array([[1.0], [15.0], [1.0], [3.0]]), -3, 3).astype(
+                np.float32
+            )
 
         return "InvertedPendulum-v5", balance
     if args.expert.suffix == ".npz":
@@ -150,10 +164,16 @@ def expert_of(args: argparse.Namespace) -> tuple[str, Act]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", type=Path, required=True, help="the folder that imitation is installed in")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--expert", type=Path, help="a policy of ours, or plain arrays (.npz) with --env; default: the pendulum's"
+        "--peer", type=Path, required=True, help="the folder that imitation is installed in"
+    )
+    parser.add_argument(
+        "--expert",
+        type=Path,
+        help="a policy of ours, or plain arrays (.npz) with --env; default: the pendulum's",
     )
     parser.add_argument("--env", help="with plain arrays")
     parser.add_argument("--n", type=int, default=1, help="demonstrations, default %(default)s")
@@ -166,16 +186,27 @@ def main() -> None:
     torch.set_num_threads(1)
     env_id, act = expert_of(args)
     whole = from_episodes(env_id, list(record_episodes(env_id, act, args.n, seed=0)))
-    found: dict[str, Any] = {"env": env_id, "n": args.n, "iterations": args.iterations, "expert": whole.returns().mean()}
-    print(f"{env_id}, {args.n} demonstrations of {found['expert']:.0f}, {args.iterations} iterations, {args.envs} environments")
+    found: dict[str, Any] = {
+        "env": env_id,
+        "n": args.n,
+        "iterations": args.iterations,
+        "expert": whole.returns().mean(),
+    }
+    print(
+        f"{env_id}, {args.n} demonstrations of {found['expert']:.0f}, {args.iterations} iterations, {args.envs} environments"
+    )
     print(f"{'seed':>4}{'':12}{'return':>10}{'+-':>8}{'s/iteration':>13}")
     for seed in args.seeds:
-        settings = RunSettings(env_id, "gail", "-", seed=seed, iterations=args.iterations, envs=args.envs)
+        settings = RunSettings(
+            env_id, "gail", "-", seed=seed, iterations=args.iterations, envs=args.envs
+        )
         with tempfile.TemporaryDirectory() as folder:
             found[f"seed {seed}"] = result = compare(settings, whole, folder)
         for name in ("gail", "imitation"):
             one = result[name]
-            print(f"{seed:4}  {name:10}{one['return']:10.1f}{one['return_std']:8.1f}{one['seconds']:13.3f}")
+            print(
+                f"{seed:4}  {name:10}{one['return']:10.1f}{one['return_std']:8.1f}{one['seconds']:13.3f}"
+            )
         print(f"      ours over theirs: {result['ratio']:.3f}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

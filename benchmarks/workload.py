@@ -22,8 +22,24 @@ LSTM = (
     "--arch lstm_luong_wmt_en_de --encoder-embed-dim 256 --encoder-hidden-size 256 --encoder-layers 1 "
     "--decoder-embed-dim 256 --decoder-hidden-size 256 --decoder-layers 1 --decoder-out-embed-dim 256"
 )
-# Words a sentence, per mille: 159,266 titles of arXiv papers. A source is as long, two words more or less.
-LENGTHS = {6: 48, 7: 88, 8: 124, 9: 145, 10: 149, 11: 137, 12: 110, 13: 80, 14: 52, 15: 33, 16: 18, 17: 10, 18: 4, 19: 2}
+# Words a sentence, per mille: 159,266 titles of arXiv papers. A source is as long, two words more
+# or less.
+LENGTHS = {
+    6: 48,
+    7: 88,
+    8: 124,
+    9: 145,
+    10: 149,
+    11: 137,
+    12: 110,
+    13: 80,
+    14: 52,
+    15: 33,
+    16: 18,
+    17: 10,
+    18: 4,
+    19: 2,
+}
 FROM_6_TO_25 = dict.fromkeys(range(6, 26), 1)
 BUCKETS = 9  # so many batches are made of a corpus; the one in the middle is taken
 
@@ -34,17 +50,26 @@ def only(length: int) -> dict[int, int]:
 
 
 class Workload:
-    """A dictionary of words by Zipf's law, one batch, and a model trained on it until it ends its sentences."""
+    """A dictionary of words by Zipf's law, one batch, and a model trained on it until it ends its
+    sentences.
+    """
 
     def __init__(
-        self, model: str, sentences: int, words: int = 8000, lengths: dict[int, int] | None = None, warm_up: int = 25
+        self,
+        model: str,
+        sentences: int,
+        words: int = 8000,
+        lengths: dict[int, int] | None = None,
+        warm_up: int = 25,
     ) -> None:
         self.model_flags = model
         rng = random.Random(1)
         self.dictionary = Dictionary()
         for i in range(words - self.dictionary.nspecial):
             self.dictionary.add_symbol(f"w{i}", n=10)
-        self.sample = apply_to_sample(lambda tensor: tensor.to(DEVICE), self.batch(rng, sentences, lengths))
+        self.sample = apply_to_sample(
+            lambda tensor: tensor.to(DEVICE), self.batch(rng, sentences, lengths)
+        )
         torch.manual_seed(1)
         task, cfg = self.build("--criterion cross_entropy")
         self.model = task.build_model(cfg.model).to(DEVICE)
@@ -61,32 +86,49 @@ class Workload:
         """Sentences x positions."""
         return "x".join(str(size) for size in self.sample["target"].shape)
 
-    def batch(self, rng: random.Random, sentences: int, lengths: dict[int, int] | None) -> dict[str, Any]:
-        """By `lengths`, all in one batch; without, the middle one of the batches that fairseq makes of LENGTHS."""
+    def batch(
+        self, rng: random.Random, sentences: int, lengths: dict[int, int] | None
+    ) -> dict[str, Any]:
+        """By `lengths`, all in one batch; without, the middle one of the batches that fairseq makes
+        of LENGTHS.
+        """
         histogram = lengths or LENGTHS
         count = sentences if lengths else sentences * BUCKETS
         sizes = rng.choices(list(histogram), list(histogram.values()), k=count)
         target = [self.sentence(rng, size) for size in sizes]
         source = [self.sentence(rng, max(2, size + rng.randint(-2, 2))) for size in sizes]
         data = LanguagePairDataset(
-            source, [len(x) for x in source], self.dictionary, target, [len(y) for y in target], self.dictionary, shuffle=False
+            source,
+            [len(x) for x in source],
+            self.dictionary,
+            target,
+            [len(y) for y in target],
+            self.dictionary,
+            shuffle=False,
         )
-        batches = data_utils.batch_by_size(data.ordered_indices(), data.num_tokens, max_sentences=sentences)
+        batches = data_utils.batch_by_size(
+            data.ordered_indices(), data.num_tokens, max_sentences=sentences
+        )
         return data.collater([data[i] for i in batches[len(batches) // 2]])  # type: ignore[no-any-return]
 
     def sentence(self, rng: random.Random, length: int) -> torch.Tensor:
-        words = (min(int(rng.paretovariate(0.6)), len(self.dictionary) - 5) + 3 for _ in range(length))
+        words = (
+            min(int(rng.paretovariate(0.6)), len(self.dictionary) - 5) + 3 for _ in range(length)
+        )
         return torch.tensor([*words, self.dictionary.eos()])
 
     def build(self, flags: str) -> tuple[Any, Any]:
         """A task of its own, with the configuration that the flags mean."""
         arguments = f"data --task erpo_translation {flags} {self.model_flags} --optimizer adam --cpu --max-tokens 4000".split()
-        cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
+        cfg = convert_namespace_to_omegaconf(
+            options.parse_args_and_arch(options.get_training_parser(), arguments)
+        )
         return ErpoTranslationTask(cfg.task, self.dictionary, self.dictionary), cfg
 
     def criterion(self, flags: str) -> Any:
         task, cfg = self.build(f"--criterion {flags}")
-        self.model_of_task = task.build_model(cfg.model)  # which MIXER's baseline asks for its width
+        # Which MIXER's baseline asks for its width
+        self.model_of_task = task.build_model(cfg.model)
         return task.build_criterion(cfg.criterion).to(DEVICE).train()
 
     def step(self, flags: str) -> Callable[[], None]:

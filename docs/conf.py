@@ -1,4 +1,6 @@
-"""Sphinx's settings for `make docs`: the pages of this folder, and the README files, as HTML that needs no network."""
+"""Sphinx's settings for `make docs`: the pages of this folder, and the README files, as HTML that
+needs no network.
+"""
 
 import re
 from pathlib import Path
@@ -28,7 +30,9 @@ html_theme_options = {"source_repository": "", "footer_icons": []}
 
 
 def for_the_site(text: str, folder: Path) -> str:
-    """Relative links of a file in `folder`: to pages as they are called here, to all else as plain links out of site/."""
+    """Relative links of a file in `folder`: to pages as they are called here, to all else as plain
+    links out of site/.
+    """
     pages = {(ROOT / path): f"{name}.md" for name, path in ELSEWHERE.items()}
 
     def link(match: re.Match[str]) -> str:
@@ -48,7 +52,9 @@ def read(app: Any, name: str, source: list[str]) -> None:
     """Sphinx's hook: the text of a page, before it is parsed."""
     if name in ELSEWHERE:
         source[0] = (ROOT / ELSEWHERE[name]).read_text("utf-8")
-    source[0] = for_the_site(source[0], (ROOT / ELSEWHERE[name]).parent if name in ELSEWHERE else ROOT / "docs")
+    source[0] = for_the_site(
+        source[0], (ROOT / ELSEWHERE[name]).parent if name in ELSEWHERE else ROOT / "docs"
+    )
 
 
 def setup(app: Any) -> None:

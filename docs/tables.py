@@ -1,6 +1,8 @@
-"""The cells of the pages' tables that docs/results/*.json knows: `python docs/tables.py` writes them anew.
+"""The cells of the pages' tables that docs/results/*.json knows: `python docs/tables.py` writes
+them anew.
 
-Which table is which shows in its header, and which system a line is in its first cell; all other cells stay as they are.
+Which table is which shows in its header, and which system a line is in its first cell; all other
+cells stay as they are.
 """
 
 import math
@@ -11,14 +13,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before docs/gail, which is no package
+# Before docs/gail, which is no package
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_erpo.files import read_json
 from fairseq_erpo.scores import ROUGE, measures
 from fairseq_erpo.tools.evaluate import cell, stars
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "demo", "choose", "presets"))]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("results", "demo", "choose", "presets")),
+]
 TABLE = re.compile(r"(?:^\|.*\|\n)+", re.MULTILINE)
 TITLES = {measure.title: key for key, measure in measures().items()}
 NO_PENALTY = "no brevity penalty"
@@ -94,8 +100,16 @@ def score_cell(task: str, label: str, title: str, old: str) -> str:
 
 
 def scored(header: Sequence[str], cells: Sequence[str]) -> list[str]:
-    task = "demo" if "seed 1" in header else "summarization" if "ROUGE-1" in header else "translation"
-    return [cells[0], *(escaped(score_cell(task, cells[0], *pair)) for pair in zip(header[1:], cells[1:], strict=True))]
+    task = (
+        "demo" if "seed 1" in header else "summarization" if "ROUGE-1" in header else "translation"
+    )
+    return [
+        cells[0],
+        *(
+            escaped(score_cell(task, cells[0], *pair))
+            for pair in zip(header[1:], cells[1:], strict=True)
+        ),
+    ]
 
 
 def trials(task: str, label: str, cells: Sequence[str]) -> list[str]:
@@ -109,7 +123,10 @@ def trials(task: str, label: str, cells: Sequence[str]) -> list[str]:
 
 
 def tried(header: Sequence[str], cells: Sequence[str]) -> list[str]:
-    return [cells[0], *trials("summarization" if len(header) == 5 else "translation", cells[0], cells[1:])]
+    return [
+        cells[0],
+        *trials("summarization" if len(header) == 5 else "translation", cells[0], cells[1:]),
+    ]
 
 
 def compared(header: Sequence[str], cells: Sequence[str]) -> list[str]:
@@ -118,7 +135,10 @@ def compared(header: Sequence[str], cells: Sequence[str]) -> list[str]:
         "translation, BLEU": [("translation", "", "bleu")],
         "summaries, ROUGE-1 by `rouge-score`": [("summarization", "", "rouge1")],
         "by `rouge==0.2.1`": [("summarization", "", "rouge1_021")],
-        "greedy, BLEU; ROUGE-1": [("translation", "-greedy", "bleu"), ("summarization", "-greedy", "rouge1")],
+        "greedy, BLEU; ROUGE-1": [
+            ("translation", "-greedy", "bleu"),
+            ("summarization", "-greedy", "rouge1"),
+        ],
     }
     new = list(cells)
     for n, title in enumerate(header):
@@ -129,7 +149,8 @@ def compared(header: Sequence[str], cells: Sequence[str]) -> list[str]:
 
 
 def compared_to_mle(text: str, label: str, task: str, kind: str, key: str) -> str:
-    return differences(text, key, scores_of(task, label, kind)) if DIFFERENCE.search(text) else text  # "not read"
+    # "not read"
+    return differences(text, key, scores_of(task, label, kind)) if DIFFERENCE.search(text) else text
 
 
 def differences(text: str, key: str, scores: Scores, sign: int = 1) -> str:
@@ -137,7 +158,11 @@ def differences(text: str, key: str, scores: Scores, sign: int = 1) -> str:
 
     def found(match: re.Match[str]) -> str:
         label = match["label"]
-        name = TITLES[label] + key.removeprefix("rouge1") if label and key != "bleu" else TITLES.get(label, key)
+        name = (
+            TITLES[label] + key.removeprefix("rouge1")
+            if label and key != "bleu"
+            else TITLES.get(label, key)
+        )
         return (f"{label} " if label else "") + escaped(difference(scores[name], sign))
 
     return DIFFERENCE.sub(found, text)
@@ -148,23 +173,36 @@ def ordered(header: Sequence[str], cells: Sequence[str]) -> list[str]:
     system = PHRASES.get(re.sub(r"^it beats | \(.*", "", cells[0]))
     if system is None:
         return list(cells)
-    translated, summarized = (results(f"{task}-against-interp")[system] for task in ("translation", "summarization"))
+    translated, summarized = (
+        results(f"{task}-against-interp")[system] for task in ("translation", "summarization")
+    )
     columns = [("bleu", translated), ("rouge1", summarized), ("rouge1_021", summarized)]
-    return [cells[0], *(differences(text, *column, -1) for text, column in zip(cells[1:], columns, strict=True))]
+    return [
+        cells[0],
+        *(differences(text, *column, -1) for text, column in zip(cells[1:], columns, strict=True)),
+    ]
 
 
 def by_preset(lines: Sequence[list[str]]) -> list[list[str]]:
     """Trials of both tasks in one table; a line that names a larger rate begins a task."""
     task, new = "", []
     for cells in lines:
-        task = "translation" if "BLEU" in cells[0] else "summarization" if "ROUGE-1" in cells[0] else task
+        task = (
+            "translation"
+            if "BLEU" in cells[0]
+            else "summarization"
+            if "ROUGE-1" in cells[0]
+            else task
+        )
         new.append([cells[0], *trials(task, cells[0].rpartition(": ")[2], cells[1:])])
     return new
 
 
 def table(text: str) -> str:
     """One table, its cells made anew."""
-    head, rule, *lines = ([part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines())
+    head, rule, *lines = (
+        [part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines()
+    )
     kind: Callable[..., list[str]] | None = None
     if "larger rate" in head:
         lines = by_preset(lines)
@@ -176,7 +214,10 @@ def table(text: str) -> str:
         kind = tried if head[1].startswith("`--lr") else scored
     if kind:
         lines = [kind(head, cells) for cells in lines]
-    return "".join("|" + "".join(f" {part} |" if part else " |" for part in cells) + "\n" for cells in [head, rule, *lines])
+    return "".join(
+        "|" + "".join(f" {part} |" if part else " |" for part in cells) + "\n"
+        for cells in [head, rule, *lines]
+    )
 
 
 def made_anew(text: str) -> str:

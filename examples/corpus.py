@@ -1,11 +1,13 @@
-"""From text to what fairseq trains on: read pairs, split, choose, write, binarise.  What all examples share.
+"""From text to what fairseq trains on: read pairs, split, choose, write, binarise.  What all
+examples share.
 
     python examples/corpus.py TASK [--profile laptop] [--out DIR] SOURCE...
 
-SOURCE is one of: two text files, line by line; a folder with {train,valid,test}.LANGUAGE; Tatoeba's deu-eng.zip; IWSLT14's
-de-en.tgz. Text files may be gzipped. The profile (recipes.py) says how many pairs of which length, and which vocabulary.
-The folder holds the text ({train,valid,test}.LANGUAGE, which the references are), its pieces, fairseq's data (bin/) and
-corpus.json; it appears when all is complete.
+SOURCE is one of: two text files, line by line; a folder with {train,valid,test}.LANGUAGE; Tatoeba's
+deu-eng.zip; IWSLT14's de-en.tgz. Text files may be gzipped. The profile (recipes.py) says how many
+pairs of which length, and which vocabulary. The folder holds the text ({train,valid,test}.LANGUAGE,
+which the references are), its pieces, fairseq's data (bin/) and corpus.json; it appears when all is
+complete.
 """
 
 import argparse
@@ -47,7 +49,9 @@ Parts = dict[str, list[Pair]]
 
 
 def evened(pairs: Iterable[Sequence[str]]) -> list[Pair]:
-    """Blanks of all kinds evened out, among them the rare characters at which fairseq and others would end a line."""
+    """Blanks of all kinds evened out, among them the rare characters at which fairseq and others
+    would end a line.
+    """
     return [(" ".join(source.split()), " ".join(target.split())) for source, target in pairs]
 
 
@@ -58,13 +62,18 @@ def read_files(source: Path, target: Path) -> list[Pair]:
     except ValueError as error:
         raise SystemExit(f"corpus: {error}") from None
     if len(sides[0]) != len(sides[1]):
-        raise SystemExit(f"corpus: {source} has {len(sides[0])} lines and {target} has {len(sides[1])}; they must be parallel.")
+        raise SystemExit(
+            f"corpus: {source} has {len(sides[0])} lines and {target} has {len(sides[1])}; they must be parallel."
+        )
     return evened(zip(*sides, strict=True))
 
 
 def read_folder(folder: Path, languages: Sequence[str]) -> Parts:
     """{train,valid,test}.LANGUAGE, each gzipped or not."""
-    return {part: read_files(*(beside(folder / f"{part}.{language}") for language in languages)) for part in PARTS}
+    return {
+        part: read_files(*(beside(folder / f"{part}.{language}") for language in languages))
+        for part in PARTS
+    }
 
 
 def beside(path: Path) -> Path:
@@ -72,16 +81,22 @@ def beside(path: Path) -> Path:
     for found in (path, path.with_name(path.name + ".gz")):
         if found.is_file():
             return found
-    raise SystemExit(f"corpus: there is no {path} and no {path.name}.gz; --languages names the two suffixes.")
+    raise SystemExit(
+        f"corpus: there is no {path} and no {path.name}.gz; --languages names the two suffixes."
+    )
 
 
 def read_tatoeba(archive: Path) -> list[Pair]:
     """ManyThings' deu-eng.zip: a line of deu.txt is English, tab, German, tab, attribution."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            rows = [line.split("\t") for line in opened.read("deu.txt").decode("utf-8-sig").split("\n")]
+            rows = [
+                line.split("\t") for line in opened.read("deu.txt").decode("utf-8-sig").split("\n")
+            ]
     except (zipfile.BadZipFile, KeyError, ValueError, zlib.error) as error:
-        raise SystemExit(f"corpus: {archive} is not ManyThings' deu-eng.zip: {reason_of(error)}") from None
+        raise SystemExit(
+            f"corpus: {archive} is not ManyThings' deu-eng.zip: {reason_of(error)}"
+        ) from None
     return evened((row[1], row[0]) for row in rows if len(row) >= 2)
 
 
@@ -92,22 +107,34 @@ TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst20
 
 
 def read_iwslt14(archive: Path, languages: Sequence[str]) -> Parts:
-    """The split of fairseq's prepare-iwslt14.sh: every 23rd pair is valid, five older test sets together are the test."""
+    """The split of fairseq's prepare-iwslt14.sh: every 23rd pair is valid, five older test sets
+    together are the test.
+    """
     with tarfile.open(archive) as opened:
-        names = {Path(member.name).name: member for member in opened.getmembers() if member.isfile()}
+        names = {
+            Path(member.name).name: member for member in opened.getmembers() if member.isfile()
+        }
 
         def text(name: str) -> list[str]:
             file = opened.extractfile(names[name]) if name in names else None
             if file is None:
-                raise SystemExit(f"corpus: {archive} has no {name}; it should be IWSLT14's de-en.tgz.")
+                raise SystemExit(
+                    f"corpus: {archive} has no {name}; it should be IWSLT14's de-en.tgz."
+                )
             return file.read().decode("utf-8").split("\n")
 
         talks, tests = [], []
         for language in languages:
-            kept = [line for line in text(f"train.tags.de-en.{language}") if not any(mark in line for mark in UNUSED)]
+            kept = [
+                line
+                for line in text(f"train.tags.de-en.{language}")
+                if not any(mark in line for mark in UNUSED)
+            ]
             talks.append([MARKUP.sub("", line) for line in kept])
             xml = [line for test in TESTS for line in text(f"IWSLT14.{test}.de-en.{language}.xml")]
-            tests.append([match[1].replace("’", "'") for line in xml if (match := SEGMENT.search(line))])
+            tests.append(
+                [match[1].replace("’", "'") for line in xml if (match := SEGMENT.search(line))]
+            )
     pairs = [pair for pair in evened(zip(*talks, strict=True)) if all(pair)]
     return {
         "train": [pair for n, pair in enumerate(pairs, 1) if n % 23],
@@ -134,8 +161,12 @@ def read(sources: Sequence[Path], languages: Sequence[str]) -> Parts:
         try:
             return read_iwslt14(source, languages)
         except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
-            raise SystemExit(f"corpus: {source} is not IWSLT14's de-en.tgz: {reason_of(error)}") from None
-    raise SystemExit(f"corpus: {source} is no folder, .zip or .tgz; a text file needs its other side.")
+            raise SystemExit(
+                f"corpus: {source} is not IWSLT14's de-en.tgz: {reason_of(error)}"
+            ) from None
+    raise SystemExit(
+        f"corpus: {source} is no folder, .zip or .tgz; a text file needs its other side."
+    )
 
 
 # ---- splitting and choosing ----
@@ -149,8 +180,9 @@ def same(text: str) -> str:
 def split(pairs: Iterable[Pair]) -> Parts:
     """Train, valid and test that share no source and no target.
 
-    Pairs that share a side, directly or through other pairs, form a component; a component goes to one part as a whole, chosen
-    by the hash of its first text, so that the split depends neither on order nor on a random generator.
+    Pairs that share a side, directly or through other pairs, form a component; a component goes to
+    one part as a whole, chosen by the hash of its first text, so that the split depends neither on
+    order nor on a random generator.
     """
     ordered = sorted(set(pairs))
     parent: dict[tuple[int, str], tuple[int, str]] = {}
@@ -168,23 +200,36 @@ def split(pairs: Iterable[Pair]) -> Parts:
     for a, b in ordered:
         digest = hashlib.sha256(root((0, same(a)))[1].encode()).digest()
         share = int.from_bytes(digest[:8], "big") / 2**64
-        parts["test" if share < TEST_SHARE else "valid" if share < TEST_SHARE + VALID_SHARE else "train"].append((a, b))
+        parts[
+            "test"
+            if share < TEST_SHARE
+            else "valid"
+            if share < TEST_SHARE + VALID_SHARE
+            else "train"
+        ].append((a, b))
     return parts
 
 
 def choose(parts: Parts, selection: Selection) -> Parts:
-    """Pairs of the right length, and of these a sample that does not depend on the machine, in the corpus's order."""
+    """Pairs of the right length, and of these a sample that does not depend on the machine, in the
+    corpus's order.
+    """
 
     def fits(pair: Pair) -> bool:
         source, target = (len(side.split()) for side in pair)
-        return 1 <= source <= selection.max_source and selection.min_target <= target <= selection.max_target
+        return (
+            1 <= source <= selection.max_source
+            and selection.min_target <= target <= selection.max_target
+        )
 
     chosen = {}
     for part, pairs in parts.items():
         fitting = [pair for pair in pairs if fits(pair)]
         limit = getattr(selection, part)
         if limit and len(fitting) > limit:
-            fitting = [fitting[i] for i in sorted(random.Random(1).sample(range(len(fitting)), limit))]
+            fitting = [
+                fitting[i] for i in sorted(random.Random(1).sample(range(len(fitting)), limit))
+            ]
         chosen[part] = fitting
     return chosen
 
@@ -194,16 +239,22 @@ def say_share(parts: Parts, chosen: Parts, selection: Selection) -> None:
     whole, left = len(parts["train"]), len(chosen["train"])
     if whole and left < NEARLY_ALL * whole and left != selection.train:
         target = f"{selection.min_target} to {selection.max_target} target words"
-        print(f"corpus: {left} of {whole} train pairs have {target} and 1 to {selection.max_source} source words; they are taken")
+        print(
+            f"corpus: {left} of {whole} train pairs have {target} and 1 to {selection.max_source} source words; they are taken"
+        )
 
 
 def check_blanks(parts: Parts, languages: Sequence[str], selection: Selection) -> None:
-    """Ends the program with one line where words are wanted, and most sentences of a side have no blanks between theirs."""
+    """Ends the program with one line where words are wanted, and most sentences of a side have no
+    blanks between theirs.
+    """
     for language, side in zip(languages, zip(*parts["train"], strict=True), strict=False):
         share = Coverage.of(side).bleu
         said = f"corpus: {1 - share:.0%} of the .{language} lines are one word, since their script has no blanks"
         if share < ENOUGH and not selection.pieces:
-            raise SystemExit(f"{said}: take subwords by --pieces N, or put blanks between the words first")
+            raise SystemExit(
+                f"{said}: take subwords by --pieces N, or put blanks between the words first"
+            )
         if share < NEARLY_ALL:
             print(f"{said}; the lengths that the profile takes are in words")
 
@@ -213,11 +264,15 @@ def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
     try:
         from sacremoses import MosesTokenizer
     except ImportError:
-        raise SystemExit("corpus: a vocabulary of words needs tokenised text: pip install sacremoses") from None
+        raise SystemExit(
+            "corpus: a vocabulary of words needs tokenised text: pip install sacremoses"
+        ) from None
     tokenise = [MosesTokenizer(lang=language).tokenize for language in languages]
 
     def both(pair: Pair) -> Pair:
-        source, target = (one(side, return_str=True).lower() for one, side in zip(tokenise, pair, strict=True))
+        source, target = (
+            one(side, return_str=True).lower() for one, side in zip(tokenise, pair, strict=True)
+        )
         return source, target
 
     return {part: [both(pair) for pair in pairs] for part, pairs in parts.items()}
@@ -225,16 +280,25 @@ def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
 
 # ---- writing ----
 
-NO_WORDS = re.compile(r"<s>|<pad>|</s>|madeupword\d{4}")  # what fairseq's dictionaries keep for themselves; <unk> is unknown
+# What fairseq's dictionaries keep for themselves; <unk> is unknown
+NO_WORDS = re.compile(r"<s>|<pad>|</s>|madeupword\d{4}")
 
 
 def check_symbols(name: str, lines: Iterable[str], target: bool) -> None:
-    """Ends the program with one line for a symbol as a word, at which fairseq would end a target, or mask a source.
+    """Ends the program with one line for a symbol as a word, at which fairseq would end a target,
+    or mask a source.
 
     An encoder reads <s> and </s> like any other word.
     """
     for text in lines:
-        found = next((word for word in text.split() if NO_WORDS.fullmatch(word) and (target or word == "<pad>")), None)
+        found = next(
+            (
+                word
+                for word in text.split()
+                if NO_WORDS.fullmatch(word) and (target or word == "<pad>")
+            ),
+            None,
+        )
         if found:
             raise SystemExit(
                 f"corpus: {found} stands as a word in {name}: {text[:60]!r}; fairseq keeps this symbol for itself: write it "
@@ -242,13 +306,17 @@ def check_symbols(name: str, lines: Iterable[str], target: bool) -> None:
             )
 
 
-def write(parts: Parts, languages: Sequence[str], folder: Path, selection: Selection) -> dict[str, int]:
-    """Write {train,valid,test}.LANGUAGE (text) and, if the vocabulary is of pieces, a joint subword model and the same files in
-    pieces under pieces/; return the sizes.
+def write(
+    parts: Parts, languages: Sequence[str], folder: Path, selection: Selection
+) -> dict[str, int]:
+    """Write {train,valid,test}.LANGUAGE (text) and, if the vocabulary is of pieces, a joint subword
+    model and the same files in pieces under pieces/; return the sizes.
     """
     empty = [name for name, part in parts.items() if not part]
     if empty:
-        raise SystemExit(f"corpus: no usable pair is left for {' and '.join(empty)}; give more text.")
+        raise SystemExit(
+            f"corpus: no usable pair is left for {' and '.join(empty)}; give more text."
+        )
     (folder / "pieces").mkdir(parents=True)
     for name, part in parts.items():
         for language, side in zip(languages, zip(*part, strict=True), strict=True):
@@ -264,15 +332,21 @@ def write(parts: Parts, languages: Sequence[str], folder: Path, selection: Selec
     return {name: len(part) for name, part in parts.items()}
 
 
-def pieces_of(parts: Parts, prefix: Path, selection: Selection) -> sentencepiece.SentencePieceProcessor:
+def pieces_of(
+    parts: Parts, prefix: Path, selection: Selection
+) -> sentencepiece.SentencePieceProcessor:
     """The subword model that the selection gives, or one that is learnt from the training part."""
     if not selection.given:
-        return train_pieces((text for both in parts["train"] for text in both), prefix, selection.pieces)
+        return train_pieces(
+            (text for both in parts["train"] for text in both), prefix, selection.pieces
+        )
     shutil.copyfile(EXAMPLES / selection.given / PIECES, f"{prefix}.model")
     return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
 
 
-def train_pieces(texts: Iterator[str], prefix: Path, size: int) -> sentencepiece.SentencePieceProcessor:
+def train_pieces(
+    texts: Iterator[str], prefix: Path, size: int
+) -> sentencepiece.SentencePieceProcessor:
     """A subword model of at most `size` pieces, also written to PREFIX.model."""
     written = BytesIO()  # sentencepiece itself does not notice a full disk
     sentencepiece.SentencePieceTrainer.train(
@@ -295,15 +369,28 @@ def preprocess_command(folder: Path, languages: Sequence[str], selection: Select
         command += [f"--{part}pref", str(text / part)]
     if selection.words:
         # fairseq would fill the dictionary up to a multiple of 8 with words that are none.
-        command += ["--nwordssrc", str(selection.words), "--nwordstgt", str(selection.words), "--padding-factor", "1"]
+        command += [
+            "--nwordssrc",
+            str(selection.words),
+            "--nwordstgt",
+            str(selection.words),
+            "--padding-factor",
+            "1",
+        ]
     command += ["--joined-dictionary"] if selection.joined else []
-    command += ["--srcdict", str(EXAMPLES / selection.given / DICTIONARY)] if selection.given else []
+    command += (
+        ["--srcdict", str(EXAMPLES / selection.given / DICTIONARY)] if selection.given else []
+    )
     return [*command, "--destdir", str(folder / "bin"), "--workers", "1"]
 
 
 def digest_of(sources: Sequence[Path], settings: Mapping[str, object]) -> str:
     """Of what the folder is made of: the sources' contents, and the settings."""
-    files = [path for source in sources for path in (sorted(source.glob("*.*")) if source.is_dir() else [source])]
+    files = [
+        path
+        for source in sources
+        for path in (sorted(source.glob("*.*")) if source.is_dir() else [source])
+    ]
     contents = []
     for path in files:
         if path in sources or path.name.split(".")[0] in PARTS:
@@ -326,22 +413,40 @@ def corpus_of(file: Path) -> dict[str, Any]:
         if not isinstance(pieces, int) or not isinstance(found["moses"], bool):
             raise TypeError
     except (ValueError, KeyError, TypeError):
-        raise SystemExit(f"corpus: {file} is damaged; choose another folder, or move it away") from None
+        raise SystemExit(
+            f"corpus: {file} is damaged; choose another folder, or move it away"
+        ) from None
     return found
 
 
 def check_own(folder: Path, languages: Sequence[str]) -> None:
-    """Ends the program with one line if the folder, which is to be replaced, holds more than a corpus."""
-    own = {"bin", "pieces", "corpus.json", *(f"{part}.{language}" for part in PARTS for language in languages)}
+    """Ends the program with one line if the folder, which is to be replaced, holds more than a
+    corpus.
+    """
+    own = {
+        "bin",
+        "pieces",
+        "corpus.json",
+        *(f"{part}.{language}" for part in PARTS for language in languages),
+    }
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in own)
     if foreign:
-        raise SystemExit(f"corpus: {folder} also holds {', '.join(foreign)}; move that away, or choose another --out")
+        raise SystemExit(
+            f"corpus: {folder} also holds {', '.join(foreign)}; move that away, or choose another --out"
+        )
 
 
 def prepare(
-    sources: Sequence[Path], languages: Sequence[str], selection: Selection, moses: bool, folder: Path, force: bool = False
+    sources: Sequence[Path],
+    languages: Sequence[str],
+    selection: Selection,
+    moses: bool,
+    folder: Path,
+    force: bool = False,
 ) -> None:
-    """Everything above, unless it was done with the same settings; with `force` in place of what was done with others."""
+    """Everything above, unless it was done with the same settings; with `force` in place of what
+    was done with others.
+    """
     settings = {"languages": list(languages), "selection": asdict(selection), "moses": moses}
     done = folder / "corpus.json"
     given = [EXAMPLES / selection.given / name for name in GIVEN] if selection.given else []
@@ -350,10 +455,14 @@ def prepare(
         print(f"corpus: {folder} is there already")
         return
     if folder.exists() and not done.is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SystemExit(f"corpus: {folder} is there and holds no corpus; choose another --out, or move it away")
+        raise SystemExit(
+            f"corpus: {folder} is there and holds no corpus; choose another --out, or move it away"
+        )
     if done.is_file():
         if not force:
-            raise SystemExit(f"corpus: {folder} is of other text or settings; choose another folder, or --force replaces it")
+            raise SystemExit(
+                f"corpus: {folder} is of other text or settings; choose another folder, or --force replaces it"
+            )
         check_own(folder, corpus_of(done)["languages"])
     read_parts = read(sources, languages)
     check_blanks(read_parts, languages, selection)
@@ -362,20 +471,36 @@ def prepare(
     try:
         sizes = place(parts, languages, selection, folder, {"digest": digest, **settings})
     except OSError as error:
-        raise SystemExit(f"corpus: {folder} cannot be written: {error.strerror or reason_of(error)}") from None
-    print(f"corpus: {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()) + " pairs")
+        raise SystemExit(
+            f"corpus: {folder} cannot be written: {error.strerror or reason_of(error)}"
+        ) from None
+    print(
+        f"corpus: {folder}: "
+        + ", ".join(f"{name} {size}" for name, size in sizes.items())
+        + " pairs"
+    )
 
 
 def place(
-    parts: Parts, languages: Sequence[str], selection: Selection, folder: Path, manifest: Mapping[str, object]
+    parts: Parts,
+    languages: Sequence[str],
+    selection: Selection,
+    folder: Path,
+    manifest: Mapping[str, object],
 ) -> dict[str, int]:
-    """Write and binarise beside the folder, and put it in the folder's place at once; return the sizes."""
+    """Write and binarise beside the folder, and put it in the folder's place at once; return the
+    sizes.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as temporary:
         unfinished = Path(temporary) / folder.name
         sizes = write(parts, languages, unfinished, selection)
         command = preprocess_command(unfinished, languages, selection)
-        ran = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], capture_output=True, text=True)
+        ran = subprocess.run(
+            [str(Path(sys.executable).parent / command[0]), *command[1:]],
+            capture_output=True,
+            text=True,
+        )
         if ran.returncode:
             last = (ran.stderr.strip() or "no output").splitlines()[-1]
             raise SystemExit(f"corpus: this failed: {shlex.join(command)}\n  {last}")
@@ -389,17 +514,38 @@ def place(
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Prepare a corpus for examples/*/table.sh.")
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="two texts, a folder, deu-eng.zip or de-en.tgz")
-    parser.add_argument("--profile", default="laptop", help="paper, laptop or, for translation, quickstart (default: laptop)")
     parser.add_argument(
-        "--languages", metavar="A,B", help="suffixes of source and target (default: of the text files, or the task's)"
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="SOURCE",
+        help="two texts, a folder, deu-eng.zip or de-en.tgz",
     )
     parser.add_argument(
-        "--pieces", type=int, metavar="N", help="size of a joint subword vocabulary, 0 for words (default: the profile's)"
+        "--profile",
+        default="laptop",
+        help="paper, laptop or, for translation, quickstart (default: laptop)",
     )
-    parser.add_argument("--moses", action="store_true", help="tokenise and lower-case by sacremoses")
+    parser.add_argument(
+        "--languages",
+        metavar="A,B",
+        help="suffixes of source and target (default: of the text files, or the task's)",
+    )
+    parser.add_argument(
+        "--pieces",
+        type=int,
+        metavar="N",
+        help="size of a joint subword vocabulary, 0 for words (default: the profile's)",
+    )
+    parser.add_argument(
+        "--moses", action="store_true", help="tokenise and lower-case by sacremoses"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE/data")
-    parser.add_argument("--force", action="store_true", help="replace a corpus of other text or settings in that folder")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a corpus of other text or settings in that folder",
+    )
     return parser.parse_args()
 
 
@@ -411,21 +557,33 @@ def languages_of(args: argparse.Namespace) -> list[str]:
         found = [Path(path.name.removesuffix(".gz")).suffix[1:] for path in args.sources]
     else:
         found = list(TASKS[args.task].languages)
-    if len(found) != 2 or not all(re.fullmatch(r"[\w-]+", name) for name in found) or found[0] == found[1]:
-        raise SystemExit("corpus: two different suffixes are needed, which name the sides: text.de text.en, or --languages de,en")
+    if (
+        len(found) != 2
+        or not all(re.fullmatch(r"[\w-]+", name) for name in found)
+        or found[0] == found[1]
+    ):
+        raise SystemExit(
+            "corpus: two different suffixes are needed, which name the sides: text.de text.en, or --languages de,en"
+        )
     return found
 
 
 def main() -> None:
     args = arguments()
     if args.pieces and not LEAST_PIECES <= args.pieces <= MOST_PIECES:
-        raise SystemExit(f"corpus: --pieces must be 0 (words) or lie between {LEAST_PIECES} and {MOST_PIECES}")
+        raise SystemExit(
+            f"corpus: --pieces must be 0 (words) or lie between {LEAST_PIECES} and {MOST_PIECES}"
+        )
     profile = profile_of(args.task, args.profile)
     selection = profile.selection
     if args.pieces is not None and selection.given:
-        raise SystemExit(f"corpus: --profile {args.profile} brings its own subwords: leave --pieces out, or take another profile")
+        raise SystemExit(
+            f"corpus: --profile {args.profile} brings its own subwords: leave --pieces out, or take another profile"
+        )
     if args.pieces is not None:
-        selection = replace(selection, pieces=args.pieces, words=0 if args.pieces else selection.words)
+        selection = replace(
+            selection, pieces=args.pieces, words=0 if args.pieces else selection.words
+        )
     folder = args.out or ROOT / "runs" / args.task / args.profile / "data"
     prepare(args.sources, languages_of(args), selection, args.moses, folder, args.force)
 

@@ -1,10 +1,12 @@
-"""The recipes as data: tasks, profiles and rows.  `corpus.py` and `table.py` run them; a row is a line here, not a script.
+"""The recipes as data: tasks, profiles and rows.  `corpus.py` and `table.py` run them; a row is a
+line here, not a script.
 
-`paper` is the paper's section 5 and A.3; what those leave open is marked `open:`. `laptop` is for two cores: ten minutes of one
-core for the MLE checkpoint, then one for a row like MLE and up to three for one that draws from the model. Within a profile all
-rows share the MLE checkpoint of their seed, whose rate has fallen to where MLE gains little, and then train for equally many
-epochs; the row `mle`, which goes on as before, is the control. Rows that learn from what the model drew have a rate of their own,
-`gentle`: at the data's rate they fall apart (docs/research-log.md, 6).
+`paper` is the paper's section 5 and A.3; what those leave open is marked `open:`. `laptop` is for
+two cores: ten minutes of one core for the MLE checkpoint, then one for a row like MLE and up to
+three for one that draws from the model. Within a profile all rows share the MLE checkpoint of their
+seed, whose rate has fallen to where MLE gains little, and then train for equally many epochs; the
+row `mle`, which goes on as before, is the control. Rows that learn from what the model drew have a
+rate of their own, `gentle`: at the data's rate they fall apart (docs/research-log.md, 6).
 """
 
 from collections.abc import Mapping
@@ -33,9 +35,11 @@ class Selection:
     max_target: int = 175
     max_source: int = 175
     pieces: int = 0  # size of a joint subword model; 0: the vocabulary is the words between blanks
-    words: int = 0  # keep only this many of the most frequent words, special symbols included; 0 keeps all
+    # Keep only this many of the most frequent words, special symbols included; 0 keeps all
+    words: int = 0
     joined: bool = True  # one dictionary for both sides
-    given: str = ""  # a folder of examples/ whose pieces.model and dict.txt are used instead of new ones
+    # A folder of examples/ whose pieces.model and dict.txt are used instead of new ones
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Profile:
     more: str  # the same for the phase that rows differ in
     more_epochs: int
     values: Mapping[str, str]  # what the names in ROWS stand for
-    start: str = ""  # a script of examples/ that unpacks the model where all rows start, instead of MLE
+    # A script of examples/ that unpacks the model where all rows start, instead of MLE
+    start: str = ""
 
 
 TASKS: Mapping[str, Task] = {
@@ -88,14 +93,18 @@ SMALL_TRANSFORMER = (
     "--encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512 --encoder-attention-heads 4 --decoder-attention-heads 4 "
     "--encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout .2"
 )
-# Section 5.1: 6 blocks. open: widths and dropout; these are the base model's and what IWSLT14 is commonly trained with.
+# Section 5.1: 6 blocks. open: widths and dropout; these are the base model's and what IWSLT14 is
+# commonly trained with.
 BASE_TRANSFORMER = "--arch transformer --share-all-embeddings --dropout .3"
 
 
 def lstm(size: int) -> str:
-    """Section 5.2: one layer each side, attention of Luong et al. 2015, `size` everywhere.  open: dropout."""
+    """Section 5.2: one layer each side, attention of Luong et al. 2015, `size` everywhere.  open:
+    dropout.
+    """
     sides = " ".join(
-        f"--{side}-embed-dim {size} --{side}-hidden-size {size} --{side}-layers 1" for side in ("encoder", "decoder")
+        f"--{side}-embed-dim {size} --{side}-hidden-size {size} --{side}-layers 1"
+        for side in ("encoder", "decoder")
     )
     return f"--arch lstm {sides} --decoder-out-embed-dim {size} --decoder-attention 1 --dropout .2"
 
@@ -142,7 +151,15 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             },
         ),
         ("translation", "laptop"): Profile(
-            selection=Selection(train=20_000, valid=1_000, test=2_000, min_target=6, max_target=25, max_source=40, pieces=3_000),
+            selection=Selection(
+                train=20_000,
+                valid=1_000,
+                test=2_000,
+                min_target=6,
+                max_target=25,
+                max_source=40,
+                pieces=3_000,
+            ),
             model=SMALL_TRANSFORMER,
             optimiser=f"{ADAM} --max-tokens 1000 --cpu",
             pretrain=f"--lr {8 * '2e-3,'}1.5e-3,1.5e-3,1e-3,1e-3,5e-4,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 400",
@@ -159,9 +176,12 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
                 "interp": "--erpo-preset corpus {gentle}",
             },
         ),
-        # The demo: all rows go on from a model that MLE has finished with, at the dropout it was trained with (docs/demo.md).
+        # The demo: all rows go on from a model that MLE has finished with, at the dropout it was
+        # trained with (docs/demo.md).
         ("translation", "quickstart"): Profile(
-            selection=Selection(min_target=2, max_target=40, max_source=40, pieces=3_000, given="quickstart/model"),
+            selection=Selection(
+                min_target=2, max_target=40, max_source=40, pieces=3_000, given="quickstart/model"
+            ),
             model=SMALL_TRANSFORMER,
             optimiser=f"{ADAM} --max-tokens 1000 --cpu",
             pretrain="",
@@ -180,7 +200,9 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             },
         ),
         ("summarization", "laptop"): Profile(
-            selection=Selection(train=15_000, valid=1_000, test=1_500, max_target=25, max_source=40, pieces=3_000),
+            selection=Selection(
+                train=15_000, valid=1_000, test=1_500, max_target=25, max_source=40, pieces=3_000
+            ),
             model=f"{lstm(128)} --share-all-embeddings",
             optimiser=f"{ADAM} --batch-size 64 --cpu",
             pretrain=f"--lr {6 * '3e-3,'}2e-3,2e-3,1e-3,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 200",

@@ -1,4 +1,6 @@
-"""Commands that build on one another: each is run once, resumed where it was interrupted, several at a time, here or on Slurm."""
+"""Commands that build on one another: each is run once, resumed where it was interrupted, several
+at a time, here or on Slurm.
+"""
 
 import hashlib
 import json
@@ -22,10 +24,12 @@ from fairseq_erpo.processes import die_with_parent, slurm_executor
 from fairseq_erpo.tools.training_log import from_json
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = Path(sys.executable).parent  # fairseq's commands stand beside the interpreter, activated or not
+# Fairseq's commands stand beside the interpreter, activated or not
+COMMANDS = Path(sys.executable).parent
 LOG = "train.jsonl"
 TIMES = ("seconds", "core_seconds")  # of a stage, in its done.json
-# PASSIVE: threads that wait for each other by spinning are many times slower when another program wants the cores too.
+# PASSIVE: threads that wait for each other by spinning are many times slower when another program
+# wants the cores too.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
 
 
@@ -70,13 +74,19 @@ class Failure(SystemExit):
 class Local:
     """A process of this machine; it ends with this one, whatever ends that."""
 
-    core_seconds: float | None = None  # which, unlike seconds, do not depend on what else the machine does
+    # Which, unlike seconds, do not depend on what else the machine does
+    core_seconds: float | None = None
 
     def __init__(self, command: Sequence[str], output: Path, threads: int) -> None:
         environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
         with output.open("wb") as sink:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,
             )
 
     def poll(self) -> int | None:
@@ -94,7 +104,9 @@ class Local:
 
 
 class Slurm:
-    """A job of a cluster, by submitit.  It goes on without this program, which finds it again by the number beside its output."""
+    """A job of a cluster, by submitit.  It goes on without this program, which finds it again by
+    the number beside its output.
+    """
 
     core_seconds: float | None = None  # Slurm's own accounting knows
 
@@ -106,7 +118,12 @@ class Slurm:
                 return
         from submitit.helpers import CommandFunction
 
-        words = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), f"OMP_NUM_THREADS={threads}", *command]
+        words = [
+            "env",
+            *(f"{name}={value}" for name, value in ENVIRONMENT.items()),
+            f"OMP_NUM_THREADS={threads}",
+            *command,
+        ]
         shell = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(words)} > {shlex.quote(str(output.resolve()))} 2>&1"
         self.job = executor.submit(CommandFunction(["bash", "-c", shell], verbose=False))
         number.write_text(self.job.job_id, "utf-8")
@@ -139,14 +156,17 @@ class Runner:
     folder: Path
     jobs: int
     worker: Worker = Local
-    share: bool = False  # True: divide `jobs` threads among the running stages; False: one thread each
+    # True: divide `jobs` threads among the running stages; False: one thread each
+    share: bool = False
     force: bool = False  # remove finished stages of other settings
 
     def result(self, stage: Stage) -> dict[str, Any] | None:
         """What the stage left when it was done with these settings, or None."""
         done = self.folder / stage.name / "done.json"
         found = read_json(done) if done.exists() else {}
-        if not isinstance(found, dict) or not all(isinstance(found.get(name, 0), int | float) for name in TIMES):
+        if not isinstance(found, dict) or not all(
+            isinstance(found.get(name, 0), int | float) for name in TIMES
+        ):
             raise ValueError(f"{done} is damaged; remove it, and the stage is run again")
         return found if found.get("digest") == stage.digest else None
 
@@ -161,14 +181,24 @@ class Runner:
             running: dict[str, tuple[Stage, Process, Progress]] = {}
             failed: list[Stage] = []
             while waiting or running:
-                ready = [stage for stage in waiting if all(self.result(needed) for needed in stage.after)]
-                threads = max(1, self.jobs // max(1, len(ready) + len(running))) if self.share else 1
+                ready = [
+                    stage for stage in waiting if all(self.result(needed) for needed in stage.after)
+                ]
+                threads = (
+                    max(1, self.jobs // max(1, len(ready) + len(running))) if self.share else 1
+                )
                 for stage in ready[: self.jobs - len(running)]:
                     waiting.remove(stage)
                     self.make_room(stage)
-                    process = self.worker(self.command(stage), self.folder / stage.name / "output.txt", threads)
+                    process = self.worker(
+                        self.command(stage), self.folder / stage.name / "output.txt", threads
+                    )
                     cleanup.callback(process.stop)
-                    running[stage.name] = stage, process, Progress(stage, self.folder / stage.name, len(running))
+                    running[stage.name] = (
+                        stage,
+                        process,
+                        Progress(stage, self.folder / stage.name, len(running)),
+                    )
                 if not running:
                     break
                 time.sleep(0.3)
@@ -189,24 +219,40 @@ class Runner:
             if code != 0:
                 yield stage
             else:
-                times = {"seconds": time.time() - progress.began, "core_seconds": process.core_seconds}
-                rounded = {name: round(value, 1) for name, value in times.items() if value is not None}
-                write_json(self.folder / stage.name / "done.json", {"digest": stage.digest, **rounded})
+                times = {
+                    "seconds": time.time() - progress.began,
+                    "core_seconds": process.core_seconds,
+                }
+                rounded = {
+                    name: round(value, 1) for name, value in times.items() if value is not None
+                }
+                write_json(
+                    self.folder / stage.name / "done.json", {"digest": stage.digest, **rounded}
+                )
 
     def command(self, stage: Stage) -> list[str]:
         return [str(COMMANDS / stage.command[0]), *stage.command[1:]]
 
     def check_room(self, stages: Sequence[Stage]) -> None:
-        """Raises SystemExit where room could be made only by removing what the user may want to keep."""
+        """Raises SystemExit where room could be made only by removing what the user may want to
+        keep.
+        """
         folders = [self.folder / stage.name for stage in stages]
-        foreign = [str(folder) for folder in folders if folder.exists() and not (folder / "started").is_file()]
+        foreign = [
+            str(folder)
+            for folder in folders
+            if folder.exists() and not (folder / "started").is_file()
+        ]
         if foreign:
-            raise SystemExit(f"{', '.join(foreign)}: not made by this program; move it away, or choose another --out")
+            raise SystemExit(
+                f"{', '.join(foreign)}: not made by this program; move it away, or choose another --out"
+            )
         # Slurm waits for a job of the same stage; any other one may still write into the folder.
         jobs = [
             folder / "job"
             for stage, folder in zip(stages, folders, strict=True)
-            if (folder / "job").is_file() and (self.worker is Local or (folder / "started").read_text("utf-8") != stage.digest)
+            if (folder / "job").is_file()
+            and (self.worker is Local or (folder / "started").read_text("utf-8") != stage.digest)
         ]
         if jobs:
             raise SystemExit(
@@ -220,7 +266,9 @@ class Runner:
             )
 
     def make_room(self, stage: Stage) -> None:
-        """Keep what an interrupted run of the same stage left; remove what another one left (see `check_room`)."""
+        """Keep what an interrupted run of the same stage left; remove what another one left (see
+        `check_room`).
+        """
         folder = self.folder / stage.name
         started = folder / "started"
         if folder.exists() and (not started.exists() or started.read_text("utf-8") != stage.digest):
@@ -230,7 +278,11 @@ class Runner:
 
     def failure(self, stage: Stage) -> str:
         output = self.folder / stage.name / "output.txt"
-        lines = [line for line in output.read_text("utf-8").splitlines() if line.strip()] if output.exists() else []
+        lines = (
+            [line for line in output.read_text("utf-8").splitlines() if line.strip()]
+            if output.exists()
+            else []
+        )
         return f"{stage.name} failed: {lines[-1] if lines else 'no output'} (all of it: {output})"
 
 

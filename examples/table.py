@@ -1,12 +1,15 @@
-"""All rows of a table, for several seeds, from one MLE checkpoint a seed: train, decode, print.  The rows are in recipes.py.
+"""All rows of a table, for several seeds, from one MLE checkpoint a seed: train, decode, print.
+The rows are in recipes.py.
 
-    python examples/table.py translation --profile laptop --rows mle,raml,interp --seeds 3 --data text.de text.en
+    python examples/table.py translation --profile laptop --rows mle,raml,interp --seeds 3 --data
+    text.de text.en
 
 Killed and started again, it goes on where it was; what is done is left alone.  What was begun with
 other settings starts afresh; what was finished with other settings is removed after --force only.
 
-With --try, given as often as one likes, every row has equally many trials: each of the flags, by the first seed, judged by beam
-search on the validation set.  All seeds then run with the best, and only these are decoded on the test set.
+With --try, given as often as one likes, every row has equally many trials: each of the flags, by
+the first seed, judged by beam search on the validation set.  All seeds then run with the best, and
+only these are decoded on the test set.
 """
 
 import argparse
@@ -27,7 +30,8 @@ from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
 from fairseq_erpo.files import lock, read_json, reason_of
 
 PRETRAIN = "pretrain"
-# With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is dropped without a word.
+# With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is
+# dropped without a word.
 COMMON = (
     "--user-dir fairseq_erpo --task erpo_translation --num-workers 0 --required-batch-size-multiple 1 "
     "--no-epoch-checkpoints --maximize-best-checkpoint-metric --log-format json --log-interval 50"
@@ -43,7 +47,8 @@ class Plan:
     profile: Profile
     folder: Path
     data: Path
-    rows: dict[str, tuple[str, str]]  # name -> (row of the family, flags); NAME.K is NAME with the K-th --try
+    # Name -> (row of the family, flags); NAME.K is NAME with the K-th --try
+    rows: dict[str, tuple[str, str]]
     seeds: Sequence[int]
     one_start: bool = False  # all seeds continue the first one's MLE model
     split: str = "test"
@@ -56,19 +61,46 @@ class Plan:
         if file.is_file():
             return corpus.corpus_of(file)
         pieces = self.profile.selection.pieces
-        return {"digest": "", "languages": self.task.languages, "selection": {"pieces": pieces}, "moses": False}
+        return {
+            "digest": "",
+            "languages": self.task.languages,
+            "selection": {"pieces": pieces},
+            "moses": False,
+        }
 
     def training(
-        self, name: str, row: str, seed: int, rate: str, epochs: int, flags: str = "", after: Stage | None = None
+        self,
+        name: str,
+        row: str,
+        seed: int,
+        rate: str,
+        epochs: int,
+        flags: str = "",
+        after: Stage | None = None,
     ) -> Stage:
         """fairseq-train for one row and seed."""
-        spelling = "--eval-bleu-remove-bpe sentencepiece" if self.corpus["selection"]["pieces"] else ""
-        selection = f"{self.task.validate} {GREEDY} {spelling} --best-checkpoint-metric {self.task.metric}"
+        spelling = (
+            "--eval-bleu-remove-bpe sentencepiece" if self.corpus["selection"]["pieces"] else ""
+        )
+        selection = (
+            f"{self.task.validate} {GREEDY} {spelling} --best-checkpoint-metric {self.task.metric}"
+        )
         profile = self.profile
         options = f"{COMMON} --criterion erpo_{row} --seed {seed} {profile.model} {profile.optimiser} {rate} {selection} {flags}"
         folder = self.folder / name
-        files = ("--save-dir", str(folder), "--log-file", str(folder / LOG), "--max-epoch", str(epochs))
-        start = ("--finetune-from-model", str(self.folder / after.name / "checkpoint_best.pt")) if after else ()
+        files = (
+            "--save-dir",
+            str(folder),
+            "--log-file",
+            str(folder / LOG),
+            "--max-epoch",
+            str(epochs),
+        )
+        start = (
+            ("--finetune-from-model", str(self.folder / after.name / "checkpoint_best.pt"))
+            if after
+            else ()
+        )
         command = ("fairseq-train", str(self.data / "bin"), *shlex.split(options), *files, *start)
         return Stage(name, command, (after,) if after else (), self.corpus["digest"], epochs)
 
@@ -77,10 +109,20 @@ class Plan:
         seed = self.seeds[0] if self.one_start else seed
         name = f"{PRETRAIN}-{seed}"
         if not self.profile.start:
-            return self.training(name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs)
-        command = ("python", f"examples/{self.profile.start}", "unpack", str(self.folder / name), str(self.data))
+            return self.training(
+                name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs
+            )
+        command = (
+            "python",
+            f"examples/{self.profile.start}",
+            "unpack",
+            str(self.folder / name),
+            str(self.data),
+        )
         # The model is data too: a later version of the project may bring another one.
-        model = corpus.digest_of([corpus.EXAMPLES / self.profile.selection.given / "checkpoint.pt"], {})
+        model = corpus.digest_of(
+            [corpus.EXAMPLES / self.profile.selection.given / "checkpoint.pt"], {}
+        )
         return Stage(name, command, (), f"{self.corpus['digest']} {model}")
 
     def evaluation(self, systems: Sequence[str]) -> list[str]:
@@ -88,7 +130,11 @@ class Plan:
         reference = self.data / f"{self.split}.{self.corpus['languages'][1]}"
         split = [] if self.split == "test" else ["--split", self.split]
         tokenise = ["--tokenize", "none"] if self.corpus["moses"] else []
-        columns = ["--beam", "1", "--columns", self.lead] if self.greedy else ["--columns", self.task.columns]
+        columns = (
+            ["--beam", "1", "--columns", self.lead]
+            if self.greedy
+            else ["--columns", self.task.columns]
+        )
         options = ["--reference", str(reference), *split, *columns, *tokenise]
         return ["-m", "fairseq_erpo", "evaluate", *systems, *options]
 
@@ -96,14 +142,27 @@ class Plan:
         """In an order in which all can be run."""
         first = {seed: self.start(seed) for seed in self.seeds}
         further = [
-            self.training(f"{name}-{seed}", row, seed, self.profile.more, self.profile.more_epochs, flags, first[seed])
+            self.training(
+                f"{name}-{seed}",
+                row,
+                seed,
+                self.profile.more,
+                self.profile.more_epochs,
+                flags,
+                first[seed],
+            )
             for seed in self.seeds
             for name, (row, flags) in self.rows.items()
         ]
         trained = [*dict.fromkeys(first.values()), *further]
         decoding = f"{self.split}-greedy" if self.greedy else self.split
         tests = [
-            Stage(f"{decoding}-{stage.name}", ("python", *self.evaluation([str(self.folder / stage.name)])), (stage,), stage.data)
+            Stage(
+                f"{decoding}-{stage.name}",
+                ("python", *self.evaluation([str(self.folder / stage.name)])),
+                (stage,),
+                stage.data,
+            )
             for stage in trained
         ]
         return [*trained, *tests]
@@ -114,7 +173,10 @@ class Plan:
         if self.one_start:
             runs[PRETRAIN] = runs[PRETRAIN][:1]
         labels = {name: name.partition(".")[0] if self.split == "test" else name for name in runs}
-        systems = [f"{labels[name]}=" + ",".join(str(self.folder / run) for run in names) for name, names in runs.items()]
+        systems = [
+            f"{labels[name]}=" + ",".join(str(self.folder / run) for run in names)
+            for name, names in runs.items()
+        ]
         baseline = ["--baseline", "mle"] if "mle" in labels.values() else []
         return [*self.evaluation(systems), *baseline, "--json", str(self.scores)]
 
@@ -128,7 +190,10 @@ class Plan:
     @property
     def scores(self) -> Path:
         """What `table` writes."""
-        return self.folder / f"{'scores' if self.split == 'test' else 'trials'}{'-greedy' if self.greedy else ''}.json"
+        return (
+            self.folder
+            / f"{'scores' if self.split == 'test' else 'trials'}{'-greedy' if self.greedy else ''}.json"
+        )
 
     def trials(self, flags: Sequence[str]) -> "Plan":
         """Every row with every one of the flags, by the first seed, judged on validation."""
@@ -152,7 +217,9 @@ class Plan:
         """Each row as it had the best score in the trials, the first of equals."""
         score = trials.found()
         chosen = {max(trials.tries(row), key=score.__getitem__) for row in self.rows}
-        return replace(self, rows={name: what for name, what in trials.rows.items() if name in chosen})
+        return replace(
+            self, rows={name: what for name, what in trials.rows.items() if name in chosen}
+        )
 
     def choice(self, trials: "Plan", flags: Sequence[str]) -> str:
         """A Markdown table of the trials; in bold those that this plan, the `best`, keeps."""
@@ -160,7 +227,10 @@ class Plan:
         lines = [("row", *(f"`{text}`" for text in flags)), ("---",) * (1 + len(flags))]
         for kept in self.rows:
             row = kept.partition(".")[0]
-            found = [f"**{score[name]:.2f}**" if name == kept else f"{score[name]:.2f}" for name in trials.tries(row)]
+            found = [
+                f"**{score[name]:.2f}**" if name == kept else f"{score[name]:.2f}"
+                for name in trials.tries(row)
+            ]
             lines.append((f"`{row}`", *found))
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -172,7 +242,9 @@ def numbers(text: str) -> list[int]:
     except ValueError:
         found = []
     if not found or min(found) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds (3) nor a list of seeds (4,7 or 5,)")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of seeds (3) nor a list of seeds (4,7 or 5,)"
+        )
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return found if "," in text else list(range(1, found[0] + 1))
@@ -181,10 +253,20 @@ def numbers(text: str) -> list[int]:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train and compare rows of the family.")
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--profile", default="laptop", help="paper, laptop or, for translation, quickstart (default: laptop)")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"of {','.join(ROWS)} (default: all)")
     parser.add_argument(
-        "--row", action="append", default=[], metavar="NAME=FLAGS", help="one more row: --row 'soft=interp --erpo-c 5'"
+        "--profile",
+        default="laptop",
+        help="paper, laptop or, for translation, quickstart (default: laptop)",
+    )
+    parser.add_argument(
+        "--rows", default=",".join(ROWS), help=f"of {','.join(ROWS)} (default: all)"
+    )
+    parser.add_argument(
+        "--row",
+        action="append",
+        default=[],
+        metavar="NAME=FLAGS",
+        help="one more row: --row 'soft=interp --erpo-c 5'",
     )
     parser.add_argument(
         "--try",
@@ -196,10 +278,16 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--try '--lr 5e-5' --try '--lr 2e-4'",
     )
     parser.add_argument(
-        "--seeds", type=numbers, default=[1], metavar="N", help="how many seeds, or a list such as 4,7 (default: 1)"
+        "--seeds",
+        type=numbers,
+        default=[1],
+        metavar="N",
+        help="how many seeds, or a list such as 4,7 (default: 1)",
     )
     parser.add_argument(
-        "--one-start", action="store_true", help="train MLE by the first seed only; all seeds continue that model"
+        "--one-start",
+        action="store_true",
+        help="train MLE by the first seed only; all seeds continue that model",
     )
     parser.add_argument(
         "--data",
@@ -209,23 +297,54 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="a prepared folder, or what corpus.py prepares: two texts, a folder, an archive",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE")
-    parser.add_argument("--epochs", metavar="P,M", help="epochs of MLE and of each row, other than the profile's")
     parser.add_argument(
-        "--pairs", type=int, metavar="N", help="training pairs, other than the profile's; a tenth as many to validate and test"
+        "--epochs", metavar="P,M", help="epochs of MLE and of each row, other than the profile's"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes at a time, one thread each")
-    parser.add_argument("--share-cores", action="store_true", help="divide --jobs threads among the processes that can run")
-    parser.add_argument("--examples", type=int, default=0, metavar="N", help="print N test sentences with each row's output")
     parser.add_argument(
-        "--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help="on a cluster: slurm_partition=gpu,gpus_per_node=1"
+        "--pairs",
+        type=int,
+        metavar="N",
+        help="training pairs, other than the profile's; a tenth as many to validate and test",
     )
-    parser.add_argument("--force", action="store_true", help="remove stages and data that were finished with other settings")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes at a time, one thread each",
+    )
+    parser.add_argument(
+        "--share-cores",
+        action="store_true",
+        help="divide --jobs threads among the processes that can run",
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print N test sentences with each row's output",
+    )
+    parser.add_argument(
+        "--slurm",
+        nargs="?",
+        const="",
+        metavar="KEY=VALUE,...",
+        help="on a cluster: slurm_partition=gpu,gpus_per_node=1",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="remove stages and data that were finished with other settings",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
     return parser.parse_args(argv)
 
 
 def rows_of(args: argparse.Namespace, profile: Profile) -> dict[str, tuple[str, str]]:
-    """Name -> row of the family and its flags.  Ends the program with one line if there is no such row."""
+    """Name -> row of the family and its flags.  Ends the program with one line if there is no such
+    row.
+    """
     rows = {}
     for name in filter(None, args.rows.split(",")):
         if name not in ROWS:
@@ -239,7 +358,9 @@ def rows_of(args: argparse.Namespace, profile: Profile) -> dict[str, tuple[str, 
         except ValueError as error:
             raise SystemExit(f"--row {text!r}: {error}") from None
         if not name.isidentifier() or name in {*rows, PRETRAIN} or row not in ROWS:
-            raise SystemExit(f"--row {text!r} is not NAME='ROW --flags' with a new NAME and a ROW of {', '.join(ROWS)}")
+            raise SystemExit(
+                f"--row {text!r} is not NAME='ROW --flags' with a new NAME and a ROW of {', '.join(ROWS)}"
+            )
         rows[name] = (row, f"{flags_of(row, profile.values)} {more}")
     if not rows:
         raise SystemExit("--rows and --row name no row")
@@ -268,12 +389,16 @@ def sized(profile: Profile, args: argparse.Namespace) -> Profile:
             raise SystemExit(f"{flag} must be at least 1, and is {value}")
     if args.pairs:
         part = max(args.pairs // 10, 1)
-        profile = replace(profile, selection=replace(profile.selection, train=args.pairs, valid=part, test=part))
+        profile = replace(
+            profile, selection=replace(profile.selection, train=args.pairs, valid=part, test=part)
+        )
     return profile
 
 
 def near(path: Path) -> Path:
-    """Relative to the repository where it can be: a command, and with it a stage, stays the same when the repository moves."""
+    """Relative to the repository where it can be: a command, and with it a stage, stays the same
+    when the repository moves.
+    """
     path = path.resolve()
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
@@ -290,7 +415,9 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[Path]]:
         else:
             sources = paths
     one_start = args.one_start or bool(profile.start)
-    return Plan(TASKS[args.task], profile, folder, data, rows_of(args, profile), args.seeds, one_start), sources
+    return Plan(
+        TASKS[args.task], profile, folder, data, rows_of(args, profile), args.seeds, one_start
+    ), sources
 
 
 def minutes(runner: Runner, stage: Stage) -> str:
@@ -303,12 +430,19 @@ def minutes(runner: Runner, stage: Stage) -> str:
 def carry_out(plan: Plan, runner: Runner, examples: int = 0) -> None:
     """Run what is not done, and print the table."""
     stages = plan.stages()
-    print(f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done", flush=True)
+    print(
+        f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done",
+        flush=True,
+    )
     runner.run(stages)
     print()
     subprocess.run([sys.executable, *plan.table(), "--examples", str(examples)], check=True)
     if not plan.greedy:
-        print("minutes (of one core):", ", ".join(minutes(runner, stage) for stage in stages if stage.epochs), flush=True)
+        print(
+            "minutes (of one core):",
+            ", ".join(minutes(runner, stage) for stage in stages if stage.epochs),
+            flush=True,
+        )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -320,13 +454,19 @@ def main(argv: Sequence[str]) -> None:
         first = trials or plan
         print(
             "\n".join(
-                shlex.join(command) for command in [*(stage.command for stage in first.stages()), ("python", *first.table())]
+                shlex.join(command)
+                for command in [
+                    *(stage.command for stage in first.stages()),
+                    ("python", *first.table()),
+                ]
             )
         )
         return
     worker = Local if args.slurm is None else slurm_worker(args.slurm, plan.folder)
     if sources:
-        languages = corpus.languages_of(argparse.Namespace(languages=None, sources=sources, task=args.task))
+        languages = corpus.languages_of(
+            argparse.Namespace(languages=None, sources=sources, task=args.task)
+        )
         with lock(plan.folder):
             corpus.prepare(sources, languages, plan.profile.selection, False, plan.data, args.force)
     if not (plan.data / "corpus.json").is_file():
@@ -337,12 +477,25 @@ def main(argv: Sequence[str]) -> None:
     if trials:
         carry_out(trials, runner)
         plan = plan.best(trials)
-        print(f"\nThe trials, {plan.lead} on validation; the best are kept:\n\n{plan.choice(trials, args.trials)}\n", flush=True)
+        print(
+            f"\nThe trials, {plan.lead} on validation; the best are kept:\n\n{plan.choice(trials, args.trials)}\n",
+            flush=True,
+        )
     carry_out(plan, runner, args.examples)
     print("\nThe same by greedy search:")
     carry_out(replace(plan, greedy=True), runner)
-    runs = [str(plan.folder / stage.name) for stage in plan.stages() if stage.epochs and stage.after]  # without the start
-    report = ["report", *runs, "--scores", str(plan.folder / "scores.json"), "--out", str(plan.folder / "report")]
+    # Without the start
+    runs = [
+        str(plan.folder / stage.name) for stage in plan.stages() if stage.epochs and stage.after
+    ]
+    report = [
+        "report",
+        *runs,
+        "--scores",
+        str(plan.folder / "scores.json"),
+        "--out",
+        str(plan.folder / "report"),
+    ]
     subprocess.run([sys.executable, "-m", "fairseq_erpo", *report], check=True)
 
 

@@ -1,7 +1,8 @@
 """Entropy-regularised policy optimisation for sequence prediction, as a fairseq plugin.
 
-Everything in `__all__` can be imported from here, and is loaded when it is first used: importing this package imports neither
-torch nor fairseq.  fairseq itself is imported by `register_row` only, and by `fairseq_erpo.tasks`, which `--user-dir` loads.
+Everything in `__all__` can be imported from here, and is loaded when it is first used: importing
+this package imports neither torch nor fairseq.  fairseq itself is imported by `register_row` only,
+and by `fairseq_erpo.tasks`, which `--user-dir` loads.
 """
 
 from importlib import import_module
@@ -13,7 +14,15 @@ _HOMES = {
     "mixture": ("Mixture",),
     "annealers": ("Annealer", "make_annealer"),
     "vocabulary": ("Vocabulary",),
-    "rewards": ("REWARDS", "Gains", "Reference", "Reward", "make_reward", "register_reward", "replay"),
+    "rewards": (
+        "REWARDS",
+        "Gains",
+        "Reference",
+        "Reward",
+        "make_reward",
+        "register_reward",
+        "replay",
+    ),
     "algorithm.answers": ("StepDecoder",),
     "algorithm.batch": ("Batch", "Drawn", "Expert", "Sample", "previous_tokens"),
     "algorithm.estep": ("Candidates", "ExpertSettings", "InverseTemperature", "reward_log_weights"),

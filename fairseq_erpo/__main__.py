@@ -69,8 +69,19 @@ def path(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def quiet() -> None:
-    """Silence the libraries' log messages and warnings, which would mix with a verb's output; `python -W default` shows them."""
-    for name in ("absl", "fairseq", "fairseq_cli", "fairseq_erpo", "hydra", "matplotlib", "sacrebleu", "tensorboard"):
+    """Silence the libraries' log messages and warnings, which would mix with a verb's output;
+    `python -W default` shows them.
+    """
+    for name in (
+        "absl",
+        "fairseq",
+        "fairseq_cli",
+        "fairseq_erpo",
+        "hydra",
+        "matplotlib",
+        "sacrebleu",
+        "tensorboard",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -79,9 +90,12 @@ def quiet() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the verb that the command line (or `argv`) names; fairseq is not imported before."""
     quiet()
-    # Before torch is imported: on small batches threads wait for each other longer than they compute.
+    # Before torch is imported: on small batches threads wait for each other longer than they
+    # compute.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    run_verb("fairseq_erpo", "Tools around fairseq-train and the erpo_* criterions.", VERBS, argv, "erpo")
+    run_verb(
+        "fairseq_erpo", "Tools around fairseq-train and the erpo_* criterions.", VERBS, argv, "erpo"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Annealing as pure functions of elapsed time: nothing is accumulated, so a resumed run has the same λ.
+"""Annealing as pure functions of elapsed time: nothing is accumulated, so a resumed run has the
+same λ.
 
-`elapsed` is the time since annealing began: epochs or updates for text, the finished share of the training in gail.
+`elapsed` is the time since annealing began: epochs or updates for text, the finished share of the
+training in gail.
 """
 
 import math
@@ -16,7 +18,9 @@ Shape = Callable[[float], float]  # elapsed -> share of the way from start to en
 
 @dataclass(frozen=True)
 class Annealer:
-    """Section 4: λ as a function of elapsed time, on straight legs from `start` to `end`, each an equal share of the way."""
+    """Section 4: λ as a function of elapsed time, on straight legs from `start` to `end`, each an
+    equal share of the way.
+    """
 
     shape: Shape
     start: Mixture = MLE
@@ -27,7 +31,8 @@ class Annealer:
         """λ after `elapsed` >= 0.  Raises ValueError if the shape leaves 0..1."""
         points = (self.start, *self.through, self.end)
         way = self.shape(elapsed) * (len(points) - 1)
-        leg = sum(way >= end for end in range(1, len(points) - 1))  # also of what `towards` will refuse, not-a-number too
+        # Also of what `towards` will refuse, not-a-number too
+        leg = sum(way >= end for end in range(1, len(points) - 1))
         return points[leg].towards(points[leg + 1], way - leg)
 
 
@@ -39,7 +44,8 @@ def constant() -> Shape:
 def stairs(every: float, size: float) -> Shape:
     """A.3.2: one step of `size` immediately and another every `every`, up to the end point.
 
-    The paper's third step would leave the simplex, (.48, .64, -.12); the segment's end is (3/7, 4/7, 0).
+    The paper's third step would leave the simplex, (.48, .64, -.12); the segment's end is (3/7,
+    4/7, 0).
     """
     return lambda elapsed: min(1.0, size * (math.floor(elapsed / every) + 1))
 
@@ -56,7 +62,9 @@ def inverse_sigmoid(k: float) -> Shape:
 
 
 def falls(scores: Sequence[float], maximize: bool) -> int:
-    """Count how often a validation score fell below the best one since the last fall: the clock of the plateau schedule."""
+    """Count how often a validation score fell below the best one since the last fall: the clock of
+    the plateau schedule.
+    """
     count, best = 0, -math.inf
     for score in scores:
         better = score if maximize else -score
@@ -71,10 +79,13 @@ def falls(scores: Sequence[float], maximize: bool) -> int:
 SCHEDULES = ("stairs", "linear", "constant", "inverse_sigmoid", "plateau")
 
 
-def make_annealer(schedule: str, end: Mixture, every: float, through: tuple[Mixture, ...] = ()) -> Annealer:
+def make_annealer(
+    schedule: str, end: Mixture, every: float, through: tuple[Mixture, ...] = ()
+) -> Annealer:
     """The annealer of a named schedule from (0, 0, 1), along the points `through`, to `end`.
 
-    Raises ValueError for an unknown name, every <= 0, or a constant schedule with points on its way.
+    Raises ValueError for an unknown name, every <= 0, or a constant schedule with points on its
+    way.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")

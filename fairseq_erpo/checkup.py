@@ -1,4 +1,6 @@
-"""What `python -m fairseq_erpo doctor` and `python -m gail doctor` share: checks that are run one by one, and their page."""
+"""What `python -m fairseq_erpo doctor` and `python -m gail doctor` share: checks that are run one
+by one, and their page.
+"""
 
 import json
 import os
@@ -34,7 +36,9 @@ class Finding(NamedTuple):
 
 
 def examine(check: Check) -> Finding:
-    """Run one check; whatever it raises is a finding.  The fix is said of what this project refuses, and of nothing else."""
+    """Run one check; whatever it raises is a finding.  The fix is said of what this project
+    refuses, and of nothing else.
+    """
     state = "failed" if check.needed else "missing"
     try:
         return Finding(check.name, "ok", check.look(), "")
@@ -50,20 +54,33 @@ def report(checks: Iterable[Check], as_json: bool) -> None:
     for check in checks:
         findings.append(finding := examine(check))
         if not as_json:
-            print(f"{finding.state:8}{finding.name}: {finding.found}" + (f"\n        -> {finding.fix}" if finding.fix else ""))
+            print(
+                f"{finding.state:8}{finding.name}: {finding.found}"
+                + (f"\n        -> {finding.fix}" if finding.fix else "")
+            )
     if as_json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1, ensure_ascii=False))
     failed = [finding.name for finding in findings if finding.state == "failed"]
     if failed:
-        raise ValueError(f"doctor found {len(failed)} of {len(findings)} checks failed: {', '.join(failed)}")
+        raise ValueError(
+            f"doctor found {len(failed)} of {len(findings)} checks failed: {', '.join(failed)}"
+        )
 
 
 def machine(folder: Path, extra: str = "") -> list[Check]:
-    """Checks that both packages need: Python, the libraries (those of `extra` too), and the folder that runs go to."""
+    """Checks that both packages need: Python, the libraries (those of `extra` too), and the folder
+    that runs go to.
+    """
     return [
         Check("python", python, "make a virtual environment of Python 3.11 or 3.12"),
-        Check("libraries", lambda: libraries(extra), f"pip install --no-build-isolation '.{f'[{extra}]' if extra else ''}'"),
-        Check(f"folder {folder}", lambda: writable(folder), "choose another --out, or free some disk"),
+        Check(
+            "libraries",
+            lambda: libraries(extra),
+            f"pip install --no-build-isolation '.{f'[{extra}]' if extra else ''}'",
+        ),
+        Check(
+            f"folder {folder}", lambda: writable(folder), "choose another --out, or free some disk"
+        ),
     ]
 
 
@@ -75,7 +92,9 @@ def python() -> str:
 
 
 def libraries(extra: str) -> str:
-    """Versions of what setup.py asks for.  Raises ValueError naming what is missing or of another version."""
+    """Versions of what setup.py asks for.  Raises ValueError naming what is missing or of another
+    version.
+    """
     from packaging.requirements import Requirement
 
     try:
@@ -91,8 +110,12 @@ def libraries(extra: str) -> str:
             have = version(one.name)
         except PackageNotFoundError:
             have = "missing"
-        right = have != "missing" and one.specifier.contains(have.partition("+")[0], prereleases=True)
-        (found if right else wrong).append(f"{one.name} {have}" + ("" if right else f", wanted {one.specifier or 'any'}"))
+        right = have != "missing" and one.specifier.contains(
+            have.partition("+")[0], prereleases=True
+        )
+        (found if right else wrong).append(
+            f"{one.name} {have}" + ("" if right else f", wanted {one.specifier or 'any'}")
+        )
     if wrong:
         raise ValueError("; ".join(wrong))
     return ", ".join(found)

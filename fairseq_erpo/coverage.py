@@ -1,8 +1,10 @@
-"""How much of a text a scorer can use.  All references are looked at, and what share is usable is said.
+"""How much of a text a scorer can use.  All references are looked at, and what share is usable is
+said.
 
-rouge-score keeps runs of a-z and 0-9 in lower case and nothing else. BLEU compares words, and a script that writes no blanks
-between them, such as Chinese or Thai, is one word a sentence to most of sacreBLEU's tokenisers: one wrong letter and all of it
-is wrong. Text in subword pieces has no words at all.
+rouge-score keeps runs of a-z and 0-9 in lower case and nothing else. BLEU compares words, and a
+script that writes no blanks between them, such as Chinese or Thai, is one word a sentence to most
+of sacreBLEU's tokenisers: one wrong letter and all of it is wrong. Text in subword pieces has no
+words at all.
 """
 
 import re
@@ -13,13 +15,16 @@ ENOUGH = 0.5  # a smaller share is refused
 NEARLY_ALL = 0.95  # a smaller share is said
 
 MARKS = ("▁", "@@ ")  # of sentencepiece and of subword-nmt
-LONG, LONG_OTHERS = 3, 6  # letters: a longer "word" of Chinese or Japanese, or of another script without blanks, is none
+# Letters: a longer "word" of Chinese or Japanese, or of another script without blanks, is none
+LONG, LONG_OTHERS = 3, 6
 NOT_KEPT = re.compile("[^a-z0-9]+")
 KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9d"
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-OTHERS = "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Tibetan, Burmese, Khmer
+# Thai and Lao, Tibetan, Burmese, Khmer
+OTHERS = "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"
 UNSPACED, OTHER = re.compile(f"[{KANA}{HAN}{OTHERS}]"), re.compile(f"[{OTHERS}]")
-TOKENISERS = {"ja-mecab": KANA, "zh": HAN, "char": OTHERS}  # of sacreBLEU, for text with such letters
+# Of sacreBLEU, for text with such letters
+TOKENISERS = {"ja-mecab": KANA, "zh": HAN, "char": OTHERS}
 
 
 class Coverage(NamedTuple):

@@ -1,4 +1,6 @@
-"""Lines of text, atomic file writes, and JSON files with errors that name the file.  For the plugin, `gail` and the examples."""
+"""Lines of text, atomic file writes, and JSON files with errors that name the file.  For the
+plugin, `gail` and the examples.
+"""
 
 import fcntl
 import gzip
@@ -15,11 +17,15 @@ from typing import IO, Any
 
 
 class WriteError(OSError):
-    """A file could not be written.  Its text is one line that names the flag, the file and the reason."""
+    """A file could not be written.  Its text is one line that names the flag, the file and the
+    reason.
+    """
 
 
 def reason_of(error: BaseException) -> str:
-    """One line of an exception's text; where torch refuses to unpickle a file, what the file asks for."""
+    """One line of an exception's text; where torch refuses to unpickle a file, what the file asks
+    for.
+    """
     asked = re.search(r"GLOBAL (\S+)", str(error))
     if asked:
         return f"it asks for {asked[1]}, which could run code"
@@ -27,19 +33,27 @@ def reason_of(error: BaseException) -> str:
         return f"it has no {error}"
     lines = list(filter(None, (line.strip() for line in str(error).splitlines())))
     # A line that ends with a colon is a title: what is wrong follows.
-    return next((line for line in lines if not line.endswith(":")), lines[0] if lines else type(error).__name__)[:200]
+    return next(
+        (line for line in lines if not line.endswith(":")),
+        lines[0] if lines else type(error).__name__,
+    )[:200]
 
 
 def cause_of(error: BaseException) -> str:
-    """An exception of other people's code as it is, for a catch-all: class, text and place, in one line without advice.
+    """An exception of other people's code as it is, for a catch-all: class, text and place, in one
+    line without advice.
 
-    What this project says when it ends a program, and what the system says of a file, needs no class.
+    What this project says when it ends a program, and what the system says of a file, needs no
+    class.
     """
     if isinstance(error, (SystemExit, OSError)):
         return reason_of(error).removeprefix("erpo: ")
     place, trace = "", error.__traceback__
     while trace is not None:
-        place, trace = f" (in {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})", trace.tb_next
+        place, trace = (
+            f" (in {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})",
+            trace.tb_next,
+        )
     text = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}{': ' * bool(text)}{text}{place}"
 
@@ -64,7 +78,8 @@ def text_lines(path: str | Path) -> list[str]:
 
 
 def check_archive(path: str | Path) -> None:
-    """Raises ValueError unless `path` is a whole zip archive, as torch.save writes; torch does not look at its checksums.
+    """Raises ValueError unless `path` is a whole zip archive, as torch.save writes; torch does not
+    look at its checksums.
 
     Raises OSError if it cannot be read.
     """
@@ -78,9 +93,11 @@ def check_archive(path: str | Path) -> None:
 
 
 def lock(folder: str | Path, flag: str = "") -> IO[str]:
-    """Lock a folder against other processes until the file that is returned is closed, at the latest when this process ends.
+    """Lock a folder against other processes until the file that is returned is closed, at the
+    latest when this process ends.
 
-    Child processes do not inherit the lock.  Raises ValueError if another process has it or the folder cannot be written.
+    Child processes do not inherit the lock.  Raises ValueError if another process has it or the
+    folder cannot be written.
     """
     folder = Path(folder)
     name = f"{flag} {folder}".strip()
@@ -103,8 +120,8 @@ def lock(folder: str | Path, flag: str = "") -> IO[str]:
 def atomic_write(file: str | Path, flag: str = "") -> Iterator[Path]:
     """Yield a path to write to; when the block ends, what was written replaces `file` at once.
 
-    After an error, or a kill at any moment, `file` is as it was before.  Raises WriteError, which names the `flag` that asked
-    for the file, if the disk is full or the folder is not writable.
+    After an error, or a kill at any moment, `file` is as it was before.  Raises WriteError, which
+    names the `flag` that asked for the file, if the disk is full or the folder is not writable.
     """
     file = Path(file)
     # Two writers of one file, perhaps on two machines, must not write to one part.
@@ -117,7 +134,9 @@ def atomic_write(file: str | Path, flag: str = "") -> Iterator[Path]:
         os.replace(part, file)
     except OSError as error:
         name = f"{flag} {file}".strip()
-        raise WriteError(f"{name} cannot be written: {error.strerror or error}; it is left as it was") from None
+        raise WriteError(
+            f"{name} cannot be written: {error.strerror or error}; it is left as it was"
+        ) from None
     finally:
         with suppress(OSError):  # the folder may be a file
             part.unlink()

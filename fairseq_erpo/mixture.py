@@ -1,4 +1,6 @@
-"""A point of the λ-simplex (section 4): how much of a sequence comes from the model, the task reward and the data."""
+"""A point of the λ-simplex (section 4): how much of a sequence comes from the model, the task
+reward and the data.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +12,8 @@ NAMES = ("model", "reward", "data")
 
 @dataclass(frozen=True)
 class Mixture:
-    """Section 4: the weights of the three experts (the paper numbers them 1, 2, 3), by name, never by position.
+    """Section 4: the weights of the three experts (the paper numbers them 1, 2, 3), by name, never
+    by position.
 
     Raises ValueError if a share is negative or not finite, or if they do not sum to one.
     """
@@ -25,7 +28,8 @@ class Mixture:
             raise ValueError(f"λ must be finite: {self}")
         if min(shares) < 0:
             raise ValueError(f"λ must not be negative: {self}")
-        total = 4 * math.fsum(share / 4 for share in shares)  # of quarters, since it has an error for a sum beyond the floats
+        # Of quarters, since it has an error for a sum beyond the floats
+        total = 4 * math.fsum(share / 4 for share in shares)
         if abs(total - 1) > SUM_TOLERANCE:
             raise ValueError(f"λ must sum to one, and sums to {total:g}: {self}")
         for name, share in zip(NAMES, shares, strict=True):
@@ -37,7 +41,9 @@ class Mixture:
     def towards(self, end: "Mixture", share: float) -> "Mixture":
         """The point that lies `share` (0..1) of the way from here to `end`."""
         if not 0 <= share <= 1:
-            raise ValueError(f"share must lie in 0..1, not {share}: the schedule would leave the simplex")
+            raise ValueError(
+                f"share must lie in 0..1, not {share}: the schedule would leave the simplex"
+            )
         if share == 1:
             return end
         return Mixture(
@@ -48,7 +54,9 @@ class Mixture:
 
     @classmethod
     def parse(cls, text: str) -> "Mixture":
-        """Read `model=.12,reward=.16,data=.72` or `model=3/7,reward=4/7`; a share that is left out is 0.  Raises ValueError."""
+        """Read `model=.12,reward=.16,data=.72` or `model=3/7,reward=4/7`; a share that is left out
+        is 0.  Raises ValueError.
+        """
         shares: dict[str, float] = {}
         for part in text.split(","):
             name, equals, number = part.partition("=")
@@ -69,7 +77,9 @@ class Mixture:
 
 
 def parse_path(text: str) -> tuple[Mixture, ...]:
-    """Read mixtures that follow one another, `reward=.5,data=.5:model=1`; one alone is a path, too.  Raises ValueError."""
+    """Read mixtures that follow one another, `reward=.5,data=.5:model=1`; one alone is a path, too.
+    Raises ValueError.
+    """
     return tuple(Mixture.parse(point) for point in text.split(":"))
 
 

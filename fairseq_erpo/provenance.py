@@ -17,15 +17,22 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout that this package stands in, with a + where files differ from it; elsewhere nothing."""
+    """The commit of the checkout that this package stands in, with a + where files differ from it;
+    elsewhere nothing.
+    """
     if not (ROOT / ".git").exists():
         return ""
     try:
-        head, changes = (_git(*words) for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno")))
+        head, changes = (
+            _git(*words)
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno"))
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return head + "+" * bool(changes)
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", ROOT, *words], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()

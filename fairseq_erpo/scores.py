@@ -1,7 +1,9 @@
-"""Scores of outputs against references, each a function of sums over sentences: for `evaluate`, and to select on (--eval-rouge).
+"""Scores of outputs against references, each a function of sums over sentences: for `evaluate`, and
+to select on (--eval-rouge).
 
-A `Measure` first counts, sentence by sentence, then makes a score of the counts' sum. So batches, ranks, seeds and the resamples
-of a bootstrap are put together by adding, and the score of the whole is exact. Scores are in percent unless said otherwise.
+A `Measure` first counts, sentence by sentence, then makes a score of the counts' sum. So batches,
+ranks, seeds and the resamples of a bootstrap are put together by adding, and the score of the whole
+is exact. Scores are in percent unless said otherwise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +25,8 @@ class Measure:
     """One column of the table."""
 
     title: str
-    counts: Callable[[Sequence[str], Sequence[str]], Counts]  # of hypotheses and references, in this order
+    # Of hypotheses and references, in this order
+    counts: Callable[[Sequence[str], Sequence[str]], Counts]
     score: Callable[[np.ndarray], float]  # of the counts' sum, [K]
     tested: bool = True  # a quality, for which a difference is worth a test
     digits: int = 2
@@ -38,16 +41,23 @@ def _scorer() -> RougeScorer:
 
 
 def rouge_f1(hypothesis: str, reference: str) -> dict[str, float]:
-    """F1 of ROUGE-1, -2 and -L as `rouge-score` counts: words are runs of a-z and 0-9 in lower case, no stemmer.  0..1"""
-    return {name: float(score.fmeasure) for name, score in _scorer().score(reference, hypothesis).items()}
+    """F1 of ROUGE-1, -2 and -L as `rouge-score` counts: words are runs of a-z and 0-9 in lower
+    case, no stemmer.  0..1
+    """
+    return {
+        name: float(score.fmeasure)
+        for name, score in _scorer().score(reference, hypothesis).items()
+    }
 
 
 def rouge_021(hypothesis: str, reference: str) -> dict[str, float]:
-    """The same three as the package `rouge==0.2.1` has them, which the paper's Table 2 was made with.  0..1
+    """The same three as the package `rouge==0.2.1` has them, which the paper's Table 2 was made
+    with.  0..1
 
-    Words are what blanks separate, n-grams are sets (a repetition counts once), and ROUGE-L has β = P/R, which favours recall
-    where the output is longer than the reference. Written again here because the package does not build in isolation (its
-    setup.py imports numpy) and installs a top-level module `bin`.
+    Words are what blanks separate, n-grams are sets (a repetition counts once), and ROUGE-L has β =
+    P/R, which favours recall where the output is longer than the reference. Written again here
+    because the package does not build in isolation (its setup.py imports numpy) and installs a
+    top-level module `bin`.
     """
     found, wanted = hypothesis.split(" "), reference.split(" ")
     scores = {}
@@ -78,7 +88,9 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def repeated_bigrams(text: str) -> tuple[int, int]:
-    """How many of a text's bigrams it has had before, and how many it has in all (seq-rep-2, Welleck et al. 2020)."""
+    """How many of a text's bigrams it has had before, and how many it has in all (seq-rep-2,
+    Welleck et al. 2020).
+    """
     words = text.split()
     bigrams = list(pairwise(words))
     return len(bigrams) - len(set(bigrams)), len(bigrams)
@@ -91,7 +103,9 @@ def _mean(each: Callable[[str, str], Mapping[str, float]], name: str, title: str
     """Mean over sentences of a score in 0..1."""
 
     def counts(hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
-        return np.array([(each(*pair)[name], 1.0) for pair in zip(hypotheses, references, strict=True)])
+        return np.array(
+            [(each(*pair)[name], 1.0) for pair in zip(hypotheses, references, strict=True)]
+        )
 
     return Measure(title, counts, lambda sums: 100 * sums[0] / sums[1])
 
@@ -111,9 +125,13 @@ def _sacrebleu(metric: Metric, title: str) -> Measure:
     """A score of the whole corpus by sacreBLEU's own counts."""
 
     def counts(hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
-        return np.array(metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=float)
+        return np.array(
+            metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=float
+        )
 
-    return Measure(title, counts, lambda sums: float(metric._compute_score_from_stats(list(sums)).score))
+    return Measure(
+        title, counts, lambda sums: float(metric._compute_score_from_stats(list(sums)).score)
+    )
 
 
 def _repetition(hypotheses: Sequence[str], references: Sequence[str]) -> Counts:
@@ -128,10 +146,17 @@ def measures(tokenize: str = "13a") -> dict[str, Measure]:
         "bleu": bleu,
         "chrf": _sacrebleu(CHRF(), "chrF"),
         **{name: _mean(rouge_f1, name, title) for name, title in names.items()},
-        **{f"{name}_021": _mean(rouge_021, name, f"{title} (0.2.1)") for name, title in names.items()},
+        **{
+            f"{name}_021": _mean(rouge_021, name, f"{title} (0.2.1)")
+            for name, title in names.items()
+        },
         # sacreBLEU's first two numbers are the lengths of both sides in its own tokens.
-        "length_ratio": Measure("length", bleu.counts, lambda sums: sums[0] / max(sums[1], 1), tested=False, digits=3),
-        "repetition": Measure("repeats", _repetition, lambda sums: 100 * sums[0] / max(sums[1], 1), tested=False),
+        "length_ratio": Measure(
+            "length", bleu.counts, lambda sums: sums[0] / max(sums[1], 1), tested=False, digits=3
+        ),
+        "repetition": Measure(
+            "repeats", _repetition, lambda sums: 100 * sums[0] / max(sums[1], 1), tested=False
+        ),
     }
 
 
@@ -146,18 +171,22 @@ def bleu_signature(tokenize: str = "13a") -> str:
 
 RESAMPLES = 1000
 SEED = 12345
-ROUNDING = 1e-9  # points: sums of the same numbers in another order differ by less, and resamples by more
+# Points: sums of the same numbers in another order differ by less, and resamples by more
+ROUNDING = 1e-9
 TEST = f"two-sided paired bootstrap over sentences, {RESAMPLES} resamples, seeds pooled"
 
 
 def p_values(measure: Measure, baseline: Counts, systems: Mapping[str, Counts]) -> dict[str, float]:
-    """Two-sided p of each system's difference Δ from the baseline, by a paired bootstrap over the N sentences.
+    """Two-sided p of each system's difference Δ from the baseline, by a paired bootstrap over the N
+    sentences.
 
-    Δ* is the difference on N sentences drawn with replacement, the same ones for all systems.  Without a true difference Δ is
-    distributed as Δ* - Δ is, whose variance is (N - 1)/N of it:  p = (1 + #{√N |Δ* - Δ| ≥ √(N-1) |Δ|}) / (1 + RESAMPLES).
+    Δ* is the difference on N sentences drawn with replacement, the same ones for all systems.
+    Without a true difference Δ is distributed as Δ* - Δ is, whose variance is (N - 1)/N of it:  p =
+    (1 + #{√N |Δ* - Δ| ≥ √(N-1) |Δ|}) / (1 + RESAMPLES).
 
-    Several seeds are put together by adding their counts sentence by sentence, so that a sentence stays one observation.  What is
-    tested is the difference of these models on other sentences; what other seeds would give shows in mean ± std.
+    Several seeds are put together by adding their counts sentence by sentence, so that a sentence
+    stays one observation.  What is tested is the difference of these models on other sentences;
+    what other seeds would give shows in mean ± std.
     """
     n = len(baseline)
     random = np.random.default_rng(SEED)
@@ -170,6 +199,7 @@ def p_values(measure: Measure, baseline: Counts, systems: Mapping[str, Counts]) 
     found = np.array(differences(np.ones(n)))
     resamples = (random.integers(n, size=n) for _ in range(RESAMPLES))
     resampled = np.array([differences(np.bincount(drawn, minlength=n)) for drawn in resamples])
-    as_far = np.sqrt(n) * abs(resampled - found) >= np.sqrt(n - 1) * abs(found) - ROUNDING  # [RESAMPLES, systems]
+    # [RESAMPLES, systems]
+    as_far = np.sqrt(n) * abs(resampled - found) >= np.sqrt(n - 1) * abs(found) - ROUNDING
     p = (1 + as_far.sum(0)) / (1 + RESAMPLES)
     return dict(zip(systems, p.tolist(), strict=True))

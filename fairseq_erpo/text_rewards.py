@@ -1,4 +1,5 @@
-"""Rewards of whole texts in words, by name or as a function of your own, computed by worker processes.
+"""Rewards of whole texts in words, by name or as a function of your own, computed by worker
+processes.
 
     --erpo-reward sacrebleu      sacreBLEU's sentence BLEU (effective order), 0..1
     --erpo-reward chrf           sacreBLEU's chrF, 0..1
@@ -6,8 +7,8 @@
     --erpo-reward rouge_score    mean of rouge-score's F1 of ROUGE-1, -2 and -L with stemming, 0..1
     --erpo-reward my_metric:score    score(sources, hypotheses, references) -> list of float, higher is better
 
-A reward must be a pure function of the texts: a resumed run computes it again.  Nothing here imports torch, so that workers start
-at once.
+A reward must be a pure function of the texts: a resumed run computes it again.  Nothing here
+imports torch, so that workers start at once.
 """
 
 import json
@@ -23,7 +24,8 @@ from typing import IO, Any
 from fairseq_erpo.processes import die_with_parent
 
 Texts = Sequence[str]
-TextReward = Callable[[Texts, Texts, Texts], Sequence[float]]  # of sources, hypotheses and references
+# Of sources, hypotheses and references
+TextReward = Callable[[Texts, Texts, Texts], Sequence[float]]
 
 
 @cache
@@ -36,7 +38,10 @@ def _metric(name: str) -> Any:
 def _sacrebleu(name: str) -> TextReward:
     def score(sources: Texts, hypotheses: Texts, references: Texts) -> list[float]:
         metric = _metric(name)
-        found = (metric.sentence_score(h, [r]).score / 100 for h, r in zip(hypotheses, references, strict=True))
+        found = (
+            metric.sentence_score(h, [r]).score / 100
+            for h, r in zip(hypotheses, references, strict=True)
+        )
         return [max(-1.0, 1 - value) for value in found] if name == "ter" else list(found)
 
     return score
@@ -67,7 +72,8 @@ def find(name: str) -> TextReward:
     if name in TEXT_REWARDS:
         return TEXT_REWARDS[name]
     module, _, function = name.partition(":")
-    sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]  # fairseq-train does not look there
+    # Fairseq-train does not look there
+    sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
     try:
         found: TextReward = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
@@ -76,7 +82,9 @@ def find(name: str) -> TextReward:
 
 
 def checked(name: str, sources: Texts, hypotheses: Texts, references: Texts) -> list[float]:
-    """The scores of a batch.  Raises ValueError that shows the first sentence for which there is none."""
+    """The scores of a batch.  Raises ValueError that shows the first sentence for which there is
+    none.
+    """
 
     def score(*texts: Texts) -> list[float]:
         found = [float(value) for value in find(name)(*texts)]
@@ -92,28 +100,43 @@ def checked(name: str, sources: Texts, hypotheses: Texts, references: Texts) -> 
                 score(*([text] for text in one))
             except Exception as error:
                 shown = ", ".join(
-                    f"{side} {text!r}" for side, text in zip(("source", "hypothesis", "reference"), one, strict=True)
+                    f"{side} {text!r}"
+                    for side, text in zip(("source", "hypothesis", "reference"), one, strict=True)
                 )
-                raise ValueError(f"--erpo-reward {name} failed: {type(error).__name__}: {error}; {shown}") from None
+                raise ValueError(
+                    f"--erpo-reward {name} failed: {type(error).__name__}: {error}; {shown}"
+                ) from None
         raise ValueError(f"--erpo-reward {name} failed: {type(whole).__name__}: {whole}") from None
 
 
 class Pool:
-    """Worker processes that score parts of a batch at the same time; the order of the scores is that of the texts.
+    """Worker processes that score parts of a batch at the same time; the order of the scores is
+    that of the texts.
 
-    They are plain children that read and write lines of JSON: a spawned worker of `multiprocessing` would import the training
-    program first.
+    They are plain children that read and write lines of JSON: a spawned worker of `multiprocessing`
+    would import the training program first.
     """
 
     def __init__(self, name: str, workers: int) -> None:
         """Starts the workers.  Raises ValueError if there is no such reward."""
         find(name)
         self.name = name
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "OMP_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-m", "fairseq_erpo.text_rewards", name]
         pipe = subprocess.PIPE
         self.workers = [
-            subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, preexec_fn=die_with_parent)
+            subprocess.Popen(
+                command,
+                stdin=pipe,
+                stdout=pipe,
+                text=True,
+                env=environment,
+                preexec_fn=die_with_parent,
+            )
             for _ in range(workers)
         ]
 
@@ -125,14 +148,20 @@ class Pool:
             part = slice(number * share, (number + 1) * share)
             if hypotheses[part]:
                 assert worker.stdin is not None
-                print(json.dumps([sources[part], hypotheses[part], references[part]]), file=worker.stdin, flush=True)
+                print(
+                    json.dumps([sources[part], hypotheses[part], references[part]]),
+                    file=worker.stdin,
+                    flush=True,
+                )
                 busy.append(worker)
         scores: list[float] = []
         failures: list[str] = []
         for worker in busy:  # all answers are read, or the next batch would get this one's
             assert worker.stdout is not None
             line = worker.stdout.readline()
-            answer: Any = json.loads(line) if line else f"--erpo-reward {self.name}: a worker process ended"
+            answer: Any = (
+                json.loads(line) if line else f"--erpo-reward {self.name}: a worker process ended"
+            )
             if isinstance(answer, str):
                 failures.append(answer)
             else:
@@ -152,7 +181,9 @@ class Pool:
 
 
 def serve(name: str, requests: IO[str], answers: IO[str]) -> None:
-    """A worker: a line of JSON with sources, hypotheses and references in, a line with scores or an error's text out."""
+    """A worker: a line of JSON with sources, hypotheses and references in, a line with scores or an
+    error's text out.
+    """
     for line in requests:
         try:
             answer: Any = checked(name, *json.loads(line))

@@ -1,7 +1,8 @@
 """Command lines made of verbs: `python -m fairseq_erpo VERB` and `python -m gail VERB`.
 
-A verb is one function of a parser and its arguments, and one entry in a table.  Its module is imported when the verb is called,
-so that --help starts at once.  A verb raises ValueError or OSError for bad input; this module turns that into one line.
+A verb is one function of a parser and its arguments, and one entry in a table.  Its module is
+imported when the verb is called, so that --help starts at once.  A verb raises ValueError or
+OSError for bad input; this module turns that into one line.
 """
 
 import io
@@ -15,7 +16,8 @@ from typing import NamedTuple
 
 from fairseq_erpo import __version__
 
-Run = Callable[[ArgumentParser, Sequence[str]], None]  # adds its arguments to the parser, parses them, and does the work
+# Adds its arguments to the parser, parses them, and does the work
+Run = Callable[[ArgumentParser, Sequence[str]], None]
 
 
 class Verb(NamedTuple):
@@ -32,7 +34,13 @@ class Verb(NamedTuple):
         return run
 
 
-def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Sequence[str] | None, prefix: str) -> None:
+def run_verb(
+    program: str,
+    description: str,
+    verbs: Mapping[str, Verb],
+    argv: Sequence[str] | None,
+    prefix: str,
+) -> None:
     """Run the verb that `argv` names; None stands for the command line.
 
     Ends with one line, `prefix: reason`, where the verb raises ValueError or OSError.
@@ -43,7 +51,9 @@ def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Se
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parser = ArgumentParser(prog=f"python -m {program}", description=description)
-    parser.add_argument("--version", action="version", version=f"{program}, of fairseq-erpo {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"{program}, of fairseq-erpo {__version__}"
+    )
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     parsers = {
         name: subparsers.add_parser(
@@ -58,15 +68,22 @@ def run_verb(program: str, description: str, verbs: Mapping[str, Verb], argv: Se
     if not argv or argv[0] not in verbs:
         parser.parse_args(argv)  # --help, or argparse's error
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: child processes end too, and one line is said
+    # Ends like Ctrl-C: child processes end too, and one line is said
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         verbs[argv[0]].load()(parsers[argv[0]], argv[1:])
     except BrokenPipeError:  # `| head` has read what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{prefix}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from None
+        raise SystemExit(
+            f"{prefix}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        ) from None
     except ModuleNotFoundError as error:
-        extra = "; install this package with its extra: pip install '.[gail]'" if program == "gail" else ""
+        extra = (
+            "; install this package with its extra: pip install '.[gail]'"
+            if program == "gail"
+            else ""
+        )
         raise SystemExit(f"{prefix}: {error}{extra}") from None
     except KeyboardInterrupt:
         raise SystemExit(f"\n{prefix}: interrupted") from None

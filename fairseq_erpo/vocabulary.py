@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Vocabulary:
     """Sizes and special ids of the target vocabulary.
 
-    `never` holds the ids that no expert may draw (PAD, BOS, fillers such as `madeupword0001`); EOS and UNK are not in it.
+    `never` holds the ids that no expert may draw (PAD, BOS, fillers such as `madeupword0001`); EOS
+    and UNK are not in it.
     """
 
     size: int

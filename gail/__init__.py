@@ -1,7 +1,9 @@
-"""Generative adversarial imitation whose episodes begin with demonstrations, fewer as training goes on (section 5.3).
+"""Generative adversarial imitation whose episodes begin with demonstrations, fewer as training goes
+on (section 5.3).
 
-`python -m gail` lists the commands, docs/gail.md explains them.  Everything in `__all__` can be imported from here, and is
-loaded when it is first used: importing this package imports neither torch nor MuJoCo.
+`python -m gail` lists the commands, docs/gail.md explains them.  Everything in `__all__` can be
+imported from here, and is loaded when it is first used: importing this package imports neither
+torch nor MuJoCo.
 """
 
 from importlib import import_module

@@ -1,4 +1,6 @@
-"""`python -m gail VERB`: imitation on gymnasium's MuJoCo environments, from an expert to the figures."""
+"""`python -m gail VERB`: imitation on gymnasium's MuJoCo environments, from an expert to the
+figures.
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -60,7 +62,13 @@ VERBS: Mapping[str, Verb] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the verb that the command line (or `argv`) names."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    run_verb("gail", "Imitation with annealed demonstrations, on stable-baselines3's PPO.", VERBS, argv, "gail")
+    run_verb(
+        "gail",
+        "Imitation with annealed demonstrations, on stable-baselines3's PPO.",
+        VERBS,
+        argv,
+        "gail",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Demonstrations as files: an .npz of plain arrays, and a JSON manifest beside it that describes them.
+"""Demonstrations as files: an .npz of plain arrays, and a JSON manifest beside it that describes
+them.
 
 NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: opening it executes nothing
 NAME.json   format, version, env_id and its arguments, versions of the libraries, source, seed, returns, shapes, and the
@@ -25,7 +26,8 @@ LIBRARIES = ("gymnasium", "mujoco", "numpy")
 
 
 def save(demos: Demonstrations, path: Path, source: str, seed: int) -> None:
-    """Write `path` (.npz) and its manifest; each is written atomically, and the hash ties them together.
+    """Write `path` (.npz) and its manifest; each is written atomically, and the hash ties them
+    together.
 
     Raises ValueError for another suffix.
     """
@@ -44,28 +46,44 @@ def save(demos: Demonstrations, path: Path, source: str, seed: int) -> None:
             "arguments": registered(demos.env_id),
             "source": source,
             "seed": seed,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in LIBRARIES},
+            },
             "returns": demos.returns().tolist(),
             "lengths": demos.lengths.tolist(),
-            "arrays": {name: [str(getattr(demos, name).dtype), list(getattr(demos, name).shape)] for name in FIELDS},
+            "arrays": {
+                name: [str(getattr(demos, name).dtype), list(getattr(demos, name).shape)]
+                for name in FIELDS
+            },
             "sha256": digest,
         },
     )
 
 
 def load(path: Path, env_id: str | None = None) -> Demonstrations:
-    """Read what `save` wrote.  Raises ValueError that names the file, the field and the remedy; `env_id` must be theirs."""
+    """Read what `save` wrote.  Raises ValueError that names the file, the field and the remedy;
+    `env_id` must be theirs.
+    """
     manifest = read_manifest(path)
     if env_id is not None and manifest["env_id"] != env_id:
         raise ValueError(
             f"{path}: env_id is {manifest['env_id']}, not {env_id}; give --env {manifest['env_id']} or other --demos"
         )
-    if env_id is not None and "arguments" in manifest and manifest["arguments"] != registered(env_id):
+    if (
+        env_id is not None
+        and "arguments" in manifest
+        and manifest["arguments"] != registered(env_id)
+    ):
         was, now = manifest["arguments"], registered(env_id)
-        raise ValueError(f"{path}: --env {env_id} is registered with {now}, and was with {was}; record them anew")
+        raise ValueError(
+            f"{path}: --env {env_id} is registered with {now}, and was with {was}; record them anew"
+        )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
-        raise ValueError(f"{path}: sha256 is not what its manifest says; the two files are not of one recording")
+        raise ValueError(
+            f"{path}: sha256 is not what its manifest says; the two files are not of one recording"
+        )
     arrays = read_arrays(path, FIELDS, "; record with `python -m gail record`")
     try:
         return Demonstrations(env_id=manifest["env_id"], **arrays)
@@ -86,17 +104,25 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     beside = path.with_suffix(".json")
     for file in (path, beside):
         if not file.is_file():
-            raise ValueError(f"there is no {file}; demonstrations are an .npz with a .json beside it, as `gail record` writes")
+            raise ValueError(
+                f"there is no {file}; demonstrations are an .npz with a .json beside it, as `gail record` writes"
+            )
     manifest = read_json(beside)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{beside}: format is not {FORMAT!r}; record with `python -m gail record`")
     if manifest.get("version") != VERSION:
-        raise ValueError(f"{beside}: version {manifest.get('version')!r} is not {VERSION}, the one that this release reads")
+        raise ValueError(
+            f"{beside}: version {manifest.get('version')!r} is not {VERSION}, the one that this release reads"
+        )
     for key in ("env_id", "sha256"):
         if not isinstance(manifest.get(key), str):
             raise ValueError(f"{beside}: {key} is missing or not a text")
     for key in ("returns", "lengths"):
         numbers = manifest.get(key)
-        if not isinstance(numbers, list) or not numbers or not all(isinstance(number, int | float) for number in numbers):
+        if (
+            not isinstance(numbers, list)
+            or not numbers
+            or not all(isinstance(number, int | float) for number in numbers)
+        ):
             raise ValueError(f"{beside}: {key} is missing or not a list of numbers")
     return manifest

@@ -1,4 +1,6 @@
-"""From settings to the parts of a run: demonstrations, environments, policy, discriminator and schedule."""
+"""From settings to the parts of a run: demonstrations, environments, policy, discriminator and
+schedule.
+"""
 
 from pathlib import Path
 
@@ -28,7 +30,9 @@ def read_demos(settings: RunSettings) -> Demonstrations | None:
 
 
 def check_fit(demos: Demonstrations, settings: RunSettings) -> None:
-    """Raise ValueError unless the demonstrations fit this environment and this version of its simulator."""
+    """Raise ValueError unless the demonstrations fit this environment and this version of its
+    simulator.
+    """
     env = make_env(settings.env)
     size = Simulator(env).size
     low, high = box_of(env)
@@ -41,9 +45,13 @@ def check_fit(demos: Demonstrations, settings: RunSettings) -> None:
         )
     steps = sum(demos.lengths.tolist())
     if steps != len(demos.index):
-        raise ValueError(f"--demos {settings.demos}: lengths are of {steps} steps and there are {len(demos.index)}; record anew")
+        raise ValueError(
+            f"--demos {settings.demos}: lengths are of {steps} steps and there are {len(demos.index)}; record anew"
+        )
     if np.any(demos.actions < low) or np.any(demos.actions > high):
-        raise ValueError(f"--demos {settings.demos}: actions must lie in the environment's box; clip them")
+        raise ValueError(
+            f"--demos {settings.demos}: actions must lie in the environment's box; clip them"
+        )
     if settings.row.prefix != "none" and demos.states.shape[1] != size:
         raise ValueError(
             f"--demos {settings.demos}: states have {demos.states.shape[1]} numbers and this simulator's {size}: record them "
@@ -62,7 +70,9 @@ def build(settings: RunSettings, demos: Demonstrations | None, subproc: bool = F
     prefix = None
     if demos is not None and row.prefix != "none":
         prefix = PrefixSettings(demos, row.prefix, settings.prefix_length, settings.seed)
-    venv = stack(make_venv(settings.env, settings.envs, prefix, subproc), settings.steps // settings.envs)
+    venv = stack(
+        make_venv(settings.env, settings.envs, prefix, subproc), settings.steps // settings.envs
+    )
     model = make_ppo(venv, settings.ppo, settings.steps // settings.envs, settings.seed)
     discriminator = None
     if demos is not None and not settings.true_reward:
@@ -71,16 +81,34 @@ def build(settings: RunSettings, demos: Demonstrations | None, subproc: bool = F
         if not row.train_discriminator:  # an untrained discriminator has an untrained norm too
             discriminator.norm.update(torch.as_tensor(demos.observations, dtype=torch.float32))
     annealer = parse_schedule(settings.schedule_name, settings.until)
-    model.attach(Imitation(row, annealer, settings.total_timesteps, demos, discriminator, settings.prefix_length, settings.seed))
+    model.attach(
+        Imitation(
+            row,
+            annealer,
+            settings.total_timesteps,
+            demos,
+            discriminator,
+            settings.prefix_length,
+            settings.seed,
+        )
+    )
     return model
 
 
 def pretrain(model: GailPPO, settings: RunSettings, demos: Demonstrations) -> None:
     """Clone the demonstrations; they also set the normaliser, since no rollout has done so yet.
 
-    Only the mean if PPO follows: 50 pairs bring the deviation down to its floor, and with it exploration.
+    Only the mean if PPO follows: 50 pairs bring the deviation down to its floor, and with it
+    exploration.
     """
     model.normaliser.obs_rms.update(demos.observations)
     observations = torch.as_tensor(model.normaliser.normalize_obs(demos.observations))
     actions = torch.as_tensor(demos.actions, dtype=torch.float32)
-    clone(model.policy, observations, actions, settings.bc_steps, settings.seed, mean_only=settings.row.use_ppo)
+    clone(
+        model.policy,
+        observations,
+        actions,
+        settings.bc_steps,
+        settings.seed,
+        mean_only=settings.row.use_ppo,
+    )

@@ -1,4 +1,6 @@
-"""Checkpoints as files of tensors, numbers and text, which torch.load(weights_only=True) reads without executing code."""
+"""Checkpoints as files of tensors, numbers and text, which torch.load(weights_only=True) reads
+without executing code.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +20,9 @@ def save(content: Any, path: Path) -> None:
         try:
             torch.save(plain(content), file)
         except RuntimeError as error:  # torch's zip writer hides the system's error
-            raise OSError(0, getattr(error.__context__, "strerror", None) or reason_of(error)) from None
+            raise OSError(
+                0, getattr(error.__context__, "strerror", None) or reason_of(error)
+            ) from None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -29,15 +33,23 @@ def load(path: Path) -> dict[str, Any]:
         check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises anything
-        raise ValueError(f"{path} cannot be read as a checkpoint of this package: {reason_of(error)}") from None
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of this package: {reason_of(error)}"
+        ) from None
     if not isinstance(content, dict) or "policy" not in content:
-        raise ValueError(f"{path} holds no policy of this package; name the policy.pt or best.pt of a run")
+        raise ValueError(
+            f"{path} holds no policy of this package; name the policy.pt or best.pt of a run"
+        )
     weights = content["policy"]
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, torch.Tensor) for value in weights.values()
+    ):
         raise ValueError(f"{path} holds no policy of this package: its weights are no tensors")
     broken = [name for name, value in weights.items() if not value.isfinite().all()]
     if broken:
-        raise ValueError(f"{path} is of a run that diverged: {broken[0]} is not finite; name another one")
+        raise ValueError(
+            f"{path} is of a run that diverged: {broken[0]} is not finite; name another one"
+        )
     return content
 
 

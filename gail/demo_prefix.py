@@ -17,7 +17,8 @@ from gail.simulator import Simulator, check_env, make_env
 
 POINTS = 64  # steps of all demonstrations that are taken again before training
 ROUNDING = 1e-6  # absolute and relative; of a single step that another processor computes
-FULL_EPISODES = 0.1  # share of episodes without a prefix, so that there are policy pairs from the start at any λ_data
+# Share of episodes without a prefix, so that there are policy pairs from the start at any λ_data
+FULL_EPISODES = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class PrefixSettings:
 class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
     """Section 5.3: an episode begins as a demonstration does, then the policy acts.
 
-    Mode `state` restores the simulator's state at the last recorded pair within the prefix, by the recorded step that leads
-    there; `replay` takes all the recorded actions.
-    With λ_data = 0 the wrapper draws nothing and changes nothing.  Episodes that began with data report no statistics, because
-    their returns are not the policy's alone.
+    Mode `state` restores the simulator's state at the last recorded pair within the prefix, by the
+    recorded step that leads there; `replay` takes all the recorded actions. With λ_data = 0 the
+    wrapper draws nothing and changes nothing.  Episodes that began with data report no statistics,
+    because their returns are not the policy's alone.
     """
 
     def __init__(self, env: gym.Env[Any, Any], prefix: PrefixSettings | None, rank: int) -> None:
@@ -45,7 +46,8 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
         self.prefix = prefix
         self.rank = rank
         self.lambda_data = 0.0
-        self.episode = 0  # counts resets, and seeds what is drawn in each: nothing to save but this number
+        # Counts resets, and seeds what is drawn in each: nothing to save but this number
+        self.episode = 0
         self.skipped = 0  # steps of this episode that are data
         self.begun: dict[str, Any] = {}  # what this episode's beginning depended on
         self.actions: list[Any] = []  # since then
@@ -55,7 +57,9 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
         """Set λ_data for the episodes that begin from now on; a running one keeps its prefix."""
         self.lambda_data = lambda_data
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         self.begun = {
             "seed": seed, "numbers": self.unwrapped.np_random.bit_generator.state, "episode": self.episode,
             "lambda_data": self.lambda_data,
@@ -91,7 +95,8 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
     def restore(self, demos: Demonstrations, row: int) -> None:
         """Go to where a pair was recorded: to the pair before it, and on by the recorded step.
 
-        So the environment has what it remembers of a step: its last action, or positions that MuJoCo computes a step late.
+        So the environment has what it remembers of a step: its last action, or positions that
+        MuJoCo computes a step late.
         """
         self.skipped = int(demos.index[row])
         before = demos.row_before(row)
@@ -101,10 +106,13 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
         recorded, earlier = before
         self.simulator.set(recorded.states[earlier], self.skipped - 1)
         self.env.step(recorded.actions[earlier])
-        self.simulator.pin(demos.states[row])  # on another processor the step may end some roundings away
+        # On another processor the step may end some roundings away
+        self.simulator.pin(demos.states[row])
 
     def replay(self, demos: Demonstrations, start: int, m: int) -> Any:
-        """Take the first m recorded actions from the recorded start; return the observation after them."""
+        """Take the first m recorded actions from the recorded start; return the observation after
+        them.
+        """
         self.simulator.set(demos.states[start], 0)
         for t in range(m):
             observation, _, terminated, truncated, _ = self.env.step(demos.actions[start + t])
@@ -119,12 +127,14 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
         self.actions.append(np.array(action))
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.observation = observation
-        # Only what training reads: DummyVecEnv copies the whole dictionary of each environment at each step.
+        # Only what training reads: DummyVecEnv copies the whole dictionary of each environment at
+        # each step.
         kept = {"episode": info["episode"]} if "episode" in info and not self.skipped else {}
         return observation, reward, terminated, truncated, kept
 
     def capture_state(self) -> dict[str, Any]:
-        """Return what this episode and the next ones depend on: how the episode began, and its actions.
+        """Return what this episode and the next ones depend on: how the episode began, and its
+        actions.
 
         With them comes where they led, the simulator's state and the last observation.
         """
@@ -134,9 +144,11 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
         return {"begun": self.begun, "actions": actions, **reached}
 
     def restore_state(self, kept: dict[str, Any]) -> bool:
-        """Begin the episode as it had begun and take its actions again; return True if that led where it had led.
+        """Begin the episode as it had begun and take its actions again; return True if that led
+        where it had led.
 
-        Whatever the environment and the wrappers under this one remember is then there, be it MuJoCo's or not.
+        Whatever the environment and the wrappers under this one remember is then there, be it
+        MuJoCo's or not.
         """
         begun = kept["begun"]
         self.unwrapped.np_random.bit_generator.state = begun["numbers"]
@@ -151,17 +163,19 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def check_continuation(demos: Demonstrations, mode: str) -> None:
-    """Take recorded steps from restored states, as episodes with a prefix will, and compare what comes with the record.
+    """Take recorded steps from restored states, as episodes with a prefix will, and compare what
+    comes with the record.
 
-    `demos` are whole.  Many times one step is taken, from pairs of all trajectories, the last among them; once all that follow.
-    Raises ValueError that says what differs: the environment remembers what MuJoCo's state does not hold, or it is not the one
-    that was recorded.
+    `demos` are whole.  Many times one step is taken, from pairs of all trajectories, the last among
+    them; once all that follow. Raises ValueError that says what differs: the environment remembers
+    what MuJoCo's state does not hold, or it is not the one that was recorded.
     """
     env = DemoPrefix(Monitor(make_env(demos.env_id)), None, rank=0)
     rng = np.random.default_rng(0)
 
     def check(start: int, stop: int) -> None:
-        # Begun anew each time, since an episode begins anywhere: nothing of the one before may help.
+        # Begun anew each time, since an episode begins anywhere: nothing of the one before may
+        # help.
         env.reset(seed=int(rng.integers(2**31)))
         env.restore(demos, start)
         check_steps(env, demos, slice(start, stop))
@@ -171,7 +185,9 @@ def check_continuation(demos: Demonstrations, mode: str) -> None:
             first, last = demos.rows_of(k).start, demos.rows_of(k).stop - 1
             starts = {first: max(1, POINTS // len(demos))}
             if mode == "state":  # an episode without a step of data begins by itself
-                starts = dict.fromkeys([*rng.integers(first, last + 1, starts[first]).tolist(), last], 1)
+                starts = dict.fromkeys(
+                    [*rng.integers(first, last + 1, starts[first]).tolist(), last], 1
+                )
                 starts.pop(first, None)
             for start, times in starts.items():
                 for _ in range(times):
@@ -185,7 +201,9 @@ def check_continuation(demos: Demonstrations, mode: str) -> None:
 
 
 def check_steps(env: DemoPrefix, demos: Demonstrations, rows: slice) -> None:
-    """Take the recorded actions of these rows of a trajectory.  Raises ValueError where something else comes than recorded."""
+    """Take the recorded actions of these rows of a trajectory.  Raises ValueError where something
+    else comes than recorded.
+    """
     k = int(demos.trajectory[rows.start])
     last = demos.rows_of(k).stop - 1
     for row in range(rows.start, rows.stop):
@@ -208,11 +226,16 @@ def check_steps(env: DemoPrefix, demos: Demonstrations, rows: slice) -> None:
                     "outside MuJoCo's, or is another version or variant; --prefix none begins no episode there"
                 )
         if row < last and not np.array_equal(env.simulator.get(), demos.states[row + 1]):
-            env.simulator.pin(demos.states[row + 1])  # roundings of another processor, which chaos would let grow
+            # Roundings of another processor, which chaos would let grow
+            env.simulator.pin(demos.states[row + 1])
 
 
-def make_venv(env_id: str, count: int, prefix: PrefixSettings | None = None, subproc: bool = False) -> VecEnv:
-    """Make `count` environments, DemoPrefix(Monitor(env)) each, in this process or in one process each."""
+def make_venv(
+    env_id: str, count: int, prefix: PrefixSettings | None = None, subproc: bool = False
+) -> VecEnv:
+    """Make `count` environments, DemoPrefix(Monitor(env)) each, in this process or in one process
+    each.
+    """
 
     def maker(rank: int) -> Callable[[], gym.Env[Any, Any]]:
         return lambda: DemoPrefix(Monitor(make_env(env_id)), prefix, rank)
@@ -221,7 +244,8 @@ def make_venv(env_id: str, count: int, prefix: PrefixSettings | None = None, sub
     if not subproc:
         return DummyVecEnv(makers)
     check_env(env_id)  # an error in another process would arrive as the end of a pipe
-    # Ctrl-C reaches every process of a terminal.  The environments' ignore it from their start on: this one ends them.
+    # Ctrl-C reaches every process of a terminal.  The environments' ignore it from their start on:
+    # this one ends them.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     forkserver.ensure_running()
     signal.signal(signal.SIGINT, handler)

@@ -1,8 +1,8 @@
 """The discriminator D(s, a): the probability that a pair comes from the expert.
 
-Convention: logits are high for the expert, D = σ(logit), the label of an expert pair is one. (Ho and Ermon write D for the
-policy's probability; with theirs every sign here turns.) Letters: B pairs of the expert, M of the policy, D size of an
-observation, A of an action.
+Convention: logits are high for the expert, D = σ(logit), the label of an expert pair is one. (Ho
+and Ermon write D for the policy's probability; with theirs every sign here turns.) Letters: B pairs
+of the expert, M of the policy, D size of an observation, A of an action.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,9 +16,8 @@ from torch.nn.functional import logsigmoid, softplus
 HIDDEN = 128  # section 5.3: two hidden layers of 128, tanh
 CLIP = 10.0  # standard deviations
 
-# From logits_expert_is_high [M] to rewards [M].
-# gail: -log(1 - D) = softplus(logit) > 0, which rewards long life; log_d: log D < 0, which rewards its end;
-# airl: log D - log(1 - D) = logit.
+# From logits_expert_is_high [M] to rewards [M]. gail: -log(1 - D) = softplus(logit) > 0, which
+# rewards long life; log_d: log D < 0, which rewards its end; airl: log D - log(1 - D) = logit.
 REWARDS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gail": softplus,
     "log_d": logsigmoid,
@@ -31,12 +30,14 @@ class DiscriminatorSettings:
     """How the discriminator learns.  Raises ValueError for a value out of range."""
 
     learning_rate: float = 3e-4
-    # Steps of Adam in an iteration, which share the policy's pairs: together they cost one full-batch step. Earlier code has 1,
-    # for 1000 iterations and more; in shorter runs the policy then
-    # settles on what merely survives (Hopper, 4 demonstrations, 60 iterations, one seed: 1009 standing still, 1419 with 5).
+    # Steps of Adam in an iteration, which share the policy's pairs: together they cost one
+    # full-batch step. Earlier code has 1, for 1000 iterations and more; in shorter runs the policy
+    # then settles on what merely survives (Hopper, 4 demonstrations, 60 iterations, one seed: 1009
+    # standing still, 1419 with 5).
     steps: int = 5
     entropy: float = 0.0  # bonus on the entropy of D; Ho and Ermon have 1e-3
-    gradient_penalty: float = 0.0  # on (|∇D's logit| - 1)² between expert and policy (Gulrajani et al., 2017)
+    # On (|∇D's logit| - 1)² between expert and policy (Gulrajani et al., 2017)
+    gradient_penalty: float = 0.0
     spectral_norm: bool = False
     reward: str = "gail"
 
@@ -44,10 +45,19 @@ class DiscriminatorSettings:
         if self.reward not in REWARDS:
             raise ValueError(f"reward {self.reward!r}: known are {', '.join(REWARDS)}")
         if min(self.learning_rate, self.entropy, self.gradient_penalty) < 0 or self.steps < 1:
-            raise ValueError(f"numbers of the discriminator must not be negative, and steps at least 1: {self}")
-        for name, most in (("learning_rate", 1), ("entropy", 10), ("gradient_penalty", 1000), ("steps", 10_000)):
+            raise ValueError(
+                f"numbers of the discriminator must not be negative, and steps at least 1: {self}"
+            )
+        for name, most in (
+            ("learning_rate", 1),
+            ("entropy", 10),
+            ("gradient_penalty", 1000),
+            ("steps", 10_000),
+        ):
             if getattr(self, name) > most:
-                raise ValueError(f"--discriminator {name} must be at most {most}, and is {getattr(self, name):g}")
+                raise ValueError(
+                    f"--discriminator {name} must be at most {most}, and is {getattr(self, name):g}"
+                )
 
 
 class RunningNorm(nn.Module):
@@ -67,7 +77,10 @@ class RunningNorm(nn.Module):
         """[B, D]"""
         count = self.count + len(batch)
         delta = batch.mean(0) - self.mean
-        self.square += batch.var(0, correction=0) * len(batch) + delta.square() * self.count * len(batch) / count
+        self.square += (
+            batch.var(0, correction=0) * len(batch)
+            + delta.square() * self.count * len(batch) / count
+        )
         self.mean += delta * len(batch) / count
         self.count.copy_(count)
 
@@ -78,9 +91,13 @@ class RunningNorm(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D of raw observations, which it normalises itself, and of clipped actions, for the expert and the policy alike."""
+    """D of raw observations, which it normalises itself, and of clipped actions, for the expert and
+    the policy alike.
+    """
 
-    def __init__(self, observation_size: int, action_size: int, settings: DiscriminatorSettings, seed: int) -> None:
+    def __init__(
+        self, observation_size: int, action_size: int, settings: DiscriminatorSettings, seed: int
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.norm = RunningNorm(observation_size)
@@ -100,7 +117,8 @@ class Discriminator(nn.Module):
         return self.layers(torch.cat([self.norm(observations), actions], 1)).squeeze(1)
 
     def learn(self, expert: tuple[Tensor, Tensor], policy: tuple[Tensor, Tensor]) -> None:
-        """Take the steps of an iteration: each on all of the expert's pairs [B, .] and on its part of the policy's [M, .].
+        """Take the steps of an iteration: each on all of the expert's pairs [B, .] and on its part
+        of the policy's [M, .].
 
         At most M steps, so that each has a pair.
         """
@@ -123,11 +141,18 @@ class Discriminator(nn.Module):
         }
 
     def loss(self, expert: tuple[Tensor, Tensor], policy: tuple[Tensor, Tensor]) -> Tensor:
-        """Cross-entropy with equal weight for both sides, however many pairs each has, plus the regularisers."""
+        """Cross-entropy with equal weight for both sides, however many pairs each has, plus the
+        regularisers.
+        """
         high, low = self(*expert), self(*policy)
         loss = (softplus(-high).mean() + softplus(low).mean()) / 2
         if self.settings.entropy:
-            loss = loss - self.settings.entropy * (bernoulli_entropy(high).mean() + bernoulli_entropy(low).mean()) / 2
+            loss = (
+                loss
+                - self.settings.entropy
+                * (bernoulli_entropy(high).mean() + bernoulli_entropy(low).mean())
+                / 2
+            )
         if self.settings.gradient_penalty:
             loss = loss + self.settings.gradient_penalty * self.penalty(expert, policy)
         return loss
@@ -136,8 +161,12 @@ class Discriminator(nn.Module):
         """Mean (|∇ logit| - 1)² at random points between pairs of expert and policy."""
         picks = torch.randint(len(policy[0]), (len(expert[0]),), generator=self.generator)
         share = torch.rand(len(picks), 1, generator=self.generator)
-        pairs = zip((self.norm(expert[0]), expert[1]), (self.norm(policy[0]), policy[1]), strict=True)
-        between = torch.cat([share * a + (1 - share) * b[picks] for a, b in pairs], 1).requires_grad_()
+        pairs = zip(
+            (self.norm(expert[0]), expert[1]), (self.norm(policy[0]), policy[1]), strict=True
+        )
+        between = torch.cat(
+            [share * a + (1 - share) * b[picks] for a, b in pairs], 1
+        ).requires_grad_()
         (slope,) = torch.autograd.grad(self.layers(between).sum(), between, create_graph=True)
         return (slope.norm(dim=1) - 1).square().mean()
 

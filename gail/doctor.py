@@ -1,4 +1,6 @@
-"""`python -m gail doctor`: is everything here that imitation needs, and are the demonstrations whole?"""
+"""`python -m gail doctor`: is everything here that imitation needs, and are the demonstrations
+whole?
+"""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
@@ -14,8 +16,20 @@ SMALL = "InvertedPendulum-v5"
 
 def doctor(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: print what was found, and what to do."""
-    parser.add_argument("demos", type=Path, nargs="?", metavar="DEMOS", help="demonstrations, as `record` writes them (.npz)")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where runs are to go; default: this folder")
+    parser.add_argument(
+        "demos",
+        type=Path,
+        nargs="?",
+        metavar="DEMOS",
+        help="demonstrations, as `record` writes them (.npz)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="where runs are to go; default: this folder",
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     args = parser.parse_args(argv)
     report(checks(args), args.json)
@@ -28,7 +42,9 @@ def checks(args: Namespace) -> Iterator[Check]:
     yield Check("rendering", rendering, "only `python -m gail render` needs it", needed=False)
     if args.demos is not None:
         yield Check(
-            f"demonstrations {args.demos}", lambda: look_at(args.demos), "record them again: python -m gail record --help"
+            f"demonstrations {args.demos}",
+            lambda: look_at(args.demos),
+            "record them again: python -m gail record --help",
         )
 
 

@@ -1,4 +1,6 @@
-"""Command-line flags of RunSettings, for every verb that trains.  Their defaults are those of the settings."""
+"""Command-line flags of RunSettings, for every verb that trains.  Their defaults are those of the
+settings.
+"""
 
 import math
 from argparse import ArgumentParser, Namespace
@@ -17,12 +19,18 @@ SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 DEFAULTS = {entry.name: entry.default for entry in fields(RunSettings)}
 
 
-def add_training(parser: ArgumentParser, iterations: Any = DEFAULTS["iterations"], gamma: float = PPOSettings.gamma) -> None:
+def add_training(
+    parser: ArgumentParser,
+    iterations: Any = DEFAULTS["iterations"],
+    gamma: float = PPOSettings.gamma,
+) -> None:
     """Add the flags of every run; --help names these defaults."""
     group = parser.add_argument_group("training")
 
     def number(flag: str, help: str, default: Any) -> None:
-        group.add_argument(flag, type=int, default=default, metavar="N", help=f"{help}, default %(default)s")
+        group.add_argument(
+            flag, type=int, default=default, metavar="N", help=f"{help}, default %(default)s"
+        )
 
     number("--iterations", "of PPO", iterations)
     number("--steps", "policy pairs per iteration", DEFAULTS["steps"])
@@ -30,8 +38,15 @@ def add_training(parser: ArgumentParser, iterations: Any = DEFAULTS["iterations"
     number("--eval-every", "iterations between evaluations", DEFAULTS["eval_every"])
     number("--eval-episodes", "episodes per evaluation", DEFAULTS["eval_episodes"])
     number("--save-every", "iterations between checkpoints", 10)
-    group.add_argument("--subproc", action="store_true", help="one process per environment, for slow simulators")
-    group.add_argument("--ppo", default="", metavar="NAME=VALUE,...", help=f"changes to {listed(PPOSettings(gamma=gamma))}")
+    group.add_argument(
+        "--subproc", action="store_true", help="one process per environment, for slow simulators"
+    )
+    group.add_argument(
+        "--ppo",
+        default="",
+        metavar="NAME=VALUE,...",
+        help=f"changes to {listed(PPOSettings(gamma=gamma))}",
+    )
 
 
 def add_imitation(parser: ArgumentParser) -> None:
@@ -45,7 +60,9 @@ def add_imitation(parser: ArgumentParser) -> None:
         help="random pairs of each demonstration, default %(default)s; 0: all",
     )
     group.add_argument(
-        "--schedule", metavar="NAME", help=f"of λ_data: {', '.join(PRESETS)}, or a constant; default: the method's"
+        "--schedule",
+        metavar="NAME",
+        help=f"of λ_data: {', '.join(PRESETS)}, or a constant; default: the method's",
     )
     group.add_argument(
         "--until",
@@ -66,13 +83,22 @@ def add_imitation(parser: ArgumentParser) -> None:
         help="its distribution, default %(default)s",
     )
     group.add_argument(
-        "--discriminator", default="", metavar="NAME=VALUE,...", help=f"changes to {listed(DiscriminatorSettings())}"
+        "--discriminator",
+        default="",
+        metavar="NAME=VALUE,...",
+        help=f"changes to {listed(DiscriminatorSettings())}",
     )
     group.add_argument(
-        "--bc-steps", type=int, default=DEFAULTS["bc_steps"], metavar="N", help="of behaviour cloning, default %(default)s"
+        "--bc-steps",
+        type=int,
+        default=DEFAULTS["bc_steps"],
+        metavar="N",
+        help="of behaviour cloning, default %(default)s",
     )
     group.add_argument(
-        "--debug-true-reward", action="store_true", help="use the environment's reward instead of the discriminator's"
+        "--debug-true-reward",
+        action="store_true",
+        help="use the environment's reward instead of the discriminator's",
     )
 
 
@@ -82,7 +108,9 @@ def listed(example: object) -> str:
 
 def method_list() -> str:
     """Describe every method in a line, for --help."""
-    return "methods:\n" + "\n".join(f"  {name:20}{method.summary}" for name, method in METHODS.items() if name != "expert")
+    return "methods:\n" + "\n".join(
+        f"  {name:20}{method.summary}" for name, method in METHODS.items() if name != "expert"
+    )
 
 
 def settings_from(
@@ -96,7 +124,8 @@ def settings_from(
 ) -> RunSettings:
     """Make the settings that the flags ask for; --ppo changes `ppo`, or the defaults.
 
-    Flags about annealing do not reach methods that do not anneal: a sweep has methods of every kind under one command.
+    Flags about annealing do not reach methods that do not anneal: a sweep has methods of every kind
+    under one command.
     """
     settings = RunSettings(
         env=env,
@@ -121,14 +150,18 @@ def settings_from(
         until=args.until,
         prefix=args.prefix if row.prefix != "none" else None,
         prefix_length=args.prefix_length,
-        discriminator=parse_record(DiscriminatorSettings, DiscriminatorSettings(), args.discriminator, "--discriminator"),
+        discriminator=parse_record(
+            DiscriminatorSettings, DiscriminatorSettings(), args.discriminator, "--discriminator"
+        ),
         bc_steps=args.bc_steps,
         true_reward=args.debug_true_reward,
     )
 
 
 def parse_record(make: Callable[..., Record], example: Record, text: str, flag: str) -> Record:
-    """Read `name=value,name=value` as changes to the dataclass `example`.  Raises ValueError with the flag and the names."""
+    """Read `name=value,name=value` as changes to the dataclass `example`.  Raises ValueError with
+    the flag and the names.
+    """
     known = {entry.name: type(getattr(example, entry.name)) for entry in fields(example)}  # type: ignore[arg-type]
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
@@ -136,11 +169,15 @@ def parse_record(make: Callable[..., Record], example: Record, text: str, flag: 
         if name in found:
             raise ValueError(f"{flag}: {name} is there twice")
         if name not in known or not equals:
-            raise ValueError(f"{flag} {shown(part)}: write NAME=VALUE with NAME one of {', '.join(known)}")
+            raise ValueError(
+                f"{flag} {shown(part)}: write NAME=VALUE with NAME one of {', '.join(known)}"
+            )
         try:
             found[name] = SWITCH[value.lower()] if known[name] is bool else known[name](value)
         except (ValueError, KeyError):
-            raise ValueError(f"{flag} {name}: {shown(value)} is not of type {known[name].__name__}") from None
+            raise ValueError(
+                f"{flag} {name}: {shown(value)} is not of type {known[name].__name__}"
+            ) from None
         if isinstance(found[name], float) and not math.isfinite(found[name]):
             raise ValueError(f"{flag} {name}: must be finite")
     try:

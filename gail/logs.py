@@ -1,4 +1,6 @@
-"""Logs of a run: CSV tables, TensorBoard, a progress bar.  All of them continue where a checkpoint does."""
+"""Logs of a run: CSV tables, TensorBoard, a progress bar.  All of them continue where a checkpoint
+does.
+"""
 
 import csv
 import sys
@@ -22,11 +24,17 @@ EVALUATIONS = ("iteration", "timesteps", "return", "return_std", "length", "epis
 
 
 class Table:
-    """A CSV with a row per iteration.  Reopening drops the rows after the checkpoint: they will be written again."""
+    """A CSV with a row per iteration.  Reopening drops the rows after the checkpoint: they will be
+    written again.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str], iteration: int) -> None:
         self.columns = columns
-        rows = [row for row in read_table(path) if int(row["iteration"]) <= iteration] if path.exists() else []
+        rows = (
+            [row for row in read_table(path) if int(row["iteration"]) <= iteration]
+            if path.exists()
+            else []
+        )
         with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as sink:
             writer = csv.DictWriter(sink, columns, extrasaction="ignore")
             writer.writeheader()
@@ -41,10 +49,16 @@ class Table:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Read the complete rows; a killed process may have left half of one.  Raises ValueError naming the file."""
+    """Read the complete rows; a killed process may have left half of one.  Raises ValueError naming
+    the file.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as source:
-            rows = [row for row in csv.DictReader(source) if None not in row.values() and row.get("iteration")]
+            rows = [
+                row
+                for row in csv.DictReader(source)
+                if None not in row.values() and row.get("iteration")
+            ]
         for row in rows:
             int(row["iteration"])
     except (ValueError, csv.Error) as error:
@@ -59,12 +73,19 @@ class Logs:
         self.progress = Table(folder / "progress.csv", PROGRESS, iteration)
         self.evaluations = Table(folder / "evaluations.csv", EVALUATIONS, iteration)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=iteration + 1)
-        self.bar = tqdm(total=total, initial=iteration, desc=title, unit="it", disable=True if quiet else None)
+        self.bar = tqdm(
+            total=total, initial=iteration, desc=title, unit="it", disable=True if quiet else None
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.bar.close()
         self.board.close()
         self.progress.file.close()
@@ -73,7 +94,10 @@ class Logs:
     def iteration(self, row: Mapping[str, float]) -> None:
         self.progress.add(row)
         self.write("progress", row)
-        self.bar.set_postfix({name: f"{row[name]:.3g}" for name in ("lambda_data", "return") if name in row}, refresh=False)
+        self.bar.set_postfix(
+            {name: f"{row[name]:.3g}" for name in ("lambda_data", "return") if name in row},
+            refresh=False,
+        )
         self.bar.update()
 
     def say(self, text: str) -> None:
@@ -88,4 +112,6 @@ class Logs:
     def write(self, group: str, row: Mapping[str, float]) -> None:
         for name, value in row.items():
             if name != "iteration":
-                self.board.add_scalar(name if "/" in name else f"{group}/{name}", value, int(row["iteration"]))
+                self.board.add_scalar(
+                    name if "/" in name else f"{group}/{name}", value, int(row["iteration"])
+                )

@@ -8,17 +8,21 @@ PREFIXES = ("none", "state", "replay")
 
 @dataclass(frozen=True)
 class Method:
-    """The properties that distinguish one method.  Raises ValueError for a combination that contradicts itself."""
+    """The properties that distinguish one method.  Raises ValueError for a combination that
+    contradicts itself.
+    """
 
     summary: str
     use_ppo: bool = True  # False: the policy is only initialised or cloned
     clone: bool = False  # behaviour cloning first
     learned_reward: bool = True  # from a discriminator; False: the environment's
     train_discriminator: bool = True  # the discriminator learns
-    prefix: str = "none"  # what begins an episode: none: its own reset; state: a recorded state; replay: recorded actions
+    # What begins an episode: none: its own reset; state: a recorded state; replay: recorded actions
+    prefix: str = "none"
     likelihood: bool = False  # λ_data of the policy's loss is the likelihood of the data
     all_pairs: bool = False  # likelihood on all pairs, however long the prefix is
-    reward_expert: bool = False  # λ_reward of the loss is the likelihood of actions that the discriminator picks
+    # λ_reward of the loss is the likelihood of actions that the discriminator picks
+    reward_expert: bool = False
     schedule: str = "none"  # of λ_data, a preset of schedules.py
 
     def __post_init__(self) -> None:

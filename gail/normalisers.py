@@ -1,4 +1,6 @@
-"""Normalisers of observations and rewards: those of SB3's VecNormalize, applied when GAIL's rewards are known."""
+"""Normalisers of observations and rewards: those of SB3's VecNormalize, applied when GAIL's rewards
+are known.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,12 @@ class RewardScale:
         self.returns = np.zeros(n_envs)
         self.gamma = gamma
 
-    def __call__(self, rewards: NDArray[np.float32], dones: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Scale rewards [T, N], given dones [T, N], step by step as if they had been seen during the rollout."""
+    def __call__(
+        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Scale rewards [T, N], given dones [T, N], step by step as if they had been seen during
+        the rollout.
+        """
         scaled = np.empty_like(rewards)
         for t, reward in enumerate(rewards):
             self.returns = self.returns * self.gamma + reward
@@ -30,7 +36,9 @@ class RewardScale:
 
 
 class ObservationNorm(VecNormalize):
-    """SB3's normaliser of observations.  Rewards are left to RewardScale: the recorder passes on zeros only."""
+    """SB3's normaliser of observations.  Rewards are left to RewardScale: the recorder passes on
+    zeros only.
+    """
 
     def _update_reward(self, reward: NDArray[np.float32]) -> None:
         """Do nothing."""

@@ -2,8 +2,8 @@
 
     loss = λ_model PPO's surrogate + λ_data NLL of the demonstrations + values and entropy as in PPO            (section 5.3)
 
-and λ_reward NLL of what the reward expert picked, for the method that has one. With λ_data = 0 and the environment's reward it
-computes what PPO computes, bit for bit (a test).
+and λ_reward NLL of what the reward expert picked, for the method that has one. With λ_data = 0 and
+the environment's reward it computes what PPO computes, bit for bit (a test).
 """
 
 from collections import defaultdict
@@ -35,9 +35,13 @@ from gail.recorder import Recorder
 from gail.reward_expert import picked
 from gail.settings import PPOSettings
 
-DATA_PART = 4  # a minibatch has at most a quarter as many data rows on top; the loss weights are λ's, whatever the row counts
-ADAM = {"eps": 1e-5, "foreach": True}  # SB3's, with one call for all parameters instead of one each: the same bits, sooner
-Pairs = tuple[Tensor, Tensor, Tensor]  # normalised observations [M, D], clipped actions [M, A], weights [M]
+# A minibatch has at most a quarter as many data rows on top; the loss weights are λ's, whatever the
+# row counts
+DATA_PART = 4
+# SB3's, with one call for all parameters instead of one each: the same bits, sooner
+ADAM = {"eps": 1e-5, "foreach": True}
+# Normalised observations [M, D], clipped actions [M, A], weights [M]
+Pairs = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass
@@ -56,11 +60,12 @@ class Imitation:
 class GailPPO(PPO):
     """PPO on a learned reward; a share λ_data of its loss is the likelihood of demonstrations.
 
-    `env` is `stack(venv, n_steps)`; call `attach` before `learn`.  `save` and `load` are PPO's and keep the policy only; a run
-    that must resume exactly uses `state.capture` and `state.restore`.
+    `env` is `stack(venv, n_steps)`; call `attach` before `learn`.  `save` and `load` are PPO's and
+    keep the policy only; a run that must resume exactly uses `state.capture` and `state.restore`.
 
     `predict` takes normalised observations, as SB3 has it with VecNormalize:
-    `model.predict(model.normaliser.normalize_obs(observation))`.  A run's policy.pt keeps both, policy and normaliser.
+    `model.predict(model.normaliser.normalize_obs(observation))`.  A run's policy.pt keeps both,
+    policy and normaliser.
     """
 
     imitation: Imitation
@@ -71,7 +76,11 @@ class GailPPO(PPO):
         Raises ValueError for an argument of PPO that `train` does not know.
         """
         assert isinstance(self.env, VecNormalize) and isinstance(self.env.venv, Recorder)
-        unknown = {"target_kl": self.target_kl, "clip_range_vf": self.clip_range_vf, "use_sde": self.use_sde or None}
+        unknown = {
+            "target_kl": self.target_kl,
+            "clip_range_vf": self.clip_range_vf,
+            "use_sde": self.use_sde or None,
+        }
         unknown["normalize_advantage"] = None if self.normalize_advantage else False
         for name, value in unknown.items():
             if value is not None:
@@ -83,9 +92,16 @@ class GailPPO(PPO):
         self.anneal()
 
     def _setup_learn(
-        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *others: Any, **more: Any
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        *others: Any,
+        **more: Any,
     ) -> tuple[int, BaseCallback]:
-        """Begin anew as SB3 does, and what is ours with it: λ for the episodes that the reset begins, and the sums of rewards."""
+        """Begin anew as SB3 does, and what is ours with it: λ for the episodes that the reset
+        begins, and the sums of rewards.
+        """
         if reset_num_timesteps:
             self.num_timesteps = 0
             self.anneal()
@@ -93,7 +109,9 @@ class GailPPO(PPO):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *others, **more)
 
     def anneal(self) -> None:
-        """Set λ for the episodes that begin from now on and for the next update.  It is constant within an iteration."""
+        """Set λ for the episodes that begin from now on and for the next update.  It is constant
+        within an iteration.
+        """
         done = min(1.0, self.num_timesteps / self.imitation.total_timesteps)
         mixture = self.imitation.annealer(done)
         self.lambda_data = mixture.data
@@ -101,8 +119,16 @@ class GailPPO(PPO):
         if self.imitation.method.prefix != "none":
             self.recorder.env_method("set_lambda_data", self.lambda_data)
 
-    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
-        """Collect as SB3 does; then train the discriminator, reward the pairs by the new one and compute their advantages."""
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """Collect as SB3 does; then train the discriminator, reward the pairs by the new one and
+        compute their advantages.
+        """
         self.anneal()
         self.recorder.position = 0
         if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
@@ -110,11 +136,14 @@ class GailPPO(PPO):
         rewards = self.rewards()
         if not np.isfinite(rewards).all():
             raise ValueError("the discriminator's reward is not finite; see --discriminator")
-        # The buffer holds γ V(s_T) at time limits and 0 elsewhere (see Recorder); the true reward never reaches it.
+        # The buffer holds γ V(s_T) at time limits and 0 elsewhere (see Recorder); the true reward
+        # never reaches it.
         rollout_buffer.rewards += self.reward_scale(rewards, self.recorder.dones)
         with torch.no_grad():
             assert isinstance(self._last_obs, np.ndarray)
-            last_values = self.policy.predict_values(torch.as_tensor(self._last_obs, device=self.device))
+            last_values = self.policy.predict_values(
+                torch.as_tensor(self._last_obs, device=self.device)
+            )
         rollout_buffer.compute_returns_and_advantage(last_values, self.recorder.dones[-1])
         return True
 
@@ -125,7 +154,10 @@ class GailPPO(PPO):
             return self.recorder.rewards
         assert demos is not None
         shape = self.recorder.rewards.shape
-        policy = flat(self.recorder.observations, self.device), flat(self.recorder.actions, self.device)
+        policy = (
+            flat(self.recorder.observations, self.device),
+            flat(self.recorder.actions, self.device),
+        )
         expert = floats(demos.observations, self.device), floats(demos.actions, self.device)
         if self.imitation.method.train_discriminator:
             discriminator.learn(expert, policy)
@@ -141,13 +173,22 @@ class GailPPO(PPO):
         """Update the policy by SB3's loop over minibatches, with `loss`."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        parts = {name: pairs for name, pairs in (("data", self.data_batches()), ("reward", self.reward_batches())) if pairs}
+        parts = {
+            name: pairs
+            for name, pairs in (("data", self.data_batches()), ("reward", self.reward_batches()))
+            if pairs
+        }
         logged: dict[str, list[float]] = defaultdict(list)
         parameters = list(self.policy.parameters())
         for _ in range(self.n_epochs):
-            (rollout,) = self.rollout_buffer.get(None)  # shuffled as a whole: gathered once, not for each minibatch
+            # Shuffled as a whole: gathered once, not for each minibatch
+            (rollout,) = self.rollout_buffer.get(None)
             for batch in zip(*(column.split(self.batch_size) for column in rollout), strict=True):
-                loss = self.loss(RolloutBufferSamples(*batch), {name: next(pairs) for name, pairs in parts.items()}, logged)
+                loss = self.loss(
+                    RolloutBufferSamples(*batch),
+                    {name: next(pairs) for name, pairs in parts.items()},
+                    logged,
+                )
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
@@ -157,10 +198,21 @@ class GailPPO(PPO):
                 self.policy.optimizer.step()
             self._n_updates += 1
         self.log({f"train/{name}": float(np.mean(values)) for name, values in logged.items()})
-        self.log({"train/std": self.policy.log_std.exp().mean().item(), "train/lambda_data": self.lambda_data})
+        self.log(
+            {
+                "train/std": self.policy.log_std.exp().mean().item(),
+                "train/lambda_data": self.lambda_data,
+            }
+        )
 
-    def loss(self, batch: RolloutBufferSamples, parts: Mapping[str, Pairs], logged: dict[str, list[float]]) -> Tensor:
-        """The loss of a minibatch of policy pairs [B, .] and of the pairs [M, .] of `data` and `reward`; a scalar.
+    def loss(
+        self,
+        batch: RolloutBufferSamples,
+        parts: Mapping[str, Pairs],
+        logged: dict[str, list[float]],
+    ) -> Tensor:
+        """The loss of a minibatch of policy pairs [B, .] and of the pairs [M, .] of `data` and
+        `reward`; a scalar.
 
         All go through the actor in one pass, because a pass costs more than its rows.
         """
@@ -185,7 +237,9 @@ class GailPPO(PPO):
             start += len(chosen)
         return surrogate + self.ent_coef * -entropy[:size].mean() + self.vf_coef * value_loss
 
-    def surrogate(self, batch: RolloutBufferSamples, log_p: Tensor, logged: dict[str, list[float]]) -> Tensor:
+    def surrogate(
+        self, batch: RolloutBufferSamples, log_p: Tensor, logged: dict[str, list[float]]
+    ) -> Tensor:
         """PPO's clipped surrogate, given log π(a|s) [B] under the current policy; a scalar."""
         advantages = batch.advantages
         if len(advantages) > 1:  # as SB3: one advantage has no deviation
@@ -195,40 +249,58 @@ class GailPPO(PPO):
         with torch.no_grad():
             logged["approx_kl"].append((ratio - 1 - ratio.log()).mean().item())
             logged["clip_fraction"].append(((ratio - 1).abs() > clip).float().mean().item())
-        return -torch.min(advantages * ratio, advantages * torch.clamp(ratio, 1 - clip, 1 + clip)).mean()
+        return -torch.min(
+            advantages * ratio, advantages * torch.clamp(ratio, 1 - clip, 1 + clip)
+        ).mean()
 
     def data_batches(self) -> Iterator[Pairs] | None:
-        """Yield batches (normalised observations, actions, weights) of pairs within the prefixes, forever; None without any."""
+        """Yield batches (normalised observations, actions, weights) of pairs within the prefixes,
+        forever; None without any.
+        """
         method, demos = self.imitation.method, self.imitation.demos
         if not method.likelihood or demos is None or self.lambda_data == 0:
             return None
-        reach = PREFIX_LENGTHS[self.imitation.prefix_length].reach(demos.index, self.lambda_data, demos.lengths[demos.trajectory])
+        reach = PREFIX_LENGTHS[self.imitation.prefix_length].reach(
+            demos.index, self.lambda_data, demos.lengths[demos.trajectory]
+        )
         weights = np.ones(len(demos.index)) if method.all_pairs else reach
         rows = np.flatnonzero(weights)
         if not len(rows):
             return None
         normalised = self.normaliser.normalize_obs(demos.observations[rows])
-        pairs = tuple(floats(array, self.device) for array in (normalised, demos.actions[rows], weights[rows]))
+        pairs = tuple(
+            floats(array, self.device) for array in (normalised, demos.actions[rows], weights[rows])
+        )
         rng = torch.Generator().manual_seed(self.imitation.seed * 1_000_003 + self.num_timesteps)
         self.log({"train/data_pairs": len(rows)})
         return self.batches((pairs[0], pairs[1], pairs[2]), rng)
 
     def reward_batches(self) -> Iterator[Pairs] | None:
-        """Yield batches of the rollout's states, each with what the reward expert picked there; None at λ_reward = 0."""
+        """Yield batches of the rollout's states, each with what the reward expert picked there;
+        None at λ_reward = 0.
+        """
         discriminator = self.imitation.discriminator
         if self.lambda_reward == 0 or discriminator is None:
             return None
-        rng = torch.Generator().manual_seed((self.imitation.seed * 1_000_003 + self.num_timesteps) ^ 1 << 40)
+        rng = torch.Generator().manual_seed(
+            (self.imitation.seed * 1_000_003 + self.num_timesteps) ^ 1 << 40
+        )
         raw = flat(self.recorder.observations, self.device)
-        normalised = floats(self.normaliser.normalize_obs(self.recorder.observations.reshape(raw.shape)), self.device)
-        box = floats(self.action_space.low, self.device), floats(self.action_space.high, self.device)  # type: ignore[attr-defined]
+        normalised = floats(
+            self.normaliser.normalize_obs(self.recorder.observations.reshape(raw.shape)),
+            self.device,
+        )
+        space: Any = self.action_space
+        box = floats(space.low, self.device), floats(space.high, self.device)
         actions = picked(self.policy, discriminator, normalised, raw, box, rng)
         return self.batches((normalised, actions, torch.ones(len(raw))), rng)
 
     def batches(self, pairs: Pairs, rng: torch.Generator) -> Iterator[Pairs]:
         """Yield random batches of these, forever."""
         while True:
-            rows = torch.randperm(len(pairs[0]), generator=rng)[: max(1, self.batch_size // DATA_PART)]
+            rows = torch.randperm(len(pairs[0]), generator=rng)[
+                : max(1, self.batch_size // DATA_PART)
+            ]
             yield pairs[0][rows], pairs[1][rows], pairs[2][rows]
 
     def described(self, logged: Mapping[str, list[float]]) -> str:
@@ -242,17 +314,28 @@ class GailPPO(PPO):
             self.logger.record(name, value)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "imitation", "normaliser", "recorder", "reward_scale"]
+        return [
+            *super()._excluded_save_params(),
+            "imitation",
+            "normaliser",
+            "recorder",
+            "reward_scale",
+        ]
 
 
 def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) -> GailPPO:
-    """Make GailPPO with the paper's networks; it collects n_steps from each environment of `stack`."""
+    """Make GailPPO with the paper's networks; it collects n_steps from each environment of `stack`.
+    """
     model = GailPPO(
         "MlpPolicy",
         env,
         n_steps=n_steps,
         seed=seed,
-        policy_kwargs={**ARCHITECTURE, "log_std_init": settings.log_std_init, "optimizer_kwargs": ADAM},
+        policy_kwargs={
+            **ARCHITECTURE,
+            "log_std_init": settings.log_std_init,
+            "optimizer_kwargs": ADAM,
+        },
         learning_rate=settings.learning_rate,
         n_epochs=settings.n_epochs,
         batch_size=settings.batch_size,
@@ -264,12 +347,15 @@ def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) 
         max_grad_norm=settings.max_grad_norm,
         device="cpu",
     )
-    model.set_logger(Logger(None, []))  # whoever calls `learn` reads its values, or sets another logger
+    # Whoever calls `learn` reads its values, or sets another logger
+    model.set_logger(Logger(None, []))
     return model
 
 
 def stack(venv: VecEnv, n_steps: int) -> VecNormalize:
-    """Wrap raw environments as GailPPO needs them: the recorder, then SB3's normaliser of observations."""
+    """Wrap raw environments as GailPPO needs them: the recorder, then SB3's normaliser of
+    observations.
+    """
     return ObservationNorm(Recorder(venv, n_steps), norm_reward=False)
 
 

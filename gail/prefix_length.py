@@ -1,4 +1,6 @@
-"""Distributions of the prefix's length m: how many of a trajectory's T steps come from a demonstration, given λ_data."""
+"""Distributions of the prefix's length m: how many of a trajectory's T steps come from a
+demonstration, given λ_data.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ from gail.demos import Floats, Ints
 
 @dataclass(frozen=True)
 class PrefixLength:
-    """A distribution of m in 0 .. T, and the probability with which it reaches each pair, the likelihood's weight."""
+    """A distribution of m in 0 .. T, and the probability with which it reaches each pair, the
+    likelihood's weight.
+    """
 
     draw: Callable[[np.random.Generator, float, int], int]  # (rng, λ_data, T) -> m
     reach: Callable[

@@ -1,4 +1,6 @@
-"""Recording a rollout below SB3's normaliser, because GAIL's rewards are known only after the discriminator has learned."""
+"""Recording a rollout below SB3's normaliser, because GAIL's rewards are known only after the
+discriminator has learned.
+"""
 
 from collections.abc import Sequence
 from itertools import compress
@@ -11,18 +13,22 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 
 class Recorder(VecEnvWrapper):
-    """Record raw observations, actions, rewards and dones of a rollout, and pass on rewards of zero.
+    """Record raw observations, actions, rewards and dones of a rollout, and pass on rewards of
+    zero.
 
-    SB3's rollout buffer therefore holds γ V(s_T) where the time limit cut an episode, and 0 elsewhere.
+    SB3's rollout buffer therefore holds γ V(s_T) where the time limit cut an episode, and 0
+    elsewhere.
     """
 
     def __init__(self, venv: VecEnv, steps: int) -> None:
         super().__init__(venv)
         assert venv.observation_space.shape is not None and venv.action_space.shape is not None
         self.observations = np.zeros((steps, self.num_envs, *venv.observation_space.shape))  # raw
-        self.actions = np.zeros((steps, self.num_envs, *venv.action_space.shape), dtype=np.float32)  # clipped
+        # Clipped
+        self.actions = np.zeros((steps, self.num_envs, *venv.action_space.shape), dtype=np.float32)
         self.rewards = np.zeros((steps, self.num_envs), dtype=np.float32)  # the environment's
-        self.dones = np.zeros((steps, self.num_envs), dtype=bool)  # True: this step ended the episode
+        # True: this step ended the episode
+        self.dones = np.zeros((steps, self.num_envs), dtype=bool)
         self.now = np.zeros((self.num_envs, *venv.observation_space.shape))
         self.position = 0
 
@@ -41,7 +47,11 @@ class Recorder(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, np.ndarray)
-        cut = [info["terminal_observation"] for info in compress(infos, dones) if info["TimeLimit.truncated"]]
+        cut = [
+            info["terminal_observation"]
+            for info in compress(infos, dones)
+            if info["TimeLimit.truncated"]
+        ]
         self.check(observations, rewards, cut)
         self.now[:] = observations
         self.rewards[self.position] = rewards
@@ -52,7 +62,8 @@ class Recorder(VecEnvWrapper):
     def check(self, observations: NDArray[Any], rewards: Any = (), cut: Sequence[Any] = ()) -> None:
         """Raises ValueError where the environment returns what is not finite: PPO would learn it.
 
-        `cut` has the observations at which the time limit cut episodes, since PPO asks for their value.
+        `cut` has the observations at which the time limit cut episodes, since PPO asks for their
+        value.
         """
         found = {"observation": [observations, *cut], "reward": [rewards]}
         for name, arrays in found.items():

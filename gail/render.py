@@ -29,10 +29,20 @@ GIF_SIZE = 240
 
 def render(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: one episode from the environment's own reset, by the mean action."""
-    parser.add_argument("run", type=Path, nargs="?", metavar="POLICY", help="policy.pt or best.pt of a run")
+    parser.add_argument(
+        "run", type=Path, nargs="?", metavar="POLICY", help="policy.pt or best.pt of a run"
+    )
     add_policy(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .png, .gif or .mp4")
-    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="at most this many, default %(default)s")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="ends in .png, .gif or .mp4"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="at most this many, default %(default)s",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     args = parser.parse_args(argv)
     if args.out.suffix not in SUFFIXES:
@@ -48,12 +58,15 @@ def render(parser: ArgumentParser, argv: Sequence[str]) -> None:
     frames = film(env, act, args.steps, args.seed, every)
     env.close()
     with atomic_write(args.out, "--out") as part:
-        {".png": write_png, ".gif": write_gif, ".mp4": write_mp4}[args.out.suffix](part, frames, rate / every)
+        {".png": write_png, ".gif": write_gif, ".mp4": write_mp4}[args.out.suffix](
+            part, frames, rate / every
+        )
     print(f"{args.out}: {len(frames)} frames")
 
 
 def visible(env_id: str) -> gym.Env[Any, Any]:
-    """Make an environment that renders, without the effects that take nine tenths of the time in software.
+    """Make an environment that renders, without the effects that take nine tenths of the time in
+    software.
 
     Raises ValueError where there is no EGL.
     """
@@ -61,7 +74,8 @@ def visible(env_id: str) -> gym.Env[Any, Any]:
     check_mujoco(env)
     model: Any = env.unwrapped.model  # type: ignore[attr-defined]
     # A camera that follows the body, where the model has one.
-    env.unwrapped.mujoco_renderer.camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # type: ignore[attr-defined]
+    camera = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+    env.unwrapped.mujoco_renderer.camera_id = camera  # type: ignore[attr-defined]
     model.vis.quality.shadowsize = 0
     model.vis.quality.offsamples = 0
     model.mat_reflectance[:] = 0
@@ -76,7 +90,9 @@ def visible(env_id: str) -> gym.Env[Any, Any]:
     return env
 
 
-def film(env: gym.Env[Any, Any], act: Act, steps: int, seed: int, every: int) -> list[NDArray[np.uint8]]:
+def film(
+    env: gym.Env[Any, Any], act: Act, steps: int, seed: int, every: int
+) -> list[NDArray[np.uint8]]:
     """Return every `every`-th frame of one episode."""
     observation, _ = env.reset(seed=seed)
     frames = []
@@ -101,7 +117,14 @@ def write_gif(path: Path, frames: Sequence[NDArray[np.uint8]], rate: float) -> N
     from PIL import Image
 
     small = [Image.fromarray(frame).resize((GIF_SIZE, GIF_SIZE)).quantize(64) for frame in frames]
-    small[0].save(path, format="GIF", save_all=True, append_images=small[1:], duration=round(1000 / rate), loop=0)
+    small[0].save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=small[1:],
+        duration=round(1000 / rate),
+        loop=0,
+    )
 
 
 def write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], rate: float) -> None:
@@ -112,7 +135,9 @@ def write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], rate: float) -> N
         raise ValueError("MP4 needs ffmpeg: pip install imageio-ffmpeg, or write a .gif") from None
     height, width, _ = frames[0].shape
     # The file's name ends in .part until it is complete, so the format is stated.
-    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=rate, output_params=["-f", "mp4"])
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (width, height), fps=rate, output_params=["-f", "mp4"]
+    )
     writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))

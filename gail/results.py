@@ -31,10 +31,14 @@ class Row:
     folder: Path
 
     def curve(self) -> tuple[Floats, Floats]:
-        """Environment steps and mean returns of the evaluations during training; empty where there are none."""
+        """Environment steps and mean returns of the evaluations during training; empty where there
+        are none.
+        """
         table = self.folder / "evaluations.csv"
         rows = read_table(table) if table.is_file() else []
-        return np.array([float(row["timesteps"]) for row in rows]), np.array([float(row["return"]) for row in rows])
+        return np.array([float(row["timesteps"]) for row in rows]), np.array(
+            [float(row["return"]) for row in rows]
+        )
 
 
 def read_results(out: Path) -> list[Row]:
@@ -73,15 +77,19 @@ def random_return(rows: Sequence[Row], env: str) -> float | None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table with a line for each environment, number of demonstrations and method: mean over seeds, range, and score.
+    """A table with a line for each environment, number of demonstrations and method: mean over
+    seeds, range, and score.
 
-    The mean of all evaluations shows how soon a method was good, that of the last ten how good it became.
+    The mean of all evaluations shows how soon a method was good, that of the last ten how good it
+    became.
     """
     lines = [
         "| environment | n | method | seeds | last 10 (least .. largest) | all | best | score |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for env, n, method in dict.fromkeys((row.env, row.n, row.method) for row in sorted(rows, key=lambda row: (row.env, row.n))):
+    for env, n, method in dict.fromkeys(
+        (row.env, row.n, row.method) for row in sorted(rows, key=lambda row: (row.env, row.n))
+    ):
         cell = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
         last, best = (np.array([getattr(row, name) for row in cell]) for name in ("last10", "best"))
         random = random_return(rows, env)
@@ -95,51 +103,73 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def score_cells(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int], Floats]]:
-    """Normalised scores [S] of each method in each of its cells (environment, demonstrations); empty if one has no random run."""
+    """Normalised scores [S] of each method in each of its cells (environment, demonstrations);
+    empty if one has no random run.
+    """
     found: dict[str, dict[tuple[str, int], Floats]] = {}
     for env, n, method in dict.fromkeys((row.env, row.n, row.method) for row in rows if row.n):
         random = random_return(rows, env)
         if random is None:
             return {}
         cell = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
-        found.setdefault(method, {})[env, n] = np.array([normalised(row.last10, random, row.expert) for row in cell])
+        found.setdefault(method, {})[env, n] = np.array(
+            [normalised(row.last10, random, row.expert) for row in cell]
+        )
     return found
 
 
 def comparison(rows: Sequence[Row], best: str = "gail_interp") -> str:
-    """A table with a line for each method: interquartile mean of the normalised scores, and how probably `best` is better.
+    """A table with a line for each method: interquartile mean of the normalised scores, and how
+    probably `best` is better.
 
-    Both as Agarwal et al. (2021) define them, over the cells that two methods share, with 95 % bands; empty without random runs.
+    Both as Agarwal et al. (2021) define them, over the cells that two methods share, with 95 %
+    bands; empty without random runs.
     """
     cells = score_cells(rows)
-    lines = [f"| method | cells | score | `{best}` is better with probability |", "| --- | --- | --- | --- |"]
+    lines = [
+        f"| method | cells | score | `{best}` is better with probability |",
+        "| --- | --- | --- | --- |",
+    ]
     for method, scores in cells.items():
         low, high = stratified_bootstrap(list(scores.values()), interquartile_mean)
         middle = interquartile_mean(np.concatenate(list(scores.values())))
-        shared = [(cells[best][cell], scores[cell]) for cell in scores if cell in cells.get(best, {})]
+        shared = [
+            (cells[best][cell], scores[cell]) for cell in scores if cell in cells.get(best, {})
+        ]
         better = "-"
         if shared and method != best:
             chance, least, most = probability_of_improvement(shared)
             better = f"{chance:.2f} ({least:.2f} .. {most:.2f})"
-        lines.append(f"| `{method}` | {len(scores)} | {middle:.2f} ({low:.2f} .. {high:.2f}) | {better} |")
+        lines.append(
+            f"| `{method}` | {len(scores)} | {middle:.2f} ({low:.2f} .. {high:.2f}) | {better} |"
+        )
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
 def by_cell(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail") -> str:
-    """A table with a line for each cell and a column for each method: last 10 (least .. largest), and `best` minus `other`.
+    """A table with a line for each cell and a column for each method: last 10 (least .. largest),
+    and `best` minus `other`.
 
-    The 95 % band of the difference redraws seeds within each of the two.  Empty where only `random` was run.
+    The 95 % band of the difference redraws seeds within each of the two.  Empty where only `random`
+    was run.
     """
     methods = list(dict.fromkeys(row.method for row in rows if row.n))
     titles = ["environment", "n", *(f"`{method}`" for method in methods), f"`{best}` - `{other}`"]
     lines = [titles, ["---"] * len(titles)]
-    for env, n in dict.fromkeys((row.env, row.n) for row in sorted(rows, key=lambda row: (row.env, row.n)) if row.n):
+    for env, n in dict.fromkeys(
+        (row.env, row.n) for row in sorted(rows, key=lambda row: (row.env, row.n)) if row.n
+    ):
         last = {
-            method: np.array([row.last10 for row in rows if (row.env, row.n, row.method) == (env, n, method)])
+            method: np.array(
+                [row.last10 for row in rows if (row.env, row.n, row.method) == (env, n, method)]
+            )
             for method in (*methods, best, other)
         }
         cells = [
-            f"{mean(found):.0f} ({found.min():.0f} .. {found.max():.0f})" if len(found := last[name]) else "" for name in methods
+            f"{mean(found):.0f} ({found.min():.0f} .. {found.max():.0f})"
+            if len(found := last[name])
+            else ""
+            for name in methods
         ]
         apart = ""
         if len(last[best]) and len(last[other]):
@@ -150,7 +180,9 @@ def by_cell(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail")
 
 
 def difference(ours: Floats, theirs: Floats) -> tuple[float, float, float]:
-    """Mean of `ours` [S] minus that of `theirs` [S'], and its band, low and high; seeds are redrawn within each."""
+    """Mean of `ours` [S] minus that of `theirs` [S'], and its band, low and high; seeds are redrawn
+    within each.
+    """
 
     def apart(scores: Floats) -> float:
         return mean(scores[: len(ours)]) - mean(scores[len(ours) :])
@@ -158,8 +190,11 @@ def difference(ours: Floats, theirs: Floats) -> tuple[float, float, float]:
     return apart(np.concatenate([ours, theirs])), *stratified_bootstrap([ours, theirs], apart)
 
 
-def probability_of_improvement(pairs: Sequence[tuple[Floats, Floats]], seed: int = 0) -> tuple[float, float, float]:
-    """P(x > y) + P(x = y) / 2 for a run of each of two methods in a cell, mean over the cells [x, y]; and its band, low and high.
+def probability_of_improvement(
+    pairs: Sequence[tuple[Floats, Floats]], seed: int = 0
+) -> tuple[float, float, float]:
+    """P(x > y) + P(x = y) / 2 for a run of each of two methods in a cell, mean over the cells [x,
+    y]; and its band, low and high.
 
     Seeds are redrawn within each cell and method (Agarwal et al., 2021, section 4.3).
     """
@@ -178,14 +213,20 @@ def probability_of_improvement(pairs: Sequence[tuple[Floats, Floats]], seed: int
     return float(np.mean([wins(x, y) for x, y in pairs])), float(low), float(high)
 
 
-def stratified_bootstrap(cells: Sequence[Floats], statistic: Callable[[Floats], float], seed: int = 0) -> tuple[float, float]:
-    """A confidence band of `statistic` of all scores, [low, high]: seeds are redrawn within each cell, never across them.
+def stratified_bootstrap(
+    cells: Sequence[Floats], statistic: Callable[[Floats], float], seed: int = 0
+) -> tuple[float, float]:
+    """A confidence band of `statistic` of all scores, [low, high]: seeds are redrawn within each
+    cell, never across them.
 
-    `cells`: the scores [S] of each of C cells, whose numbers of seeds may differ (Agarwal et al., 2021, section 4.1). With three
-    seeds such a band is narrow rather than wide: it knows no value outside those seen.
+    `cells`: the scores [S] of each of C cells, whose numbers of seeds may differ (Agarwal et al.,
+    2021, section 4.1). With three seeds such a band is narrow rather than wide: it knows no value
+    outside those seen.
     """
     rng = np.random.default_rng(seed)
-    draws = np.concatenate([cell[rng.integers(len(cell), size=(RESAMPLES, len(cell)))] for cell in cells], axis=1)
+    draws = np.concatenate(
+        [cell[rng.integers(len(cell), size=(RESAMPLES, len(cell)))] for cell in cells], axis=1
+    )
     found = np.array([statistic(draw) for draw in draws])
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -39,61 +39,107 @@ class Run:
         self.iteration = 0
         self.seconds = 0.0  # of training, over all its parts
         self.evaluator = Evaluator(settings.env, settings.eval_episodes, settings.seed)
-        self.act = act_of(self.model.policy, self.model.normaliser.normalize_obs, box_of(self.evaluator.envs[0]))  # type: ignore[arg-type]
+        box = box_of(self.evaluator.envs[0])
+        normalise: Any = self.model.normaliser.normalize_obs
+        self.act = act_of(self.model.policy, normalise, box)
         self.limit = Simulator(self.evaluator.envs[0]).limit._max_episode_steps
         self.best = -np.inf
 
     def begin(self, resume: bool) -> None:
-        """Start afresh, or with `resume` from the checkpoint.  Raises ValueError if the folder holds a run of other settings."""
+        """Start afresh, or with `resume` from the checkpoint.  Raises ValueError if the folder
+        holds a run of other settings.
+        """
         config, checkpoint = self.folder / "config.json", self.folder / "checkpoint.pt"
         if config.exists():
             if not resume:
-                raise ValueError(f"--out {self.folder}: it holds a run; continue it with --resume, or name another folder")
+                raise ValueError(
+                    f"--out {self.folder}: it holds a run; continue it with --resume, or name another folder"
+                )
             other = differences(self.settings, config)
             if other:
                 raise ValueError(
                     f"--out {self.folder}: that run had other settings ({'; '.join(other)}); type its, or name another folder"
                 )
         elif checkpoint.exists():
-            raise ValueError(f"--out {self.folder}: it holds a checkpoint without its config.json; name another folder")
+            raise ValueError(
+                f"--out {self.folder}: it holds a checkpoint without its config.json; name another folder"
+            )
         write_json(config, asdict(self.settings), "--out")
         if checkpoint.exists():
             kept = checkpoints.load(checkpoint)
             try:
                 exact = state.restore(self.model, kept)
-                self.iteration, self.seconds, self.best = int(kept["iteration"]), float(kept["seconds"]), float(kept["best"])
-            except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-                raise ValueError(f"{checkpoint} is not of this run: {reason_of(error)}; start anew in another folder") from None
+                self.iteration, self.seconds, self.best = (
+                    int(kept["iteration"]),
+                    float(kept["seconds"]),
+                    float(kept["best"]),
+                )
+            except (
+                RuntimeError,
+                KeyError,
+                TypeError,
+                AttributeError,
+                ValueError,
+                IndexError,
+            ) as error:
+                raise ValueError(
+                    f"{checkpoint} is not of this run: {reason_of(error)}; start anew in another folder"
+                ) from None
             self.check_tables()
             if not exact:
-                why = "does not repeat itself here (another processor, or random numbers of its own)"
-                print(f"gail: {self.settings.env} {why}: half-done episodes begin anew", file=sys.stderr)
+                why = (
+                    "does not repeat itself here (another processor, or random numbers of its own)"
+                )
+                print(
+                    f"gail: {self.settings.env} {why}: half-done episodes begin anew",
+                    file=sys.stderr,
+                )
             return
         for table in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
             if table.exists() and read_table(table):
-                raise ValueError(f"{checkpoint} is gone, but {table} has rows; bring it back, or start anew in another folder")
+                raise ValueError(
+                    f"{checkpoint} is gone, but {table} has rows; bring it back, or start anew in another folder"
+                )
         if self.settings.row.clone:
             assert self.demos is not None
             pretrain(self.model, self.settings, self.demos)
         self.save()  # before the first row: where there are rows, there was a checkpoint
 
     def check_tables(self) -> None:
-        """Raises ValueError where rows before the checkpoint are gone: the results are made of them."""
-        for name, wanted in (("progress", self.iteration), ("evaluations", self.iteration // self.settings.eval_every)):
+        """Raises ValueError where rows before the checkpoint are gone: the results are made of
+        them.
+        """
+        for name, wanted in (
+            ("progress", self.iteration),
+            ("evaluations", self.iteration // self.settings.eval_every),
+        ):
             table = self.folder / f"{name}.csv"
-            found = [row for row in read_table(table) if int(row["iteration"]) <= self.iteration] if table.exists() else []
+            found = (
+                [row for row in read_table(table) if int(row["iteration"]) <= self.iteration]
+                if table.exists()
+                else []
+            )
             if len(found) < wanted:
-                raise ValueError(f"{table} has {len(found)} of the {wanted} rows before its checkpoint; start anew")
+                raise ValueError(
+                    f"{table} has {len(found)} of the {wanted} rows before its checkpoint; start anew"
+                )
 
     def save(self) -> None:
         """Write the complete state."""
         progress = {"iteration": self.iteration, "seconds": self.seconds, "best": float(self.best)}
-        checkpoints.save(state.capture(self.model) | progress | {"env_id": self.settings.env}, self.folder / "checkpoint.pt")
+        checkpoints.save(
+            state.capture(self.model) | progress | {"env_id": self.settings.env},
+            self.folder / "checkpoint.pt",
+        )
 
     def save_policy(self, name: str) -> None:
         """Write the policy and its normaliser: all that acting needs."""
         norm = state.moments(self.model.normaliser.obs_rms)
-        content = {"policy": self.model.policy.state_dict(), "observation_norm": norm, "env_id": self.settings.env}
+        content = {
+            "policy": self.model.policy.state_dict(),
+            "observation_norm": norm,
+            "env_id": self.settings.env,
+        }
         checkpoints.save(content, self.folder / name)
 
     def iterate(self, logs: Logs) -> None:
@@ -129,7 +175,9 @@ class Run:
             self.evaluate(logs)
 
     def warn(self, logs: Logs) -> None:
-        """Warn about survival bias: rewards of one sign, where the policy decides how long it earns them."""
+        """Warn about survival bias: rewards of one sign, where the policy decides how long it earns
+        them.
+        """
         ends = [episode["l"] for episode in self.model.ep_info_buffer or ()]
         if self.settings.discriminator.reward != "airl" and any(end < self.limit for end in ends):
             logs.say(
@@ -152,8 +200,10 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the last policy by the fixed protocol; write and return the results."""
-        final = Evaluator(self.settings.env, EPISODES, self.settings.seed + 1)  # seeds that chose nothing
-        # The untrained policy is measured with sampled actions; its mean action is close to standing still.
+        # Seeds that chose nothing
+        final = Evaluator(self.settings.env, EPISODES, self.settings.seed + 1)
+        # The untrained policy is measured with sampled actions; its mean action is close to
+        # standing still.
         returns, lengths = final(self.act, deterministic=self.settings.method != "random")
         during = [float(row["return"]) for row in read_table(self.folder / "evaluations.csv")]
         result = {
@@ -171,12 +221,16 @@ def read_record(file: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     """Read a JSON object with these keys.  Raises ValueError naming the file."""
     found = read_json(file)
     if not isinstance(found, dict) or not found.keys() >= set(keys):
-        raise ValueError(f"{file} is damaged: it has no {', '.join(keys) or 'settings'}; remove it, or name another folder")
+        raise ValueError(
+            f"{file} is damaged: it has no {', '.join(keys) or 'settings'}; remove it, or name another folder"
+        )
     return found
 
 
 def differences(settings: RunSettings, config: Path) -> list[str]:
-    """The flags that differ from those of the run in a folder.  Raises ValueError naming a damaged file."""
+    """The flags that differ from those of the run in a folder.  Raises ValueError naming a damaged
+    file.
+    """
     return settings.differences(read_record(config))
 
 
@@ -184,10 +238,14 @@ def train(
     settings: RunSettings, folder: Path, resume: bool = False, save_every: int = 10, reach: float | None = None,
     subproc: bool = False, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train to the end, or until an evaluation returns `reach`; return the content of result.json.  A finished run is kept."""
+    """Train to the end, or until an evaluation returns `reach`; return the content of result.json.
+    A finished run is kept.
+    """
     done = folder / "result.json"
     if resume and done.exists() and not differences(settings, folder / "config.json"):
-        return read_record(done, ("return", "return_std", "episodes", "return_last10", "return_best"))
+        return read_record(
+            done, ("return", "return_std", "episodes", "return_last10", "return_best")
+        )
     run = Run(settings, folder, subproc)
     with lock(folder, "--out"):
         run.begin(resume)

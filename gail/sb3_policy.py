@@ -1,8 +1,9 @@
 """Policies that stable-baselines3 saved, read without executing what their files hold.
 
-SB3's archive has the weights as tensors, and all else as JSON in which whatever is no JSON is a pickle.  Of those a policy needs
-two, its class and its arguments, and its VecNormalize is a third.  Unpickling runs code only through the classes and functions
-that a pickle names: here each name stands for an empty class, and only names that are known are then looked up.
+SB3's archive has the weights as tensors, and all else as JSON in which whatever is no JSON is a
+pickle.  Of those a policy needs two, its class and its arguments, and its VecNormalize is a third.
+Unpickling runs code only through the classes and functions that a pickle names: here each name
+stands for an empty class, and only names that are known are then looked up.
 """
 
 import base64
@@ -58,7 +59,9 @@ class Inert(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "numpy":
             if name in ARRAY_MAKERS:
-                module = "numpy._core.numeric" if name == "_frombuffer" else "numpy._core.multiarray"
+                module = (
+                    "numpy._core.numeric" if name == "_frombuffer" else "numpy._core.multiarray"
+                )
                 return super().find_class(module, name)
             if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
                 return getattr(np, name)
@@ -81,8 +84,8 @@ def unpickled(content: bytes) -> Any:
 def sb3_policy(path: Path, algorithm: str, normaliser: Path | None, env_id: str) -> Act:
     """Read a model that SB3 saved, with its VecNormalize if it has one.
 
-    Raises ValueError that names the flag: for an unknown or another algorithm, for files that are none of these or do not fit
-    the environment, and for a policy of other classes than SB3's.
+    Raises ValueError that names the flag: for an unknown or another algorithm, for files that are
+    none of these or do not fit the environment, and for a policy of other classes than SB3's.
     """
     kinds = {name: kind for name, kind in vars(stable_baselines3).items() if trains_vectors(kind)}
     if algorithm not in kinds:
@@ -110,7 +113,9 @@ def trains_vectors(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseAlgorithm) and kind.__name__ != "DQN"
 
 
-def read_policy(path: Path, algorithm: str, kinds: Mapping[str, Any], env: gym.Env[Any, Any]) -> BasePolicy:
+def read_policy(
+    path: Path, algorithm: str, kinds: Mapping[str, Any], env: gym.Env[Any, Any]
+) -> BasePolicy:
     """Raises ValueError with what is wrong."""
     if not path.is_file():
         raise ValueError("there is no such file")
@@ -121,7 +126,9 @@ def read_policy(path: Path, algorithm: str, kinds: Mapping[str, Any], env: gym.E
         with zipfile.ZipFile(path) as archive:
             missing = {"data", "policy.pth"} - set(archive.namelist())
             if missing:
-                raise ValueError(f"it has no {' and no '.join(sorted(missing))}, which a model of stable-baselines3 has")
+                raise ValueError(
+                    f"it has no {' and no '.join(sorted(missing))}, which a model of stable-baselines3 has"
+                )
             data = json.loads(archive.read("data"))
             weights = torch.load(io.BytesIO(archive.read("policy.pth")), "cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises anything
@@ -141,7 +148,9 @@ def read_policy(path: Path, algorithm: str, kinds: Mapping[str, Any], env: gym.E
         if arguments.get("use_sde"):
             policy.reset_noise()
     except Exception as error:  # arguments and weights are the file's
-        raise ValueError(f"it does not fit --env {env.spec.id if env.spec else env}: {reason_of(error)}") from None
+        raise ValueError(
+            f"it does not fit --env {env.spec.id if env.spec else env}: {reason_of(error)}"
+        ) from None
     broken = [name for name, value in weights.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"it is of a run that diverged: {broken[0]} is not finite")
@@ -150,24 +159,32 @@ def read_policy(path: Path, algorithm: str, kinds: Mapping[str, Any], env: gym.E
 
 
 def algorithms_of(data: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
-    """The algorithms of which a model with these attributes may be.  Raises ValueError for a policy that none of them has."""
+    """The algorithms of which a model with these attributes may be.  Raises ValueError for a policy
+    that none of them has.
+    """
     kind = decoded(data, "policy_class")
     name = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)}"
     policies = {key: one.policy_aliases["MlpPolicy"] for key, one in kinds.items()}
     found = [key for key, one in policies.items() if f"{one.__module__}.{one.__qualname__}" == name]
     if not found:
-        raise ValueError(f"its policy is a {name}, and only MlpPolicy can be read without executing code; see --expert")
+        raise ValueError(
+            f"its policy is a {name}, and only MlpPolicy can be read without executing code; see --expert"
+        )
     if policies[found[0]] is ActorCriticPolicy:  # of the two, PPO alone clips
         return ["PPO" if "clip_range" in data else "A2C"]
     return found
 
 
 def policy_arguments(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the policy that shape its network.  Raises ValueError for one that would have to be executed."""
+    """The arguments of the policy that shape its network.  Raises ValueError for one that would
+    have to be executed.
+    """
     kept = decoded(data, "policy_kwargs")
     if not isinstance(kept, dict):
         raise ValueError("its policy_kwargs are no dictionary")
-    shaping = {name: value for name, value in kept.items() if not name.startswith(("optimizer", "device"))}
+    shaping = {
+        name: value for name, value in kept.items() if not name.startswith(("optimizer", "device"))
+    }
     arguments = {name: known(name, value) for name, value in shaping.items()}
     nets = arguments.get("net_arch")
     if isinstance(nets, list) and nets and isinstance(nets[0], dict):  # of SB3 before 1.8
@@ -176,7 +193,9 @@ def policy_arguments(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def known(name: str, value: Any) -> Any:
-    """Numbers, texts, lists and dictionaries of them, and the classes of torch and SB3 that MlpPolicy is made of."""
+    """Numbers, texts, lists and dictionaries of them, and the classes of torch and SB3 that
+    MlpPolicy is made of.
+    """
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, list | tuple):
@@ -189,7 +208,9 @@ def known(name: str, value: Any) -> Any:
         if value.__name__ == FlattenExtractor.__name__:
             return FlattenExtractor
     what = value.__qualname__ if isinstance(value, type) else type(value).__qualname__
-    raise ValueError(f"its policy_kwargs have {name}={what}, which could run code; see --expert for plain arrays")
+    raise ValueError(
+        f"its policy_kwargs have {name}={what}, which could run code; see --expert for plain arrays"
+    )
 
 
 def decoded(data: Mapping[str, Any], name: str) -> Any:
@@ -204,7 +225,9 @@ def decoded(data: Mapping[str, Any], name: str) -> Any:
 
 
 def read_normaliser(path: Path | None, env: gym.Env[Any, Any]) -> Any:
-    """Return VecNormalize's function of observations, the identity without a file.  Raises ValueError that names the file."""
+    """Return VecNormalize's function of observations, the identity without a file.  Raises
+    ValueError that names the file.
+    """
     if path is None:
         return lambda observations: observations
     try:
@@ -220,10 +243,19 @@ def read_normaliser(path: Path | None, env: gym.Env[Any, Any]) -> Any:
         mean, variance = (np.asarray(moments.get(key), dtype=float) for key in ("mean", "var"))
         epsilon, most = float(state["epsilon"]), float(state["clip_obs"])
         if mean.shape != env.observation_space.shape or variance.shape != mean.shape:
-            raise ValueError(f"it is of observations {mean.shape}, and --env has {env.observation_space.shape}")
-        if not (np.isfinite(mean).all() and (variance >= 0).all() and np.isfinite(variance).all() and epsilon > 0):
+            raise ValueError(
+                f"it is of observations {mean.shape}, and --env has {env.observation_space.shape}"
+            )
+        if not (
+            np.isfinite(mean).all()
+            and (variance >= 0).all()
+            and np.isfinite(variance).all()
+            and epsilon > 0
+        ):
             raise ValueError("its mean and variance are not finite")
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(f"--sb3-normaliser {path}: {reason_of(error)}") from None
     deviation = np.sqrt(variance + epsilon)
-    return lambda observations: np.clip((observations - mean) / deviation, -most, most).astype(np.float32)
+    return lambda observations: np.clip((observations - mean) / deviation, -most, most).astype(
+        np.float32
+    )

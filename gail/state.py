@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def capture(model: GailPPO) -> dict[str, Any]:
-    """Return everything that the next iteration depends on.  λ_data is not stored: it is a function of num_timesteps."""
+    """Return everything that the next iteration depends on.  λ_data is not stored: it is a function
+    of num_timesteps.
+    """
     kept = {
         "policy": model.policy.state_dict(),
         "policy_optimizer": model.policy.optimizer.state_dict(),
@@ -29,9 +31,16 @@ def capture(model: GailPPO) -> dict[str, Any]:
         "last_observations": model._last_obs,
         "last_episode_starts": model._last_episode_starts,
         "raw_observations": model.recorder.now,
-        "episodes": [{name: episode[name] for name in "rl"} for episode in model.ep_info_buffer or ()],  # without wall time
+        # Without wall time
+        "episodes": [
+            {name: episode[name] for name in "rl"} for episode in model.ep_info_buffer or ()
+        ],
         "environments": model.recorder.env_method("capture_state"),
-        "numbers": {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()},
+        "numbers": {
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "torch": torch.get_rng_state(),
+        },
     }
     discriminator = model.imitation.discriminator
     if discriminator is not None:
@@ -44,7 +53,8 @@ def capture(model: GailPPO) -> dict[str, Any]:
 def restore(model: GailPPO, kept: Mapping[str, Any]) -> bool:
     """Restore what `capture` returned into a model that was built with the same settings.
 
-    Return False where the half-done episodes could not be led to where they were: then all environments begin new ones.
+    Return False where the half-done episodes could not be led to where they were: then all
+    environments begin new ones.
     """
     model.policy.load_state_dict(kept["policy"])
     model.policy.optimizer.load_state_dict(kept["policy_optimizer"])
@@ -53,7 +63,8 @@ def restore(model: GailPPO, kept: Mapping[str, Any]) -> bool:
     model.reward_scale.returns = array(kept["reward_returns"])
     model.num_timesteps, model._n_updates = kept["num_timesteps"], kept["n_updates"]
     model.ep_info_buffer = deque(kept["episodes"], maxlen=model._stats_window_size)
-    model.ep_success_buffer = deque(maxlen=model._stats_window_size)  # no MuJoCo task reports success; SB3 wants it there
+    # No MuJoCo task reports success; SB3 wants it there
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
     discriminator = model.imitation.discriminator
     if discriminator is not None:
         discriminator.load_state_dict(kept["discriminator"])
@@ -81,7 +92,10 @@ def restore(model: GailPPO, kept: Mapping[str, Any]) -> bool:
 
 def with_arrays(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state of an environment with arrays again in place of tensors."""
-    return {name: array(value) if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    return {
+        name: array(value) if isinstance(value, torch.Tensor) else value
+        for name, value in state.items()
+    }
 
 
 def moments(rms: Any) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     OUT/ENV/METHOD/nN/seedS/    one run, see run.py        OUT/results.csv    a row per finished run
 
-Runs are processes of `python -m gail train --resume`, here or under Slurm: interrupted ones continue, finished ones stay.
+Runs are processes of `python -m gail train --resume`, here or under Slurm: interrupted ones
+continue, finished ones stay.
 """
 
 import csv
@@ -29,7 +30,8 @@ COLUMNS = (
     "env", "method", "n", "seed", "return", "return_std", "return_last10", "return_best", "length", "episodes", "iterations",
     "timesteps", "seconds", "expert_return",
 )  # fmt: skip
-THREADS = {"OMP_NUM_THREADS": "1"}  # networks of 128 gain nothing from more, and side by side they lose
+# Networks of 128 gain nothing from more, and side by side they lose
+THREADS = {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,27 @@ class Cell:
 
     def command(self, out: Path, demos: Path, flags: Sequence[str]) -> list[str]:
         """Return the command line that trains it."""
-        words = [sys.executable, "-m", "gail", "train", "--env", self.env, "--method", self.method, "--seed", str(self.seed)]
+        words = [
+            sys.executable,
+            "-m",
+            "gail",
+            "train",
+            "--env",
+            self.env,
+            "--method",
+            self.method,
+            "--seed",
+            str(self.seed),
+        ]
         if self.n:
             words += ["--demos", str(demos), "--n", str(self.n)]
         return [*words, "--out", str(self.folder(out)), "--resume", "--quiet", *flags]
 
 
 def cells(args: Namespace) -> list[Cell]:
-    """List the runs seed by seed, so that one seed of everything finishes first; methods without demonstrations once."""
+    """List the runs seed by seed, so that one seed of everything finishes first; methods without
+    demonstrations once.
+    """
     found = [
         Cell(env, method, n if METHODS[method].needs_demos else 0, seed)
         for seed in args.seed
@@ -74,13 +89,34 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     parser.epilog = f"{method_list()}\n\n{parser.epilog}"
     parser.add_argument("--env", nargs="+", required=True, metavar="ID")
     parser.add_argument(
-        "--method", nargs="+", required=True, choices=[name for name in METHODS if name != "expert"], metavar="METHOD"
+        "--method",
+        nargs="+",
+        required=True,
+        choices=[name for name in METHODS if name != "expert"],
+        metavar="METHOD",
     )
-    parser.add_argument("--n", nargs="+", type=int, default=[1], metavar="N", help="numbers of demonstrations, default 1")
-    parser.add_argument("--seed", nargs="+", type=int, default=[1, 2, 3], metavar="S", help="default 1 2 3")
-    parser.add_argument("--demos", required=True, metavar="FOLDER", help="with a file ENV.npz for each environment")
+    parser.add_argument(
+        "--n",
+        nargs="+",
+        type=int,
+        default=[1],
+        metavar="N",
+        help="numbers of demonstrations, default 1",
+    )
+    parser.add_argument(
+        "--seed", nargs="+", type=int, default=[1, 2, 3], metavar="S", help="default 1 2 3"
+    )
+    parser.add_argument(
+        "--demos", required=True, metavar="FOLDER", help="with a file ENV.npz for each environment"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes, default: one a core")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes, default: one a core",
+    )
     slurm = "submit to Slurm instead of running here, with submitit's parameters: slurm_partition=cpu,timeout_min=600"
     parser.add_argument("--slurm", metavar="PARAMETERS", help=slurm)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
@@ -89,23 +125,38 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     flags = training_flags(argv, parser)
     wanted = cells(args)
-    for flag, values in (("--n", args.n), ("--workers", [args.workers]), ("--save-every", [args.save_every])):
+    for flag, values in (
+        ("--n", args.n),
+        ("--workers", [args.workers]),
+        ("--save-every", [args.save_every]),
+    ):
         if min(values) < 1:
             raise ValueError(f"{flag} must be at least 1, and is {min(values)}")
-    for flag, chosen in (("--env", args.env), ("--method", args.method), ("--n", args.n), ("--seed", args.seed)):
+    for flag, chosen in (
+        ("--env", args.env),
+        ("--method", args.method),
+        ("--n", args.n),
+        ("--seed", args.seed),
+    ):
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"{flag} {' '.join(map(str, chosen))} names one twice")
     for env_id in args.env:
         check_env(env_id)
     for cell in wanted:  # a wrong flag or a missing file ends the sweep before it begins
-        settings_from(args, cell.env, cell.method, str(demos_of(args, cell.env)), cell.n or None, cell.seed)
+        settings_from(
+            args, cell.env, cell.method, str(demos_of(args, cell.env)), cell.n or None, cell.seed
+        )
         if cell.n and cell.n > len(read_manifest(demos_of(args, cell.env))["lengths"]):
             raise ValueError(f"--n {cell.n}: {demos_of(args, cell.env)} has fewer demonstrations")
     commands = {cell: cell.command(args.out, demos_of(args, cell.env), flags) for cell in wanted}
     if args.dry_run:
         print("\n".join(shlex.join(command) for command in commands.values()))
         return
-    waiting = {cell: command for cell, command in commands.items() if not (cell.folder(args.out) / "result.json").exists()}
+    waiting = {
+        cell: command
+        for cell, command in commands.items()
+        if not (cell.folder(args.out) / "result.json").exists()
+    }
     if args.slurm:
         submit(list(waiting.values()), args)
         return
@@ -113,16 +164,30 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
         failed = run_all(args, wanted, waiting)
     print(f"{args.out / 'results.csv'}: {len(wanted) - len(failed)} of {len(wanted)} runs")
     if failed:
-        raise ValueError(f"failed: {', '.join(str(cell.folder(args.out) / 'log') for cell in failed)}")
+        raise ValueError(
+            f"failed: {', '.join(str(cell.folder(args.out) / 'log') for cell in failed)}"
+        )
 
 
-def run_all(args: Namespace, wanted: Sequence[Cell], waiting: Mapping[Cell, Sequence[str]]) -> list[Cell]:
+def run_all(
+    args: Namespace, wanted: Sequence[Cell], waiting: Mapping[Cell, Sequence[str]]
+) -> list[Cell]:
     """Train what waits, write the table after each run, and return the cells that failed."""
     failed: list[Cell] = []
     started: list[subprocess.Popen[bytes]] = []
     with ThreadPoolExecutor(args.workers) as pool:
-        running = {pool.submit(execute, cell.folder(args.out), command, started): cell for cell, command in waiting.items()}
-        bar = tqdm(as_completed(running), "sweep", len(wanted), initial=len(wanted) - len(waiting), unit="run", disable=None)
+        running = {
+            pool.submit(execute, cell.folder(args.out), command, started): cell
+            for cell, command in waiting.items()
+        }
+        bar = tqdm(
+            as_completed(running),
+            "sweep",
+            len(wanted),
+            initial=len(wanted) - len(waiting),
+            unit="run",
+            disable=None,
+        )
         try:
             for ended in bar:
                 if ended.result():
@@ -149,7 +214,9 @@ def training_flags(argv: Sequence[str], parser: ArgumentParser) -> list[str]:
 
 
 def execute(folder: Path, command: Sequence[str], started: list[subprocess.Popen[bytes]]) -> int:
-    """Train one run, with its output in its folder; return the exit code.  The process is added to `started`."""
+    """Train one run, with its output in its folder; return the exit code.  The process is added to
+    `started`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log").open("ab") as sink:
         process = subprocess.Popen(
@@ -169,8 +236,13 @@ def submit(commands: Sequence[Sequence[str]], args: Namespace) -> None:
     defaults = {"cpus_per_task": 1, "slurm_array_parallelism": args.workers, "name": "gail"}
     executor = slurm_executor(args.slurm, args.out / "slurm", defaults)
     with executor.batch():
-        jobs = [executor.submit(subprocess.run, list(command), check=True, env=THREADS | os.environ) for command in commands]
-    print(f"{len(jobs)} jobs submitted; afterwards the same command without --slurm writes {args.out / 'results.csv'}")
+        jobs = [
+            executor.submit(subprocess.run, list(command), check=True, env=THREADS | os.environ)
+            for command in commands
+        ]
+    print(
+        f"{len(jobs)} jobs submitted; afterwards the same command without --slurm writes {args.out / 'results.csv'}"
+    )
 
 
 def finished(out: Path) -> Iterator[Path]:
@@ -180,7 +252,10 @@ def finished(out: Path) -> Iterator[Path]:
 
 def write_table(args: Namespace) -> None:
     """Write the table atomically, a row per finished run."""
-    with atomic_write(args.out / "results.csv") as part, part.open("w", newline="", encoding="utf-8") as sink:
+    with (
+        atomic_write(args.out / "results.csv") as part,
+        part.open("w", newline="", encoding="utf-8") as sink,
+    ):
         writer = csv.DictWriter(sink, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for folder in finished(args.out):
@@ -188,4 +263,8 @@ def write_table(args: Namespace) -> None:
             env = "/".join(names)  # an id may have a namespace
             returns = read_manifest(demos_of(args, env))["returns"]
             cell = {"env": env, "method": method, "n": int(n[1:]), "seed": int(seed[4:])}
-            writer.writerow(read_json(folder / "result.json") | cell | {"expert_return": sum(returns) / len(returns)})
+            writer.writerow(
+                read_json(folder / "result.json")
+                | cell
+                | {"expert_return": sum(returns) / len(returns)}
+            )

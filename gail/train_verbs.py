@@ -21,10 +21,16 @@ EXPERTS = {
 
 
 def add_run(parser: ArgumentParser) -> None:
-    parser.add_argument("--env", required=True, metavar="ID", help="any MuJoCo environment of gymnasium")
+    parser.add_argument(
+        "--env", required=True, metavar="ID", help="any MuJoCo environment of gymnasium"
+    )
     parser.add_argument("--seed", type=int, default=1, help="default %(default)s")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the run goes")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the run goes"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in --out, if there is one"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -32,7 +38,9 @@ def start(args: Namespace, settings: RunSettings, reach: float | None = None) ->
     """Train, and print the result."""
     if args.save_every < 1:
         raise ValueError(f"--save-every must be at least 1, and is {args.save_every}")
-    result = run.train(settings, args.out, args.resume, args.save_every, reach, args.subproc, args.quiet)
+    result = run.train(
+        settings, args.out, args.resume, args.save_every, reach, args.subproc, args.quiet
+    )
     print(
         f"{settings.env} {settings.method}: return {result['return']:.1f} +- {result['return_std']:.1f} over "
         f"{result['episodes']} episodes (last {result['return_last10']:.1f}, best {result['return_best']:.1f}); {args.out}"
@@ -42,10 +50,14 @@ def start(args: Namespace, settings: RunSettings, reach: float | None = None) ->
 def expert(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: PPO on the true reward; best.pt is the best policy by evaluation."""
     add_run(parser)
-    parser.add_argument("--reach", type=float, metavar="RETURN", help="stop when an evaluation returns this")
+    parser.add_argument(
+        "--reach", type=float, metavar="RETURN", help="stop when an evaluation returns this"
+    )
     add_training(parser, iterations=500, gamma=EXPERT_GAMMA)
     args = parser.parse_args(argv)
-    ppo = parse_record(PPOSettings, PPOSettings(gamma=EXPERT_GAMMA), EXPERTS.get(args.env, ""), "--ppo")
+    ppo = parse_record(
+        PPOSettings, PPOSettings(gamma=EXPERT_GAMMA), EXPERTS.get(args.env, ""), "--ppo"
+    )
     start(args, settings_from(args, args.env, "expert", None, None, args.seed, ppo), args.reach)
 
 
@@ -53,9 +65,16 @@ def train(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb: any method of the table."""
     parser.epilog = f"{method_list()}\n\n{parser.epilog}"
     add_run(parser)
-    parser.add_argument("--method", required=True, choices=[name for name in METHODS if name != "expert"], metavar="METHOD")
+    parser.add_argument(
+        "--method",
+        required=True,
+        choices=[name for name in METHODS if name != "expert"],
+        metavar="METHOD",
+    )
     parser.add_argument("--demos", metavar="FILE", help="demonstrations, as `record` writes them")
-    parser.add_argument("--n", type=int, metavar="N", help="use the first N trajectories; default: all")
+    parser.add_argument(
+        "--n", type=int, metavar="N", help="use the first N trajectories; default: all"
+    )
     add_training(parser)
     add_imitation(parser)
     args = parser.parse_args(argv)

@@ -1,8 +1,9 @@
 """A tiny translation task, and the fairseq command line as the tests call it.
 
-Most of the time of a short `fairseq-train` is importing fairseq. So there are two ways to run a command, with the same arguments
-and the same `main`: the console script itself, for what has to be seen once from the outside, and a process forked from a server
-in which fairseq, but nothing of this project, is imported already.
+Most of the time of a short `fairseq-train` is importing fairseq. So there are two ways to run a
+command, with the same arguments and the same `main`: the console script itself, for what has to be
+seen once from the outside, and a process forked from a server in which fairseq, but nothing of this
+project, is imported already.
 """
 
 import contextlib
@@ -32,12 +33,27 @@ import torch
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = {f"fairseq-{tool}": f"fairseq_cli.{tool}" for tool in ("train", "preprocess", "generate", "validate", "interactive")}
+MODULES = {
+    f"fairseq-{tool}": f"fairseq_cli.{tool}"
+    for tool in ("train", "preprocess", "generate", "validate", "interactive")
+}
 LIMIT = 800  # seconds for one command; a tiny run takes ten, and many times that beside other load
 WORDS = 30
 SPLITS = {"train": 300, "valid": 40, "test": 40}
-# The longest sentence has 12 words, so that 150 tokens are some 12 sentences, and an epoch some 20 updates.
-TINY = ["--arch", "transformer_tiny", "--optimizer", "adam", "--lr", "2e-3", "--max-tokens", "150", "--num-workers", "0"]
+# The longest sentence has 12 words, so that 150 tokens are some 12 sentences, and an epoch some 20
+# updates.
+TINY = [
+    "--arch",
+    "transformer_tiny",
+    "--optimizer",
+    "adam",
+    "--lr",
+    "2e-3",
+    "--max-tokens",
+    "150",
+    "--num-workers",
+    "0",
+]
 QUIET = ["--no-progress-bar", "--log-format", "json", "--log-interval", "1"]
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -66,7 +82,11 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        return (self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode) is not None
+        return (
+            self.process.poll()
+            if isinstance(self.process, subprocess.Popen)
+            else self.process.exitcode
+        ) is not None
 
     def kill(self) -> None:
         """SIGKILL: nothing is written, no handler runs."""
@@ -81,7 +101,11 @@ class Job:
         if not self.ended:
             self.kill()
             raise TimeoutError(f"no end after {LIMIT} s:\n{self.output.read_text()[-3000:]}")
-        code = self.process.returncode if isinstance(self.process, subprocess.Popen) else self.process.exitcode
+        code = (
+            self.process.returncode
+            if isinstance(self.process, subprocess.Popen)
+            else self.process.exitcode
+        )
         assert code is not None
         return Done(code, self.output.read_text())
 
@@ -99,7 +123,9 @@ class Job:
             time.sleep(0.01)
 
 
-def forked(module: str, arguments: list[str], output: str, env: Mapping[str, str], stdin: str | None) -> None:
+def forked(
+    module: str, arguments: list[str], output: str, env: Mapping[str, str], stdin: str | None
+) -> None:
     """In a process of the server: what the console script does after its imports."""
     sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(sink, 1)
@@ -155,17 +181,30 @@ class Fairseq:
         command = [str(executable(tool)), *words]
         with output.open("wb") as sink, open(stdin or os.devnull, "rb") as source:
             return Job(
-                subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stdin=source, stdout=sink, stderr=subprocess.STDOUT),
+                subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=os.environ | env,
+                    stdin=source,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                ),
                 output,
             )
 
-    def train(self, data: Path, save_dir: Path, arguments: str | list[Any], cpu: bool = True, **how: Any) -> Job:
-        """`fairseq-train` with tiny settings; what `arguments` says again wins.  The log: save_dir/log."""
+    def train(
+        self, data: Path, save_dir: Path, arguments: str | list[Any], cpu: bool = True, **how: Any
+    ) -> Job:
+        """`fairseq-train` with tiny settings; what `arguments` says again wins.  The log:
+        save_dir/log.
+        """
         words = arguments.split() if isinstance(arguments, str) else arguments
         save_dir.mkdir(parents=True, exist_ok=True)
         base = [data, "--user-dir", "fairseq_erpo", *TINY, *QUIET, *["--cpu"] * cpu, "--seed", 7]
         return self.start(
-            "fairseq-train", [*base, "--save-dir", save_dir, "--log-file", save_dir / "log", *words], **({"console": False} | how)
+            "fairseq-train",
+            [*base, "--save-dir", save_dir, "--log-file", save_dir / "log", *words],
+            **({"console": False} | how),
         )
 
 
@@ -181,19 +220,29 @@ def records(log: Path) -> list[dict[str, float]]:
     """The lines of `--log-format json --log-file`, as numbers."""
     found = []
     for line in log.read_text().splitlines() if log.exists() else ():
-        if line.startswith('{"epoch"') and line.endswith("}"):  # complete, while the command is still writing
-            found.append({key: float(value) for key, value in json.loads(line).items() if value is not None})
+        # Complete, while the command is still writing
+        if line.startswith('{"epoch"') and line.endswith("}"):
+            found.append(
+                {key: float(value) for key, value in json.loads(line).items() if value is not None}
+            )
     return found
 
 
 def by_update(log: Path) -> dict[int, dict[str, float]]:
     """What was logged after each update; after a restart, the later record counts."""
-    return {int(record["num_updates"]): record for record in records(log) if "num_updates" in record and "loss" in record}
+    return {
+        int(record["num_updates"]): record
+        for record in records(log)
+        if "num_updates" in record and "loss" in record
+    }
 
 
 def lambdas(log: Path) -> dict[int, tuple[float, float, float]]:
     """λ = (model, reward, data) by update."""
-    return {n: (r["lambda_model"], r["lambda_reward"], r["lambda_data"]) for n, r in by_update(log).items()}
+    return {
+        n: (r["lambda_model"], r["lambda_reward"], r["lambda_data"])
+        for n, r in by_update(log).items()
+    }
 
 
 def load(checkpoint: Path) -> dict[str, Any]:
@@ -206,7 +255,9 @@ def load(checkpoint: Path) -> dict[str, Any]:
 def assert_equal_bits(a: Any, b: Any, where: str = "") -> None:
     """Nested dictionaries and lists with tensors, equal to the last bit."""
     if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), f"{where}: differs by {(a - b).abs().max()}"
+        assert a.dtype == b.dtype and torch.equal(a, b), (
+            f"{where}: differs by {(a - b).abs().max()}"
+        )
     elif isinstance(a, Mapping):
         assert a.keys() == b.keys(), where
         for key in a:
@@ -243,7 +294,9 @@ def configuration(data: Path, arguments: str) -> Any:
     import fairseq_erpo.tasks  # noqa: F401 - what --user-dir does in a process of its own
 
     words = [str(data), *TINY, "--cpu", *arguments.split()]
-    return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words))
+    return convert_namespace_to_omegaconf(
+        options.parse_args_and_arch(options.get_training_parser(), words)
+    )
 
 
 def build(data: Path, arguments: str) -> Built:
@@ -265,7 +318,9 @@ def write_corpus(folder: Path, splits: Mapping[str, int] = SPLITS, seed: int = 1
     for split, size in splits.items():
         source = [rng.choices(words, k=rng.randint(3, 12)) for _ in range(size)]
         (folder / f"{split}.de").write_text("".join(" ".join(line) + "\n" for line in source))
-        (folder / f"{split}.en").write_text("".join(" ".join(reversed(line)).upper() + "\n" for line in source))
+        (folder / f"{split}.en").write_text(
+            "".join(" ".join(reversed(line)).upper() + "\n" for line in source)
+        )
     return folder
 
 
@@ -280,12 +335,16 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory, fairseq: Fairseq) -> Pat
     text = write_corpus(tmp_path_factory.mktemp("tiny") / "text")
     data = text.parent / "data"
     prefixes = [word for split in SPLITS for word in (f"--{split}pref", text / split)]
-    fairseq.start("fairseq-preprocess", ["-s", "de", "-t", "en", *prefixes, "--destdir", data, "--workers", 1]).succeed()
+    fairseq.start(
+        "fairseq-preprocess", ["-s", "de", "-t", "en", *prefixes, "--destdir", data, "--workers", 1]
+    ).succeed()
     return data
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, fairseq: Fairseq, tiny_data: Path) -> Path:
+def tiny_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, fairseq: Fairseq, tiny_data: Path
+) -> Path:
     """What `fairseq-train --criterion erpo_mle` writes after a few epochs."""
     folder = tmp_path_factory.mktemp("checkpoint")
     flags = "--criterion erpo_mle --max-epoch 5 --no-epoch-checkpoints --lr 5e-3"
@@ -295,7 +354,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, fairseq: Fairseq, 
 
 @pytest.fixture
 def train(fairseq: Fairseq, tiny_data: Path) -> Callable[..., Done]:
-    """`train(save_dir, "--criterion ...")` on the tiny corpus; fails unless fairseq-train ends well."""
+    """`train(save_dir, "--criterion ...")` on the tiny corpus; fails unless fairseq-train ends
+    well.
+    """
 
     def run(save_dir: Path, arguments: str | list[Any], **how: Any) -> Done:
         return fairseq.train(tiny_data, save_dir, arguments, **how).succeed()

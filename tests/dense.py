@@ -1,4 +1,5 @@
-"""The paper's distributions over the whole vocabulary, a line each: what the sparse code is compared with.
+"""The paper's distributions over the whole vocabulary, a line each: what the sparse code is
+compared with.
 
 N sentences, T steps, R reference positions, V words.
 """
@@ -15,14 +16,17 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 
 def log_q(log_p: Tensor, delta_r: Tensor, alpha: float, beta: float) -> Tensor:
-    """Eq. 2 and 4: log q ∝ (α log p_θ + R) / (α + β), normalised over V.  [N, V], [N, V] -> [N, V]"""
+    """Eq. 2 and 4: log q ∝ (α log p_θ + R) / (α + β), normalised over V.  [N, V], [N, V] -> [N, V]
+    """
     # Words of zero probability have log p = -inf, and 0 · -inf would be nan.
     energy = delta_r if alpha == 0 else alpha * log_p + delta_r
     return (energy / (alpha + beta)).log_softmax(-1)
 
 
 def mixture_q(mixture: Mixture, model: Tensor, reward: Tensor, y_t: Tensor) -> Tensor:
-    """Algorithm 1: q = λ_model p_θ^c + λ_reward exp{c ΔR}/Z + λ_data [w = y*_t].  [N, V], [N, V], [N] -> [N, V]"""
+    """Algorithm 1: q = λ_model p_θ^c + λ_reward exp{c ΔR}/Z + λ_data [w = y*_t].  [N, V], [N, V],
+    [N] -> [N, V]
+    """
     q = mixture.model * model + mixture.reward * reward
     return q.scatter_add(1, y_t[:, None], torch.full_like(q[:, :1], mixture.data))
 
@@ -37,8 +41,12 @@ def dense_gains(gains: Gains, reference: Reference, vocabulary: Vocabulary) -> T
     return full
 
 
-def gains_along(reward: Reward[Any], reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> Gains:
-    """Eq. 3 of every prefix; the last prefix repeats behind the end.  -> hit [N, T, R], miss [N, T], eos [N, T]"""
+def gains_along(
+    reward: Reward[Any], reference: Reference, tokens: Tensor, vocabulary: Vocabulary
+) -> Gains:
+    """Eq. 3 of every prefix; the last prefix repeats behind the end.  -> hit [N, T, R], miss [N,
+    T], eos [N, T]
+    """
     state = reward.start(reference)
     live = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
     steps = []

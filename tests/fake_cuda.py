@@ -1,7 +1,8 @@
-"""Tensors on a CUDA device that does not exist: shapes, types and devices are real, numbers are not.
+"""Tensors on a CUDA device that does not exist: shapes, types and devices are real, numbers are
+not.
 
-A tensor on the wrong device, `.item()` and `bool(tensor)` raise. On a PyTorch built without CUDA, indexing and `~` look for
-the driver; here they are spelt out in the operators they stand for.
+A tensor on the wrong device, `.item()` and `bool(tensor)` raise. On a PyTorch built without CUDA,
+indexing and `~` look for the driver; here they are spelt out in the operators they stand for.
 """
 
 from collections.abc import Iterator
@@ -19,17 +20,32 @@ aten = torch.ops.aten
 
 
 class _SpeltOutIndexing(TorchFunctionMode):
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if function is Tensor.__getitem__:
             return _view(*args)
         if function is Tensor.__setitem__:
             target, index, value = args
-            rows = next((part for part in index if isinstance(part, (list, Tensor))), None) if isinstance(index, tuple) else None
+            rows = (
+                next((part for part in index if isinstance(part, (list, Tensor))), None)
+                if isinstance(index, tuple)
+                else None
+            )
             if rows is None:
                 target = _view(target, index)
-                return aten.copy_(target, value) if isinstance(value, Tensor) else aten.fill_(target, value)
-            where = [torch.tensor(part, device=target.device) if isinstance(part, list) else None for part in index]
-            return aten.index_put_(target, where, torch.full((), value, device=target.device, dtype=target.dtype))
+                return (
+                    aten.copy_(target, value)
+                    if isinstance(value, Tensor)
+                    else aten.fill_(target, value)
+                )
+            where = [
+                torch.tensor(part, device=target.device) if isinstance(part, list) else None
+                for part in index
+            ]
+            return aten.index_put_(
+                target, where, torch.full((), value, device=target.device, dtype=target.dtype)
+            )
         if function is Tensor.__invert__:
             return aten.bitwise_not(*args)
         return function(*args, **(kwargs or {}))
@@ -59,7 +75,9 @@ def _view(tensor: Tensor, index: Any) -> Tensor:
 
 
 class StaysOnCuda(TorchDispatchMode):
-    """Fails on any operation whose result lies elsewhere, numbers that PyTorch wraps excepted: fake tensors allow `.cpu()`."""
+    """Fails on any operation whose result lies elsewhere, numbers that PyTorch wraps excepted: fake
+    tensors allow `.cpu()`.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -1,4 +1,6 @@
-"""Small worlds for the tests of gail: a pendulum that a linear policy balances, and runs of a few hundred steps on it."""
+"""Small worlds for the tests of gail: a pendulum that a linear policy balances, and runs of a few
+hundred steps on it.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,18 @@ from gail.run import Run
 from gail.settings import PPOSettings, RunSettings
 
 PENDULUM = "InvertedPendulum-v5"
-# Cut after 7 steps, where the pendulum has fallen in some episodes and not in others: both ends of an episode in a short rollout.
+# Cut after 7 steps, where the pendulum has fallen in some episodes and not in others: both ends of
+# an episode in a short rollout.
 SHORT = "ShortPendulum-v0"
-gym.register(SHORT, "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulumEnv", max_episode_steps=7)
+gym.register(
+    SHORT, "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulumEnv", max_episode_steps=7
+)
 
 
 class Breaks(InvertedPendulumEnv):
-    """Returns a reward or an observation that is no number from its 40th step on, or as the last of such an episode."""
+    """Returns a reward or an observation that is no number from its 40th step on, or as the last of
+    such an episode.
+    """
 
     def __init__(self, what: str, **settings: Any) -> None:
         self.steps, self.of_episode, self.what = 0, 0, what
@@ -40,7 +47,9 @@ class Breaks(InvertedPendulumEnv):
         self.of_episode += 1
         if self.steps >= 40:
             last = self.of_episode == 7
-            observation = observation * (np.nan if self.what == "observation" or (self.what == "last" and last) else 1)
+            observation = observation * (
+                np.nan if self.what == "observation" or (self.what == "last" and last) else 1
+            )
             reward = np.nan if self.what == "reward" else reward
         return observation, reward, False, truncated, info
 
@@ -67,8 +76,12 @@ def noise(size: int, high: float) -> Act:
     return act
 
 
-def demonstrations(env_id: str = PENDULUM, trajectories: int = 2, act: Act = balance, stochastic: bool = False) -> Demonstrations:
-    return from_episodes(env_id, list(record_episodes(env_id, act, trajectories, seed=3, stochastic=stochastic)))
+def demonstrations(
+    env_id: str = PENDULUM, trajectories: int = 2, act: Act = balance, stochastic: bool = False
+) -> Demonstrations:
+    return from_episodes(
+        env_id, list(record_episodes(env_id, act, trajectories, seed=3, stochastic=stochastic))
+    )
 
 
 def settings(method: str, **changes: object) -> RunSettings:
@@ -80,7 +93,9 @@ def settings(method: str, **changes: object) -> RunSettings:
     return RunSettings(**({"method": method} | small | changes))  # type: ignore[arg-type]
 
 
-def trained(run: RunSettings, demos: Demonstrations | None, iterations: int = 2, subproc: bool = False) -> GailPPO:
+def trained(
+    run: RunSettings, demos: Demonstrations | None, iterations: int = 2, subproc: bool = False
+) -> GailPPO:
     model = build(run, demos, subproc)
     model.learn(iterations * run.steps, log_interval=None)  # type: ignore[arg-type]
     return model

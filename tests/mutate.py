@@ -1,12 +1,14 @@
-"""Does a test notice?  Break the mathematics in one place after another, and run the tests that cover that file.
+"""Does a test notice?  Break the mathematics in one place after another, and run the tests that
+cover that file.
 
     python tests/mutate.py                                   87 places over all files, the same each time
     python tests/mutate.py --file fairseq_erpo/algorithm/risk.py --number 0    every place of one file
     python tests/mutate.py --list                            what would be tried
 
-A mutation turns a comparison round, exchanges + and -, min and max, `and` and `or`, alters a number, drops a `not`, an argument
-or a call of a chain.  Each is made in a copy of the tree.  It is killed if a test fails or the time is over, and survives if all
-pass: then a test is missing, or the mutation is equivalent and goes into EQUIVALENT with its reason.  Exit code 1 below 95 %.
+A mutation turns a comparison round, exchanges + and -, min and max, `and` and `or`, alters a
+number, drops a `not`, an argument or a call of a chain.  Each is made in a copy of the tree.  It is
+killed if a test fails or the time is over, and survives if all pass: then a test is missing, or the
+mutation is equivalent and goes into EQUIVALENT with its reason.  Exit code 1 below 95 %.
 """
 
 import argparse
@@ -31,7 +33,15 @@ MOST = 600  # seconds of the tests of one file, where nothing is mutated
 PATIENCE = 4  # a mutation may take so many times as long, and half a minute more
 LEAST = 0.95  # of the mutations that are not equivalent
 # Imported once: they take longer than most tests.
-LIBRARIES = ("torch", "scipy.stats", "hypothesis", "sacrebleu", "rouge_score.rouge_scorer", "fairseq.tasks", "stable_baselines3")
+LIBRARIES = (
+    "torch",
+    "scipy.stats",
+    "hypothesis",
+    "sacrebleu",
+    "rouge_score.rouge_scorer",
+    "fairseq.tasks",
+    "stable_baselines3",
+)
 
 ROWS = ("test_family.py",)
 SAMPLER = ("test_sampler.py", *ROWS)
@@ -49,6 +59,7 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "fairseq_erpo/algorithm/beside_data.py": ROWS,
     "fairseq_erpo/algorithm/draw.py": ROWS,
     "fairseq_erpo/algorithm/estep.py": ("test_sampler.py", "test_mstep.py", *ROWS),
+    "fairseq_erpo/algorithm/graphs.py": ("test_criterions.py", "-k", "filled"),
     "fairseq_erpo/algorithm/layouts.py": SAMPLER,
     "fairseq_erpo/algorithm/mstep.py": ("test_mstep.py", *ROWS),
     "fairseq_erpo/algorithm/neighbours.py": ("test_noising.py",),
@@ -107,18 +118,14 @@ EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
         ): "a way without a fall ends where it starts; the other 1.0 of the line has its test",
     },
     "gail/demo_prefix.py": {
-        (
-            "rng = np.random.default_rng(0)",
-            "0",
-            "1",
-        ): "which steps are taken again; any will do",
+        ("rng = np.random.default_rng(0)", "0", "1"): "which steps are taken again; any will do"
     },
     "fairseq_erpo/mixture.py": {
         (
             "if abs(total - 1) > SUM_TOLERANCE:",
             "abs(total - 1) > SUM_TOLERANCE",
             "(abs(total - 1) >= SUM_TOLERANCE)",
-        ): "no sum of floats near 1 lies exactly there",
+        ): "no sum of floats near 1 lies exactly there"
     },
     "fairseq_erpo/scores.py": {
         (
@@ -137,28 +144,28 @@ EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
             "longer = (lcs[..., :-1] + 1) * here[:, None]",
             "1",
             "2",
-        ): "twice the length everywhere: lengths are compared only",
+        ): "twice the length everywhere: lengths are compared only"
     },
     "fairseq_erpo/algorithm/uniforms.py": {
         (
             "return word - (1 << 64) if word >> 63 else word",
             "word - (1 << 64) if word >> 63 else word",
             "(word)",
-        ): "this torch takes 64 bits as they are, others refuse them",
+        ): "this torch takes 64 bits as they are, others refuse them"
     },
     "fairseq_erpo/algorithm/neighbours.py": {
         (
             "start = _integer(u.select(1, 1), (r - n).clamp(min=1))",
             "(r - n).clamp(min=1)",
             "r - n",
-        ): "it is 0 for one token, which is never replaced",
+        ): "it is 0 for one token, which is never replaced"
     },
     "fairseq_erpo/algorithm/layouts.py": {
         (
             "z = z.masked_fill(u < mixture.data + mixture.reward, int(Expert.REWARD)) if mixture.reward else z",
             "z.masked_fill(u < mixture.data + mixture ... e.reward else z",
             "(z.masked_fill(u < mixture.data + mixtur ... xpert.REWARD)))",
-        ): "without a share it marks what becomes data anyway",
+        ): "without a share it marks what becomes data anyway"
     },
 }
 
@@ -213,7 +220,17 @@ OPERATORS: Mapping[type[ast.operator], type[ast.operator]] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-PAIRS = ("min max", "amin amax", "argmin argmax", "minimum maximum", "any all", "eq ne", "lt ge", "le gt", "floor ceil")
+PAIRS = (
+    "min max",
+    "amin amax",
+    "argmin argmax",
+    "minimum maximum",
+    "any all",
+    "eq ne",
+    "lt ge",
+    "le gt",
+    "floor ceil",
+)
 NAMES = {one: other for pair in map(str.split, PAIRS) for one, other in (pair, pair[::-1])}
 # Numbers of dimensions: another one is a wrong shape, which any test notices.
 DIMENSIONS = (
@@ -223,9 +240,23 @@ DIMENSIONS = (
     "repeat_interleave", "expand", "scatter", "scatter_add", "scatter_reduce", "cat", "stack",
     "index_copy", "index_fill_", "scatter_add_", "dim", "transpose", "view",
 )  # fmt: skip
-UNTOUCHED = ("device", "dtype", "strict", "key", "file", "flush")  # arguments that are no mathematics either
+# Arguments that are no mathematics either
+UNTOUCHED = ("device", "dtype", "strict", "key", "file", "flush")
 # Calls that a chain can do without: x.clamp(min=1) -> x.
-LINKS = ("clamp", "sqrt", "square", "exp", "expm1", "abs", "round", "masked_fill", "flip", "cumsum", "softmax", "log_softmax")
+LINKS = (
+    "clamp",
+    "sqrt",
+    "square",
+    "exp",
+    "expm1",
+    "abs",
+    "round",
+    "masked_fill",
+    "flip",
+    "cumsum",
+    "softmax",
+    "log_softmax",
+)
 
 
 def mutations(file: str, source: bytes) -> list[Mutation]:
@@ -248,11 +279,18 @@ def _changes(tree: ast.AST) -> Iterator[tuple[ast.expr, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.expr) and id(node) not in passive:
             for changed in _of(node):
-                yield node, f"({changed})" if isinstance(node, ast.BinOp | ast.BoolOp | ast.Compare | ast.IfExp) else changed
+                yield (
+                    node,
+                    f"({changed})"
+                    if isinstance(node, ast.BinOp | ast.BoolOp | ast.Compare | ast.IfExp)
+                    else changed,
+                )
 
 
 def _passive(node: ast.AST) -> Iterator[ast.AST]:
-    """Annotations, decorators, the words of errors, and numbers of dimensions and items: they are no mathematics."""
+    """Annotations, decorators, the words of errors, and numbers of dimensions and items: they are
+    no mathematics.
+    """
     parts: list[ast.AST | None] = []
     if isinstance(node, ast.arg | ast.AnnAssign):
         parts = [node.annotation]
@@ -262,17 +300,28 @@ def _passive(node: ast.AST) -> Iterator[ast.AST]:
         names = any("Enum" in ast.unparse(base) for base in node.bases)  # whose numbers are labels
         parts = [*node.decorator_list, *(node.body if names else [])]
     elif isinstance(node, ast.UnaryOp):
-        parts = [node.operand] if isinstance(node.operand, ast.Constant) else []  # -1 becomes 1 as a whole
+        # -1 becomes 1 as a whole
+        parts = [node.operand] if isinstance(node.operand, ast.Constant) else []
     elif isinstance(node, ast.Subscript):
         parts = [node.slice] if isinstance(node.slice, ast.Constant) else []
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DIMENSIONS:
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in DIMENSIONS
+    ):
         parts = [part for part in node.args if isinstance(part, ast.Constant)]
     elif isinstance(node, ast.keyword):
         parts = [node.value] if node.arg in UNTOUCHED else []
     elif isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
         parts = [node]
-    elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call | ast.Subscript | ast.Name):
-        aliases = [target.id[:1].isupper() and not target.id.isupper() for target in node.targets if isinstance(target, ast.Name)]
+    elif isinstance(node, ast.Assign) and isinstance(
+        node.value, ast.Call | ast.Subscript | ast.Name
+    ):
+        aliases = [
+            target.id[:1].isupper() and not target.id.isupper()
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        ]
         parts = [node.value] if any(aliases) else []
     for part in filter(None, parts):
         yield from ast.walk(part)
@@ -304,16 +353,21 @@ def _of_call(node: ast.Call) -> Iterator[str]:
     function = node.func
     if isinstance(function, ast.Attribute):
         if function.attr in NAMES:
-            yield _unparsed(node, func=ast.Attribute(function.value, NAMES[function.attr], ast.Load()))
+            yield _unparsed(
+                node, func=ast.Attribute(function.value, NAMES[function.attr], ast.Load())
+            )
         if function.attr in LINKS:
             yield ast.unparse(function.value if not _is_module(function.value) else node.args[0])
     elif isinstance(function, ast.Name) and function.id in NAMES:
         yield _unparsed(node, func=ast.Name(NAMES[function.id], ast.Load()))
-    record = getattr(function, "attr", getattr(function, "id", ""))[:1].isupper()  # which wants all of its fields
+    # Which wants all of its fields
+    record = getattr(function, "attr", getattr(function, "id", ""))[:1].isupper()
     needed = record or getattr(function, "attr", "") in LINKS
     for keyword in node.keywords * (not needed):
         if keyword.arg not in (None, *UNTOUCHED):
-            yield _unparsed(node, keywords=[other for other in node.keywords if other is not keyword])
+            yield _unparsed(
+                node, keywords=[other for other in node.keywords if other is not keyword]
+            )
 
 
 def _unparsed(node: ast.expr, **changed: object) -> str:
@@ -322,7 +376,10 @@ def _unparsed(node: ast.expr, **changed: object) -> str:
 
 
 def _is_text(node: ast.BinOp) -> bool:
-    return any(isinstance(part, ast.JoinedStr) or isinstance(getattr(part, "value", None), str) for part in ast.walk(node))
+    return any(
+        isinstance(part, ast.JoinedStr) or isinstance(getattr(part, "value", None), str)
+        for part in ast.walk(node)
+    )
 
 
 def _is_module(node: ast.expr) -> bool:
@@ -359,7 +416,9 @@ def chosen(files: list[str], number: int, seed: int) -> list[Mutation]:
 
 
 def run(tree: Path, arguments: Sequence[str]) -> int:
-    """The quick tests in this copy, in a process of their own that has the libraries already.  -> its id"""
+    """The quick tests in this copy, in a process of their own that has the libraries already.  ->
+    its id
+    """
     log = tree.with_suffix(".log").open("w")
     pid = os.fork()
     if pid:
@@ -371,7 +430,10 @@ def run(tree: Path, arguments: Sequence[str]) -> int:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         os.chdir(tree)
-        sys.path[:] = [str(tree), *(entry for entry in sys.path if not entry.startswith(str(ROOT)) or ".venv" in entry)]
+        sys.path[:] = [
+            str(tree),
+            *(entry for entry in sys.path if not entry.startswith(str(ROOT)) or ".venv" in entry),
+        ]
         os.environ["PYTHONPATH"] = str(tree)
         tests = [f"tests/{word}" if word.endswith(".py") else word for word in arguments]
         ended = int(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]))
@@ -392,7 +454,9 @@ class Job(NamedTuple):
     began: float
 
 
-def start(tree: Path, arguments: tuple[str, ...], mutation: Mutation | None, limit: float) -> tuple[int, Job]:
+def start(
+    tree: Path, arguments: tuple[str, ...], mutation: Mutation | None, limit: float
+) -> tuple[int, Job]:
     """Mutate the copy, and test it."""
     whole, now = b"", time.monotonic()
     if mutation is not None:
@@ -402,11 +466,14 @@ def start(tree: Path, arguments: tuple[str, ...], mutation: Mutation | None, lim
     return run(tree, arguments), Job(tree, arguments, mutation, whole, now + limit, now)
 
 
-Task = tuple[tuple[str, ...], Mutation | None, float]  # pytest's arguments, what is mutated, and seconds that it may take
+# Pytest's arguments, what is mutated, and seconds that it may take
+Task = tuple[tuple[str, ...], Mutation | None, float]
 
 
 def results(todo: Sequence[Task], trees: list[Path]) -> Iterator[tuple[Job, str, float]]:
-    """Run them all, as many at a time as there are copies; -> each with how it ended, and after how many seconds."""
+    """Run them all, as many at a time as there are copies; -> each with how it ended, and after how
+    many seconds.
+    """
     waiting, running = list(todo), {}
     while waiting or running:
         while waiting and trees:
@@ -426,22 +493,43 @@ def results(todo: Sequence[Task], trees: list[Path]) -> Iterator[tuple[Job, str,
         if job.mutation is not None:
             (job.tree / job.mutation.file).write_bytes(job.whole)
         trees.append(job.tree)
-        yield job, "time over" if pid == late else ("a test fails" if status else "all pass"), time.monotonic() - job.began
+        yield (
+            job,
+            "time over" if pid == late else ("a test fails" if status else "all pass"),
+            time.monotonic() - job.began,
+        )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--number", type=int, default=87, metavar="N", help="mutations, evenly over files; 0: all (default: 87)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--number",
+        type=int,
+        default=87,
+        metavar="N",
+        help="mutations, evenly over files; 0: all (default: 87)",
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="which ones (default: 1)")
-    parser.add_argument("--file", action="append", choices=COVERED, metavar="FILE", help="of this file only; may be repeated")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="at the same time (default: 2)")
+    parser.add_argument(
+        "--file",
+        action="append",
+        choices=COVERED,
+        metavar="FILE",
+        help="of this file only; may be repeated",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="at the same time (default: 2)"
+    )
     parser.add_argument("--list", action="store_true", help="show them and run nothing")
     args = parser.parse_args()
     todo = chosen(args.file or list(COVERED), args.number, args.seed)
     if args.list:
         print(*sorted(todo), sep="\n")
         return 0
-    sys.dont_write_bytecode = True  # which Python knows by its second: two mutations may come within one
+    # Which Python knows by its second: two mutations may come within one
+    sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -450,21 +538,32 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copies = [Path(folder) / f"copy{number}" for number in range(args.jobs)]
         trees = [shutil.copytree(ROOT, copy, ignore=ignored) for copy in copies]
-        whole = dict.fromkeys(name for mutation in todo for name in COVERED[mutation.file] if name.endswith(".py"))
+        whole = dict.fromkeys(
+            name for mutation in todo for name in COVERED[mutation.file] if name.endswith(".py")
+        )
         took = {}
         for job, result, seconds in results([((name,), None, MOST) for name in whole], trees):
             took[job.arguments[0]] = seconds
             if result != "all pass":
                 print(job.tree.with_suffix(".log").read_text()[-3000:])
-                raise SystemExit(f"mutate: without a mutation, of {' '.join(job.arguments)}: {result}")
-        limits = {file: 30 + PATIENCE * sum(took.get(name, 0) for name in names) for file, names in COVERED.items()}
+                raise SystemExit(
+                    f"mutate: without a mutation, of {' '.join(job.arguments)}: {result}"
+                )
+        limits = {
+            file: 30 + PATIENCE * sum(took.get(name, 0) for name in names)
+            for file, names in COVERED.items()
+        }
         tasks = [(COVERED[mutation.file], mutation, limits[mutation.file]) for mutation in todo]
         for job, result, seconds in results(tasks, trees):
             survivors += [job.mutation] if result == "all pass" else []
             word = "SURVIVES" if result == "all pass" else "killed"
             print(f"{word:8} {seconds:4.0f} s  {job.mutation}  ({result})", flush=True)
     share = 1 - len(survivors) / max(len(todo), 1)
-    print(f"\n{len(todo) - len(survivors)} of {len(todo)} killed, {100 * share:.1f} %", *survivors, sep="\n  ")
+    print(
+        f"\n{len(todo) - len(survivors)} of {len(todo)} killed, {100 * share:.1f} %",
+        *survivors,
+        sep="\n  ",
+    )
     return int(share < LEAST)
 
 

@@ -1,6 +1,8 @@
-"""Slow, obvious twins of the rewards: plain Python on tuples of ids, and the public scorers where there are any.
+"""Slow, obvious twins of the rewards: plain Python on tuples of ids, and the public scorers where
+there are any.
 
-In a reference, ids that must not match (UNK, ids never drawn, EOS inside) are written as UNMATCHABLE, which no hypothesis holds.
+In a reference, ids that must not match (UNK, ids never drawn, EOS inside) are written as
+UNMATCHABLE, which no hypothesis holds.
 """
 
 import functools
@@ -62,7 +64,9 @@ def rouge_l(y: Words, y_star: Words) -> float:
     table = [[0] * (len(y_star) + 1) for _ in range(len(y) + 1)]
     for t, w in enumerate(y):
         for j, v in enumerate(y_star):
-            table[t + 1][j + 1] = table[t][j] + 1 if w == v else max(table[t][j + 1], table[t + 1][j])
+            table[t + 1][j + 1] = (
+                table[t][j] + 1 if w == v else max(table[t][j + 1], table[t + 1][j])
+            )
     lcs = table[-1][-1]
     return 2 * lcs / (len(y) + len(y_star)) if lcs else 0.0
 
@@ -77,21 +81,31 @@ def distances(y: Words, y_star: Words) -> list[int]:
     table = [list(range(len(y_star) + 1))] + [[t + 1] + [0] * len(y_star) for t in range(len(y))]
     for t, w in enumerate(y):
         for j, v in enumerate(y_star):
-            table[t + 1][j + 1] = min(table[t][j + 1] + 1, table[t + 1][j] + 1, table[t][j] + (w != v))
+            table[t + 1][j + 1] = min(
+                table[t][j + 1] + 1, table[t + 1][j] + 1, table[t][j] + (w != v)
+            )
     return table[-1]
 
 
 def corpus_share(matches: Sequence[float], ngrams: Sequence[float]) -> float:
-    """The first-order change of corpus BLEU at `UNHEARD`, which stands at the brevity penalty's step: half of its slope."""
+    """The first-order change of corpus BLEU at `UNHEARD`, which stands at the brevity penalty's
+    step: half of its slope.
+    """
     s = UNHEARD
     terms = zip(matches, s.matches, ngrams, s.ngrams, strict=True)
     brevity = 0.5 * s.wanted / s.length * ngrams[0] / s.length
-    return s.bleu * s.sentences * (sum(m / of_m - t / of_t for m, of_m, t, of_t in terms) / 4 + brevity)
+    return (
+        s.bleu
+        * s.sentences
+        * (sum(m / of_m - t / of_t for m, of_m, t, of_t in terms) / 4 + brevity)
+    )
 
 
 def corpus_bleu(y: Words, y_star: Words) -> float:
     orders = range(1, 5)
-    return corpus_share([clipped(y, y_star, n) for n in orders], [max(len(y) - n + 1, 0) for n in orders])
+    return corpus_share(
+        [clipped(y, y_star, n) for n in orders], [max(len(y) - n + 1, 0) for n in orders]
+    )
 
 
 class Oracle(NamedTuple):
@@ -112,7 +126,9 @@ ORACLES = {
     "rouge2": Oracle(functools.partial(rouge_n, n=2), functools.partial(rouge_n, n=2)),
     "rougeL": Oracle(rouge_l, rouge_l),
     "rouge": Oracle(rouge, rouge),
-    "edit": Oracle(lambda y, y_star: -min(distances(y, y_star)), lambda y, y_star: -distances(y, y_star)[-1]),
+    "edit": Oracle(
+        lambda y, y_star: -min(distances(y, y_star)), lambda y, y_star: -distances(y, y_star)[-1]
+    ),
 }
 
 
@@ -128,15 +144,19 @@ def sacrebleu_share(y: Words, y_star: Words) -> float:
 
 def sacrebleu_counts(y: Words, y_star: Words) -> float:
     """Add-one BLEU-4 from the clipped counts, totals and brevity penalty of sacrebleu."""
-    stats = BLEU(smooth_method="none", tokenize="none", effective_order=True).sentence_score(text(y), [text(y_star)])
+    stats = BLEU(smooth_method="none", tokenize="none", effective_order=True).sentence_score(
+        text(y), [text(y_star)]
+    )
     product = math.prod((m + 1) / (p + 1) for m, p in zip(stats.counts, stats.totals, strict=True))
     return float(stats.bp * product**0.25)
 
 
 def sacrebleu_score(y: Words, y_star: Words) -> float:
-    """sacrebleu's own add-k score, which adds nothing to unigrams: exchange that factor.  Needs one matching unigram.
+    """sacrebleu's own add-k score, which adds nothing to unigrams: exchange that factor.  Needs one
+    matching unigram.
 
-    Without effective_order orders that the sentence is too short for enter as (0 + 1)/(0 + 1), which is our convention too.
+    Without effective_order orders that the sentence is too short for enter as (0 + 1)/(0 + 1),
+    which is our convention too.
     """
     metric = BLEU(smooth_method="add-k", smooth_value=1, tokenize="none", effective_order=False)
     stats = metric.sentence_score(text(y), [text(y_star)])
@@ -158,7 +178,9 @@ def rouge_score(y: Words, y_star: Words) -> dict[str, float]:
 
 
 def adversarial_pair(rng: random.Random) -> tuple[Words, Words]:
-    """A reference without EOS (ids) and a hypothesis without EOS: short, repetitive, nearly right or far too long."""
+    """A reference without EOS (ids) and a hypothesis without EOS: short, repetitive, nearly right
+    or far too long.
+    """
     alphabet = [*WORDS[: rng.choice([1, 2, 3, 3, 4, 8])], *rng.choice([[], [], [UNK]])]
     y_star = tuple(rng.choices(alphabet, k=rng.choice([1, 1, 2, 3, 4, 5, 6, 7, 8])))
     if rng.random() < 0.1:
@@ -168,7 +190,12 @@ def adversarial_pair(rng: random.Random) -> tuple[Words, Words]:
     else:
         # Nearly right, perhaps said again: substitutions, deletions and insertions.
         edits: list[Callable[[int], list[int]]] = [lambda w: [w]] * 8
-        edits += [lambda w: [], lambda w: [rng.choice(alphabet)], lambda w: [w, rng.choice(alphabet)], lambda w: [UNK]]
+        edits += [
+            lambda w: [],
+            lambda w: [rng.choice(alphabet)],
+            lambda w: [w, rng.choice(alphabet)],
+            lambda w: [UNK],
+        ]
         said = [w if w in WORDS else UNK for w in y_star] * rng.choice([1, 1, 2])
         y = [w for v in said for w in rng.choice(edits)(v)]
     return y_star, tuple(y)

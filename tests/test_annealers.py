@@ -1,7 +1,16 @@
 import pytest
 
 from fairseq_erpo.algorithm.schedule import Duration, Schedule
-from fairseq_erpo.annealers import SCHEDULES, Annealer, constant, falls, inverse_sigmoid, linear, make_annealer, stairs
+from fairseq_erpo.annealers import (
+    SCHEDULES,
+    Annealer,
+    constant,
+    falls,
+    inverse_sigmoid,
+    linear,
+    make_annealer,
+    stairs,
+)
 from fairseq_erpo.family.resolve import resolve
 from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
 
@@ -25,7 +34,11 @@ def test_the_printed_schedule_and_its_end():
 
 def test_stairs_held_at_an_earlier_point():
     annealer = make_annealer("stairs", Mixture(0.24, 0.32, 0.44), every=4)
-    assert [named(annealer(epoch)) for epoch in (0, 4, 40)] == [(0.12, 0.16, 0.72), (0.24, 0.32, 0.44), (0.24, 0.32, 0.44)]
+    assert [named(annealer(epoch)) for epoch in (0, 4, 40)] == [
+        (0.12, 0.16, 0.72),
+        (0.24, 0.32, 0.44),
+        (0.24, 0.32, 0.44),
+    ]
 
 
 def test_linear_moves_as_fast_as_the_stairs():
@@ -61,18 +74,27 @@ def test_a_path_passes_its_points_on_straight_legs_of_equal_length():
         (1, 0, 0),
     ]
     stairs = make_annealer("stairs", Mixture(1, 0, 0), every=20, through=(half,))
-    assert [named(stairs(at)) for at in (0, 20, 60)] == [(0.28, 0.28, 0.44), (0.56, 0.44, 0), (1, 0, 0)]
+    assert [named(stairs(at)) for at in (0, 20, 60)] == [
+        (0.28, 0.28, 0.44),
+        (0.56, 0.44, 0),
+        (1, 0, 0),
+    ]
     settings = resolve({"erpo_lambda": "model=.5,reward=.5:model=1", "erpo_anneal_every": "20u"})
     assert settings.schedule.mixture(1, 20, 0) == stairs(20)
 
 
 def test_a_constant_schedule_passes_nothing():
-    with pytest.raises(ValueError, match="--erpo-schedule or --erpo-anneal-every: a constant schedule stays at one mixture"):
+    with pytest.raises(
+        ValueError,
+        match="--erpo-schedule or --erpo-anneal-every: a constant schedule stays at one mixture",
+    ):
         resolve({"erpo_lambda": "reward=1:model=1", "erpo_schedule": "constant"})
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("end", [PAPER_END, Mixture(0, 0.5, 0.5), Mixture(1, 0, 0), MLE, Mixture(0.12, 0.16, 0.72)])
+@pytest.mark.parametrize(
+    "end", [PAPER_END, Mixture(0, 0.5, 0.5), Mixture(1, 0, 0), MLE, Mixture(0.12, 0.16, 0.72)]
+)
 def test_every_schedule_stays_on_the_segment_and_never_turns_back(schedule, end):
     points = [make_annealer(schedule, end, 3)(step / 2) for step in range(60)]
     shares = [point.data for point in points]
@@ -87,8 +109,17 @@ def test_a_shape_that_leaves_the_simplex_is_refused():
 
 
 def test_durations_have_bounds() -> None:
-    for text, number in (("1.5e-6u", 1.5e-6), ("1e-6e", 1e-6), ("1e12u", 1e12), ("0e", 0), (" 4e ", 4), ("60u", 60)):
-        assert Duration.parse(text) == Duration(number, "epoch" if text.strip()[-1] == "e" else "update")
+    for text, number in (
+        ("1.5e-6u", 1.5e-6),
+        ("1e-6e", 1e-6),
+        ("1e12u", 1e12),
+        ("0e", 0),
+        (" 4e ", 4),
+        ("60u", 60),
+    ):
+        assert Duration.parse(text) == Duration(
+            number, "epoch" if text.strip()[-1] == "e" else "update"
+        )
     for text in ("5e-7u", "1.5e12u", "-1e"):
         with pytest.raises(ValueError, match="between"):
             Duration.parse(text)
@@ -107,7 +138,9 @@ def test_steps_are_counted_from_the_start_of_annealing() -> None:
     assert [updates.stage(99, update, 99) for update in range(5)] == [1, 1, 2, 2, 3]
     assert updates.mixture(99, 0, 99) == annealer(0) and epochs.mixture(3, 99, 99) == MLE
     plateau = Schedule(annealer, Duration(9, "epoch"), plateau=True)
-    assert [plateau.stage(50, 99, falls) for falls in range(3)] == [1, 2, 3] and plateau.elapsed(50, 99, 7) == 7
+    assert [plateau.stage(50, 99, falls) for falls in range(3)] == [1, 2, 3] and plateau.elapsed(
+        50, 99, 7
+    ) == 7
     for wrong in (Duration(1, "update"), Duration(1.5, "epoch")):
         with pytest.raises(ValueError, match="--erpo-pretrain"):
             Schedule(annealer, Duration(2, "epoch"), wrong)
@@ -117,9 +150,13 @@ def test_steps_are_counted_from_the_start_of_annealing() -> None:
 def test_a_way_shorter_than_a_step_is_one_step() -> None:
     """Of the period's length, where λ moves evenly."""
     near = Mixture(model=0.1, reward=0, data=0.9)
-    assert make_annealer("stairs", near, 4)(0) == near and make_annealer("plateau", near, 4)(0) == near
+    assert (
+        make_annealer("stairs", near, 4)(0) == near and make_annealer("plateau", near, 4)(0) == near
+    )
     even = make_annealer("linear", near, 4)
-    assert [even(at).data for at in (0, 1, 2, 3, 4, 5)] == pytest.approx([1, 0.975, 0.95, 0.925, 0.9, 0.9])
+    assert [even(at).data for at in (0, 1, 2, 3, 4, 5)] == pytest.approx(
+        [1, 0.975, 0.95, 0.925, 0.9, 0.9]
+    )
 
 
 def test_bad_schedules_are_refused():
@@ -131,11 +168,17 @@ def test_bad_schedules_are_refused():
 
 def test_plateau_counts_falls_below_the_best_of_the_stage():
     assert falls([], maximize=True) == 0
-    assert falls([10, 12, 11, 11.5, 11.2], maximize=True) == 2  # 11 < 12; then a new stage: 11.5, and 11.2 below it
+    # 11 < 12; then a new stage: 11.5, and 11.2 below it
+    assert falls([10, 12, 11, 11.5, 11.2], maximize=True) == 2
     assert falls([3.0, 2.9, 2.9, 3.1], maximize=False) == 1
     assert falls([3.0, 2.9, 2.8], maximize=False) == falls([2.8, 2.9, 3.0], maximize=True) == 0
-    assert falls([3.0, 2.9, 2.8, 2.7], maximize=True) == falls([2.7, 2.8, 2.9, 3.0], maximize=False) == 2
-    assert falls([3.0, 3.0, 3.0], maximize=True) == falls([3.0, 3.0], maximize=False) == 0  # level is no fall
+    assert (
+        falls([3.0, 2.9, 2.8, 2.7], maximize=True)
+        == falls([2.7, 2.8, 2.9, 3.0], maximize=False)
+        == 2
+    )
+    # Level is no fall
+    assert falls([3.0, 3.0, 3.0], maximize=True) == falls([3.0, 3.0], maximize=False) == 0
 
 
 def test_lambda_is_a_function_of_epoch_and_update_only():

@@ -1,8 +1,8 @@
-"""fairseq's architectures and tasks: each trains rightly or is refused in one line.  `python tests/test_architectures.py`
-writes docs/architectures.md.
+"""fairseq's architectures and tasks: each trains rightly or is refused in one line.  `python
+tests/test_architectures.py` writes docs/architectures.md.
 
-Two epochs of each with `erpo_mle`, a search after the first, against fairseq's `cross_entropy` without one, to the last bit;
-and with `erpo_interp`.  Layers, widths and data are tiny.
+Two epochs of each with `erpo_mle`, a search after the first, against fairseq's `cross_entropy`
+without one, to the last bit; and with `erpo_interp`.  Layers, widths and data are tiny.
 """
 
 import argparse
@@ -23,9 +23,14 @@ import torch
 from conftest import ROOT, Fairseq, assert_equal_bits, configuration, write_corpus
 
 PAGE = ROOT / "docs" / "architectures.md"
-AUDIO = ("speech_dlm", "wav2vec", "hubert", "speech_to_text", "speech_to_speech", "text_to_speech")  # of fairseq.models
+# Of fairseq.models
+AUDIO = ("speech_dlm", "wav2vec", "hubert", "speech_to_text", "speech_to_speech", "text_to_speech")
 SIZES = {
-    **{f"--{side}-{name}": "32" for side in ("encoder", "decoder") for name in ("embed-dim", "ffn-embed-dim", "conv-dim")},
+    **{
+        f"--{side}-{name}": "32"
+        for side in ("encoder", "decoder")
+        for name in ("embed-dim", "ffn-embed-dim", "conv-dim")
+    },
     **{f"--{side}-layers": "1" for side in ("encoder", "decoder")},
     **{f"--{side}-attention-heads": "2" for side in ("encoder", "decoder")},
     **{f"--{side}-hidden-size": "32" for side in ("encoder", "decoder")},
@@ -37,7 +42,8 @@ SIZES = {
 CONVOLUTIONS = {"--encoder-layers": "[(32,3)]*2", "--decoder-layers": "[(32,3)]*2"}
 OTHER_SIZES = {
     "fconv": CONVOLUTIONS,
-    "fconv_self_att": CONVOLUTIONS | {"--decoder-attention": "[True]*2", "--self-attention": "[True]*2"},
+    "fconv_self_att": CONVOLUTIONS
+    | {"--decoder-attention": "[True]*2", "--self-attention": "[True]*2"},
 }
 PAIRS = "--task erpo_translation --eval-bleu"
 INTERP = "--criterion erpo_interp --erpo-preset robust --erpo-schedule constant"
@@ -61,7 +67,14 @@ def sized(arch: str, name: str) -> str:
     MODEL_REGISTRY[name].add_args(parser)
     sizes = SIZES | OTHER_SIZES.get(name, {})
     return " ".join(
-        [f"--arch {arch}", *(f"{flag} {size}" for flag, size in sizes.items() if flag in parser._option_string_actions)]
+        [
+            f"--arch {arch}",
+            *(
+                f"{flag} {size}"
+                for flag, size in sizes.items()
+                if flag in parser._option_string_actions
+            ),
+        ]
     )
 
 
@@ -75,14 +88,21 @@ def architectures() -> list[Case]:
         archs = ARCH_MODEL_INV_REGISTRY.get(name, [])
         hears = kind.__module__.removeprefix("fairseq.models.").split(".")[0] in AUDIO
         if archs and not hears and issubclass(kind, FairseqEncoderDecoderModel):
-            arch = name if name in archs else next((arch for arch in archs if arch.endswith("base")), archs[0])
+            arch = (
+                name
+                if name in archs
+                else next((arch for arch in archs if arch.endswith("base")), archs[0])
+            )
             cases.append(Case(arch, sized(arch, name)))
     return cases
 
 
 def settings() -> list[Case]:
     """Flags of models that change what the decoder computes, or how."""
-    transformer, align = sized("transformer", "transformer"), sized("transformer_align", "transformer_align")
+    transformer, align = (
+        sized("transformer", "transformer"),
+        sized("transformer_align", "transformer_align"),
+    )
     flags = {
         "--adaptive-softmax-cutoff 5,10": transformer,
         "--share-all-embeddings": transformer,
@@ -107,9 +127,13 @@ def other_tasks() -> list[Case]:
     tasks = {
         "translation": Case("", transformer, "--task translation --eval-bleu"),
         "translation_multi_simple_epoch": Case("", transformer, multi),
-        "translation_multi_simple_epoch --decoder-langtok": Case("", transformer, f"{multi} --decoder-langtok"),
+        "translation_multi_simple_epoch --decoder-langtok": Case(
+            "", transformer, f"{multi} --decoder-langtok"
+        ),
         "translation_multi_simple_epoch --lang-tok-replacing-bos-eos": Case(
-            "", transformer, f"{multi} --decoder-langtok --encoder-langtok tgt --lang-tok-replacing-bos-eos"
+            "",
+            transformer,
+            f"{multi} --decoder-langtok --encoder-langtok tgt --lang-tok-replacing-bos-eos",
         ),
         "multilingual_translation": Case(
             "",
@@ -117,9 +141,13 @@ def other_tasks() -> list[Case]:
             "--task multilingual_translation --lang-pairs de-en,en-de",
         ),
         "translation_lev": Case("", transformer, "--task translation_lev"),
-        "translation_from_pretrained_bart": Case("", bart, "--task translation_from_pretrained_bart --langs de,en"),
+        "translation_from_pretrained_bart": Case(
+            "", bart, "--task translation_from_pretrained_bart --langs de,en"
+        ),
         "denoising": Case("", bart, "--task denoising --tokens-per-sample 16 --mask .3", "lines"),
-        "language_modeling": Case("", lm, "--task language_modeling --tokens-per-sample 16", "lines"),
+        "language_modeling": Case(
+            "", lm, "--task language_modeling --tokens-per-sample 16", "lines"
+        ),
     }
     return [case._replace(title=f"--task {name}") for name, case in tasks.items()]
 
@@ -137,7 +165,11 @@ def trained(cfg: Any, criterion: str, validate: bool) -> dict[str, Any]:
     task = tasks.setup_task(cfg.task)
     model = task.build_model(cfg.model)
     kind = CRITERION_REGISTRY[criterion]
-    built = kind(task, False) if criterion == "cross_entropy" else kind.build_criterion(cfg.criterion, task)
+    built = (
+        kind(task, False)
+        if criterion == "cross_entropy"
+        else kind.build_criterion(cfg.criterion, task)
+    )
     task.load_dataset("valid")
     trainer = Trainer(cfg, task, model, built)
     iterator = trainer.get_train_iterator(1)
@@ -150,12 +182,18 @@ def trained(cfg: Any, criterion: str, validate: bool) -> dict[str, Any]:
             for batch in trainer.get_valid_iterator("valid").next_epoch_itr(shuffle=False):
                 trainer.valid_step(batch)
     # Those without a gradient are unused, and fairseq leaves some of them as it found their memory.
-    return {name: value.detach() for name, value in model.named_parameters() if value.grad is not None}
+    return {
+        name: value.detach() for name, value in model.named_parameters() if value.grad is not None
+    }
 
 
 def outcome(case: Case, folder: Path) -> tuple[str, str]:
-    """What becomes of erpo_mle and of erpo_interp.  Fails for a traceback of ours, and where erpo_mle is not cross_entropy."""
-    cfg = configuration(folder / case.data, f"{INTERP} {case.task} {case.flags} --max-tokens 600 --lr 1e-3")
+    """What becomes of erpo_mle and of erpo_interp.  Fails for a traceback of ours, and where
+    erpo_mle is not cross_entropy.
+    """
+    cfg = configuration(
+        folder / case.data, f"{INTERP} {case.task} {case.flags} --max-tokens 600 --lr 1e-3"
+    )
     own = attempt(cfg, "cross_entropy", validate=False)
     found = []
     for criterion in ("erpo_mle", "erpo_interp"):
@@ -168,31 +206,51 @@ def outcome(case: Case, folder: Path) -> tuple[str, str]:
             assert isinstance(own, Exception), f"{case.title}: {done!r}"
             found.append(NOT_THERE)
         else:
-            assert not isinstance(own, Exception), f"{case.title} trains with {criterion} only, fairseq says {own!r}"
-            if criterion == "erpo_mle" and "denoising" not in case.title:  # whose noise is another one in each process
+            assert not isinstance(own, Exception), (
+                f"{case.title} trains with {criterion} only, fairseq says {own!r}"
+            )
+            # Whose noise is another one in each process
+            if criterion == "erpo_mle" and "denoising" not in case.title:
                 assert_equal_bits(done, own, case.title)
             assert all(bool(value.isfinite().all()) for value in done.values())
             found.append(TRAINS)
-        print(f"{case.title}: {criterion}: {done if isinstance(done, BaseException) else TRAINS}", file=sys.stderr)
+        print(
+            f"{case.title}: {criterion}: {done if isinstance(done, BaseException) else TRAINS}",
+            file=sys.stderr,
+        )
     return found[0], found[1]
 
 
-def attempt(cfg: Any, criterion: str, validate: bool = True) -> dict[str, Any] | SystemExit | Exception:
-    """Parameters, or what came instead of them: in a process of its own, for fairseq keeps state beside its objects."""
+def attempt(
+    cfg: Any, criterion: str, validate: bool = True
+) -> dict[str, Any] | SystemExit | Exception:
+    """Parameters, or what came instead of them: in a process of its own, for fairseq keeps state
+    beside its objects.
+    """
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe(duplex=False)
 
     def run() -> None:
         try:
-            there.send({name: value.numpy() for name, value in trained(cfg, criterion, validate).items()})
+            there.send(
+                {name: value.numpy() for name, value in trained(cfg, criterion, validate).items()}
+            )
         except (SystemExit, Exception) as error:
-            there.send(error if isinstance(error, SystemExit) else RuntimeError(f"{type(error).__name__}: {error}"))
+            there.send(
+                error
+                if isinstance(error, SystemExit)
+                else RuntimeError(f"{type(error).__name__}: {error}")
+            )
 
     process = fork.Process(target=run)
     process.start()
     found = here.recv()
     process.join()
-    return found if isinstance(found, BaseException) else {name: torch.from_numpy(value) for name, value in found.items()}
+    return (
+        found
+        if isinstance(found, BaseException)
+        else {name: torch.from_numpy(value) for name, value in found.items()}
+    )
 
 
 HEAD = """# fairseq's architectures and tasks

@@ -1,4 +1,6 @@
-"""Bad input ends with one line that begins with `erpo: ` and says what to change: no traceback, nothing trained."""
+"""Bad input ends with one line that begins with `erpo: ` and says what to change: no traceback,
+nothing trained.
+"""
 
 import copy
 import os
@@ -20,7 +22,8 @@ INTERP = "--criterion erpo_interp --erpo-preset robust"
 def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`refused("--criterion ...", "flag=value", ...)`: what the criterion says of these values.
 
-    They are set after fairseq's parser, which takes most of a second, and whose part is only to split the command line.
+    They are set after fairseq's parser, which takes most of a second, and whose part is only to
+    split the command line.
     """
 
     def run(arguments: str, **values: Any) -> str:
@@ -68,37 +71,66 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_c_model": float("nan")}, ["--erpo-c-model"]),
         ({"erpo_samples": 1001}, ["--erpo-samples", "1000"]),
         ({"erpo_preset": "best"}, ["--erpo-preset", "best", "paper", "robust"]),
-        ({"erpo_anneal_every": "4"}, ["--erpo-anneal-every", "no unit", "4e (epochs)", "4u (updates)"]),
+        (
+            {"erpo_anneal_every": "4"},
+            ["--erpo-anneal-every", "no unit", "4e (epochs)", "4u (updates)"],
+        ),
         ({"erpo_anneal_every": "soon"}, ["--erpo-anneal-every", "soon", "4e (epochs)"]),
         ({"erpo_anneal_every": "1e400u"}, ["--erpo-anneal-every", "between"]),
         ({"erpo_lambda": "model=.5,task=.5"}, ["--erpo-lambda", "model=.5,task=.5"]),
-        ({"erpo_reward_targets": "product", "erpo_alpha": None}, ["--erpo-reward-targets product", "--erpo-alpha"]),
+        (
+            {"erpo_reward_targets": "product", "erpo_alpha": None},
+            ["--erpo-reward-targets product", "--erpo-alpha"],
+        ),
         ({"erpo_reward_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
         ({"erpo_baseline": "greedy"}, ["--erpo-baseline greedy", "--erpo-model-targets policy"]),
         (
             {"erpo_baseline": "greedy", "erpo_preset": "corpus", "erpo_advantage": "group"},
             ["--erpo-advantage group", "--erpo-baseline group or leave_one_out"],
         ),
-        ({"erpo_preset": "finish", "erpo_model_targets": "drop"}, ["(--erpo-preset finish sets --erpo-baseline)"]),
+        (
+            {"erpo_preset": "finish", "erpo_model_targets": "drop"},
+            ["(--erpo-preset finish sets --erpo-baseline)"],
+        ),
         ({"erpo_model_targets": "task"}, ["--erpo-model-targets", "task", "reward"]),
         (
             {"erpo_model_targets": "reward", "erpo_reward_targets": "hard"},
             ["--erpo-model-targets reward", "--erpo-reward-targets soft"],
         ),
         ({"erpo_preset": "risk", "erpo_reward_targets": "soft"}, ["--erpo-reward-targets soft"]),
-        ({"erpo_preset": "risk", "erpo_reward_targets": "product", "erpo_alpha": 0.1}, ["--erpo-reward-targets product"]),
-        ({"erpo_preset": "robust", "erpo_clip": 0.1}, ["--erpo-clip 0.1", "--erpo-model-targets policy"]),
-        ({"erpo_preset": "robust", "erpo_advantage": "batch"}, ["--erpo-advantage batch", "--erpo-model-targets policy"]),
-        ({"erpo_preset": "finish", "erpo_sharpness": 2.0}, ["--erpo-sharpness 2.0", "--erpo-model-targets risk"]),
-        ({"erpo_preset": "finish", "erpo_alpha": 0.1}, ["--erpo-alpha 0.1", "--erpo-reward-targets product"]),
+        (
+            {"erpo_preset": "risk", "erpo_reward_targets": "product", "erpo_alpha": 0.1},
+            ["--erpo-reward-targets product"],
+        ),
+        (
+            {"erpo_preset": "robust", "erpo_clip": 0.1},
+            ["--erpo-clip 0.1", "--erpo-model-targets policy"],
+        ),
+        (
+            {"erpo_preset": "robust", "erpo_advantage": "batch"},
+            ["--erpo-advantage batch", "--erpo-model-targets policy"],
+        ),
+        (
+            {"erpo_preset": "finish", "erpo_sharpness": 2.0},
+            ["--erpo-sharpness 2.0", "--erpo-model-targets risk"],
+        ),
+        (
+            {"erpo_preset": "finish", "erpo_alpha": 0.1},
+            ["--erpo-alpha 0.1", "--erpo-reward-targets product"],
+        ),
         ({"erpo_pretrain": "-1e"}, ["--erpo-pretrain", "between"]),
         ({"erpo_pretrain": "2.5e"}, ["--erpo-pretrain", "whole number"]),
-        ({"erpo_pretrain": "10u", "erpo_anneal_every": "4e"}, ["--erpo-pretrain 10u", "--erpo-anneal-every 4e", "one unit"]),
+        (
+            {"erpo_pretrain": "10u", "erpo_anneal_every": "4e"},
+            ["--erpo-pretrain 10u", "--erpo-anneal-every 4e", "one unit"],
+        ),
         ({"label_smoothing": 1.0}, ["--label-smoothing"]),
         ({"label_smoothing": -0.1}, ["--label-smoothing"]),
         ({"label_smoothing": float("nan")}, ["--label-smoothing"]),
     ],
-    ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+    ids=lambda value: (
+        ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else ""
+    ),
 )
 def test_flags(refused: Any, values: dict[str, Any], words: list[str]) -> None:
     message = refused(INTERP, **values)
@@ -123,7 +155,9 @@ def test_a_reward_of_text_cannot_lead_a_draw(tiny_data: Path) -> None:
         ("--erpo-samples-file {file} --erpo-payoff hamming", "--erpo-payoff hamming"),
     ],
 )
-def test_a_flag_of_raml_that_would_change_nothing(tiny_data: Path, tmp_path: Path, flags: str, line: str) -> None:
+def test_a_flag_of_raml_that_would_change_nothing(
+    tiny_data: Path, tmp_path: Path, flags: str, line: str
+) -> None:
     with pytest.raises(SystemExit, match=f"^erpo: {line}"):
         build(tiny_data, f"--criterion erpo_raml {flags.format(file=tmp_path / 'samples')}")
 
@@ -134,14 +168,32 @@ def test_a_flag_of_raml_that_would_change_nothing(tiny_data: Path, tmp_path: Pat
         ("--erpo-preset corpus", ""),
         ("--erpo-preset corpus --erpo-c 50", "--erpo-c 50"),
         ("--erpo-preset corpus --erpo-c 50 --erpo-lambda model=.5,reward=.5", ""),
-        ("--erpo-preset paper --erpo-model-targets reward --erpo-reward-targets soft --erpo-lambda model=1 --erpo-c 9", ""),
+        (
+            "--erpo-preset paper --erpo-model-targets reward --erpo-reward-targets soft --erpo-lambda model=1 --erpo-c 9",
+            "",
+        ),
         ("--erpo-preset paper --erpo-lambda reward=1 --erpo-c-model 2", "--erpo-c-model 2.0"),
-        ("--erpo-preset paper --erpo-lambda reward=1 --erpo-model-targets drop", "--erpo-model-targets drop"),
-        ("--erpo-preset paper --erpo-lambda model=1 --erpo-model-targets drop", "--erpo-model-targets drop"),
-        ("--erpo-preset paper --erpo-schedule constant --erpo-layout sentence", "--erpo-layout sentence"),
+        (
+            "--erpo-preset paper --erpo-lambda reward=1 --erpo-model-targets drop",
+            "--erpo-model-targets drop",
+        ),
+        (
+            "--erpo-preset paper --erpo-lambda model=1 --erpo-model-targets drop",
+            "--erpo-model-targets drop",
+        ),
+        (
+            "--erpo-preset paper --erpo-schedule constant --erpo-layout sentence",
+            "--erpo-layout sentence",
+        ),
         ("--erpo-preset paper --erpo-layout sentence", ""),
-        ("--erpo-preset paper --erpo-schedule constant --erpo-anneal-every 9e", "--erpo-anneal-every 9e"),
-        ("--erpo-preset paper --erpo-schedule plateau --erpo-anneal-every 9e", "--erpo-anneal-every 9e"),
+        (
+            "--erpo-preset paper --erpo-schedule constant --erpo-anneal-every 9e",
+            "--erpo-anneal-every 9e",
+        ),
+        (
+            "--erpo-preset paper --erpo-schedule plateau --erpo-anneal-every 9e",
+            "--erpo-anneal-every 9e",
+        ),
         ("--erpo-preset paper --erpo-schedule linear --erpo-anneal-every 9e", ""),
     ],
 )
@@ -149,7 +201,11 @@ def test_a_flag_that_lambda_makes_idle_is_said_to_be(
     tiny_data: Path, flags: str, idle: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     build(tiny_data, f"--criterion erpo_interp {flags}")
-    lines = [record.getMessage() for record in caplog.records if "changes nothing here" in record.getMessage()]
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if "changes nothing here" in record.getMessage()
+    ]
     assert len(lines) == bool(idle) and all(line.startswith(f"{idle} ") for line in lines)
 
 
@@ -180,7 +236,10 @@ def sharded(tiny_data: Path, tmp_path: Path) -> Path:
 def test_predrawn_samples_are_of_one_folder(tiny_data: Path, tmp_path: Path) -> None:
     """Sentences are counted from 0 in each."""
     with pytest.raises(SystemExit, match=r"^erpo: --erpo-samples-file .* as one"):
-        build(sharded(tiny_data, tmp_path), f"--criterion erpo_raml --erpo-samples-file {tmp_path / 'samples'}")
+        build(
+            sharded(tiny_data, tmp_path),
+            f"--criterion erpo_raml --erpo-samples-file {tmp_path / 'samples'}",
+        )
 
 
 def test_noise_is_counted_over_all_shards(tiny_data: Path, tmp_path: Path) -> None:
@@ -190,13 +249,19 @@ def test_noise_is_counted_over_all_shards(tiny_data: Path, tmp_path: Path) -> No
         built = build(data, "--criterion erpo_noising --erpo-noise kneser_ney")
         built.task.load_dataset("train", epoch=epoch)
         loaded = built.task.dataset("train")
-        tensors = [value for value in vars(built.criterion.cache.noising).values() if torch.is_tensor(value)]
+        tensors = [
+            value
+            for value in vars(built.criterion.cache.noising).values()
+            if torch.is_tensor(value)
+        ]
         assert built.task.dataset("train") is loaded
         return tensors
 
     both = sharded(tiny_data, tmp_path)
     first, second, alone = counted(both, 1), counted(both, 2), counted(tiny_data, 1)
-    assert first and all(map(torch.equal, first, second)) and not all(map(torch.equal, first, alone))
+    assert (
+        first and all(map(torch.equal, first, second)) and not all(map(torch.equal, first, alone))
+    )
 
 
 def test_label_smoothing_of_mle(refused: Any) -> None:
@@ -264,11 +329,15 @@ def broken(kind: str, folder: Path, checkpoint: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_checkpoint_that_is_none(refused: Any, kind: str, tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_checkpoint_that_is_none(
+    refused: Any, kind: str, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     path = broken(kind, tmp_path, tiny_checkpoint)
     for criterion in (INTERP, "--criterion erpo_mle"):
         # As fairseq does, at the first launch only: the folder is there, and has no checkpoint yet.
-        assert str(path) in refused(criterion, finetune_from_model=str(path), save_dir=str(tmp_path))
+        assert str(path) in refused(
+            criterion, finetune_from_model=str(path), save_dir=str(tmp_path)
+        )
     assert not (tmp_path / "executed").exists()
 
 
@@ -279,24 +348,36 @@ def test_unpickling_the_evil_file_would_execute_it(tmp_path: Path, tiny_checkpoi
     assert (tmp_path / "executed").exists()
 
 
-def test_from_the_outside(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_from_the_outside(
+    fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     """The whole command line: one line, exit code 1, no traceback, no checkpoint."""
     empty = write_corpus(tmp_path / "text", {"train": 0, "valid": 3, "test": 3})
     data = tmp_path / "empty"
     prefixes = [word for split in ("train", "valid") for word in (f"--{split}pref", empty / split)]
     dictionaries = ["--srcdict", tiny_data / "dict.de.txt", "--tgtdict", tiny_data / "dict.en.txt"]
-    fairseq.start("fairseq-preprocess", ["-s", "de", "-t", "en", *prefixes, *dictionaries, "--destdir", data]).succeed()
+    fairseq.start(
+        "fairseq-preprocess", ["-s", "de", "-t", "en", *prefixes, *dictionaries, "--destdir", data]
+    ).succeed()
     language, lines = tmp_path / "language", write_corpus(tmp_path / "lines") / "valid.en"
     monolingual = ["--only-source", "--trainpref", lines, "--validpref", lines]
     fairseq.start("fairseq-preprocess", [*monolingual, "--destdir", language]).succeed()
     evil = broken("zip with code", tmp_path, tiny_checkpoint)
     cases = {
-        "negative": (tiny_data, f"{INTERP} --erpo-lambda model=-.1,reward=.1,data=1", "must not be negative"),
+        "negative": (
+            tiny_data,
+            f"{INTERP} --erpo-lambda model=-.1,reward=.1,data=1",
+            "must not be negative",
+        ),
         "empty": (data, INTERP, "the train data holds no sentence pair"),
         "no valid": (tiny_data, f"{INTERP} --valid-subset dev", "dev"),
         "no folder": (tmp_path / "nowhere", f"{INTERP} --task erpo_translation", "nowhere"),
         "no data": (tmp_path / "text", f"{INTERP} --task erpo_translation", "fairseq-preprocess"),
-        "code": (tiny_data, f"{INTERP} --finetune-from-model {evil}", "it asks for posix.mkdir, which could run code"),
+        "code": (
+            tiny_data,
+            f"{INTERP} --finetune-from-model {evil}",
+            "it asks for posix.mkdir, which could run code",
+        ),
         # With a translation task fairseq itself cannot build a decoder-only model.
         "language model": (
             language,
@@ -305,18 +386,27 @@ def test_from_the_outside(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Pa
             "TransformerLanguageModel is not an encoder-decoder model",
         ),
     }
-    jobs = {name: fairseq.train(where, tmp_path / "save" / name, flags) for name, (where, flags, _) in cases.items()}
+    jobs = {
+        name: fairseq.train(where, tmp_path / "save" / name, flags)
+        for name, (where, flags, _) in cases.items()
+    }
     for name, (_, _, words) in cases.items():
         done = jobs[name].wait()
         assert done.code == 1, f"{name}: {done.output[-2000:]}"
-        assert len(done.refusals) == 1 and words in done.refusals[0], f"{name}: {done.output[-2000:]}"
+        assert len(done.refusals) == 1 and words in done.refusals[0], (
+            f"{name}: {done.output[-2000:]}"
+        )
         assert "Traceback" not in done.output, name
         assert not list((tmp_path / "save" / name).glob("*.pt")), name
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize(("gpu", "flags", "tpu"), [(True, [], False), (True, ["--tpu"], True), (False, [], True)])
-def test_bf16_is_a_gpus_where_there_is_one(gpu: bool, flags: list[str], tpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gpu", "flags", "tpu"), [(True, [], False), (True, ["--tpu"], True), (False, [], True)]
+)
+def test_bf16_is_a_gpus_where_there_is_one(
+    gpu: bool, flags: list[str], tpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """fairseq makes a TPU run of every --bf16."""
     from fairseq import options
 

@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo convert`: an old checkpoint becomes one that is safe to read, with its model; nothing is executed."""
+"""`python -m fairseq_erpo convert`: an old checkpoint becomes one that is safe to read, with its
+model; nothing is executed.
+"""
 
 import os
 from argparse import Namespace
@@ -16,7 +18,8 @@ from fairseq_erpo.tools.convert import read_legacy
 
 @pytest.fixture
 def old(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """As fairseq of 2019 and torch of 2019 wrote: a Namespace, meters as objects, no zip archive."""
+    """As fairseq of 2019 and torch of 2019 wrote: a Namespace, meters as objects, no zip archive.
+    """
     from fairseq.logging.meters import AverageMeter, TimeMeter
 
     state = load(tiny_checkpoint)
@@ -24,7 +27,9 @@ def old(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     flags: dict[str, Any] = {}
     for part in ("task", "model"):
         flags |= vars(config[part]) if isinstance(config[part], Namespace) else dict(config[part])
-    state["args"] = Namespace(**{**flags, "task": "translation", "criterion": "cross_entropy", "arch": "transformer"})
+    state["args"] = Namespace(
+        **{**flags, "task": "translation", "criterion": "cross_entropy", "arch": "transformer"}
+    )
     state["extra_state"] = {"train_meters": {"train_loss": AverageMeter(), "wall": TimeMeter()}}
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     return tmp_path / "old.pt"

@@ -51,7 +51,9 @@ def test_share_of_letters_that_rouge_counts(texts: list[str], share: float) -> N
         ("안녕하세요 여러분 반갑습니다", "13a", 1, "char"),
     ],
 )
-def test_texts_whose_words_a_tokeniser_does_not_see(text: str, name: str, share: float, better: str) -> None:
+def test_texts_whose_words_a_tokeniser_does_not_see(
+    text: str, name: str, share: float, better: str
+) -> None:
     found = Coverage.of([text], tokeniser(name))
     assert found.bleu == share
     if share == 0:
@@ -66,15 +68,35 @@ def test_pieces_are_counted_by_texts() -> None:
 # ---- evaluate ----
 
 
-def printed(folder: Path, capsys: pytest.CaptureFixture[str], found: list[str], wanted: list[str], *flags: str) -> str:
+def printed(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    found: list[str],
+    wanted: list[str],
+    *flags: str,
+) -> str:
     for name, lines in (("found", found), ("wanted", wanted)):
         (folder / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    main(["evaluate", str(folder / "found"), "--reference", str(folder / "wanted"), "--json", str(folder / "json"), *flags])
+    main(
+        [
+            "evaluate",
+            str(folder / "found"),
+            "--reference",
+            str(folder / "wanted"),
+            "--json",
+            str(folder / "json"),
+            *flags,
+        ]
+    )
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("text", "flag"), [(CHINESE, "zh"), (JAPANESE, "ja-mecab"), (THAI, "char")])
-def test_a_nearly_right_output_that_scores_0(text: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "flag"), [(CHINESE, "zh"), (JAPANESE, "ja-mecab"), (THAI, "char")]
+)
+def test_a_nearly_right_output_that_scores_0(
+    text: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = [text[n:] + text[:n] for n in range(4)]
     found = [line[:-1] + "x" for line in wanted]
     out = printed(tmp_path, capsys, found, wanted)
@@ -83,35 +105,53 @@ def test_a_nearly_right_output_that_scores_0(text: str, flag: str, tmp_path: Pat
     assert f"use --tokenize {flag}" in out
     hint = [line for line in out.splitlines() if "--tokenize" in line]
     assert len(hint) == 1
-    assert "--tokenize" not in printed(tmp_path, capsys, found, wanted, "--tokenize", "char").replace("tok:char", "")
+    assert "--tokenize" not in printed(
+        tmp_path, capsys, found, wanted, "--tokenize", "char"
+    ).replace("tok:char", "")
 
 
-def test_half_of_the_references_are_seen_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_of_the_references_are_seen_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By letters the other half would hide them."""
     wanted = [ENGLISH] * 6 + [CHINESE] * 4
-    assert "40% of the references are one word to --tokenize 13a" in printed(tmp_path, capsys, wanted, wanted)
+    assert "40% of the references are one word to --tokenize 13a" in printed(
+        tmp_path, capsys, wanted, wanted
+    )
 
 
 def test_outputs_in_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = [ENGLISH] * 4
-    assert "--remove-bpe sentencepiece" in printed(tmp_path, capsys, ["▁the ▁c at ▁sat ▁on ▁the ▁m at ▁again"] * 4, wanted)
+    assert "--remove-bpe sentencepiece" in printed(
+        tmp_path, capsys, ["▁the ▁c at ▁sat ▁on ▁the ▁m at ▁again"] * 4, wanted
+    )
     assert "--remove-bpe" not in printed(tmp_path, capsys, wanted, wanted)
 
 
-def test_letters_that_agree_where_words_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_letters_that_agree_where_words_do_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = [f"{ENGLISH} {n} and once more" for n in range(4)]
     found = [line.replace(" ", "") for line in wanted]
     assert "--tokenize char" in printed(tmp_path, capsys, found, wanted)
 
 
-def test_rouge_of_mixed_scripts_says_what_it_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rouge_of_mixed_scripts_says_what_it_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = [f"{ENGLISH} {'я' * 3}"] * 4
-    assert "88.0% of the references' letters and digits: compare also BLEU or chrF" in printed(tmp_path, capsys, few, few)
+    assert "88.0% of the references' letters and digits: compare also BLEU or chrF" in printed(
+        tmp_path, capsys, few, few
+    )
 
 
-def test_references_that_are_hardly_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_references_that_are_hardly_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     unknown = ["the <<unk>> sat on", *[ENGLISH] * 2]
-    assert "6% of the references' words are not in the dictionary" in printed(tmp_path, capsys, unknown, unknown)
+    assert "6% of the references' words are not in the dictionary" in printed(
+        tmp_path, capsys, unknown, unknown
+    )
     with pytest.raises(SystemExit, match=r"^erpo: --reference: 60% of its references are empty"):
         printed(tmp_path, capsys, [ENGLISH] * 10, [ENGLISH] * 4 + [" "] * 6)
 

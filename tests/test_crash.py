@@ -15,7 +15,18 @@ ANNEALED = (
 )
 PLATEAU = "--erpo-schedule plateau --best-checkpoint-metric loss --maximize-best-checkpoint-metric --validate-interval-updates 4"
 LAST = "checkpoint_last.pt"
-FIGURES = ("loss", "nll_loss", "lambda_", "z_", "dr_", "seq_reward", "sampled_length", "clipped", "gnorm", "lr")
+FIGURES = (
+    "loss",
+    "nll_loss",
+    "lambda_",
+    "z_",
+    "dr_",
+    "seq_reward",
+    "sampled_length",
+    "clipped",
+    "gnorm",
+    "lr",
+)
 
 WATCHED = '''"""The plugin, and a record of what each update draws; $LIMIT is an update from which on the disk is full."""
 import hashlib
@@ -61,7 +72,11 @@ class Run:
     def lines(self) -> list[str]:
         """One for each batch drawn; a kill may cut the last one."""
         file = self.folder / "watched.jsonl"
-        return [line for line in file.read_text().splitlines() if line.endswith("]]")] if file.exists() else []
+        return (
+            [line for line in file.read_text().splitlines() if line.endswith("]]")]
+            if file.exists()
+            else []
+        )
 
     def seen(self) -> dict[int, set[str]]:
         """What was seen before each update, in every life of the run."""
@@ -75,7 +90,11 @@ class Run:
         found: dict[int, set[tuple[float, ...]]] = {}
         for record in records(self.folder / "log"):
             if "loss" in record:
-                figures = [value for name, value in record.items() if name.startswith(FIGURES) and name != "loss_seconds"]
+                figures = [
+                    value
+                    for name, value in record.items()
+                    if name.startswith(FIGURES) and name != "loss_seconds"
+                ]
                 found.setdefault(int(record["num_updates"]), set()).add(tuple(figures))
         return found
 
@@ -84,18 +103,27 @@ def assert_same_end(one: Path, other: Path) -> None:
     a, b = load(one / LAST), load(other / LAST)
     assert_equal_bits(a["model"], b["model"], "model")
     assert_equal_bits(a["last_optimizer_state"], b["last_optimizer_state"], "optimizer")
-    assert_equal_bits(a["extra_state"]["train_iterator"], b["extra_state"]["train_iterator"], "iterator")
+    assert_equal_bits(
+        a["extra_state"]["train_iterator"], b["extra_state"]["train_iterator"], "iterator"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("schedule", "kills"), [("", 10), (PLATEAU, 3)], ids=["linear", "plateau"])
-def test_kills_change_nothing(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, schedule: str, kills: int) -> None:
-    """SIGKILL at random moments, also while a checkpoint is written: parameters, draws, λ and log as if there had been none.
+def test_kills_change_nothing(
+    fairseq: Fairseq, tiny_data: Path, tmp_path: Path, schedule: str, kills: int
+) -> None:
+    """SIGKILL at random moments, also while a checkpoint is written: parameters, draws, λ and log
+    as if there had been none.
 
-    What a life of the run repeats after a kill is the same too: each update is seen in one way only.
+    What a life of the run repeats after a kill is the same too: each update is seen in one way
+    only.
     """
-    whole, doomed = (Run(fairseq, tiny_data, tmp_path / name, f"{ANNEALED} {schedule}") for name in ("whole", "doomed"))
+    whole, doomed = (
+        Run(fairseq, tiny_data, tmp_path / name, f"{ANNEALED} {schedule}")
+        for name in ("whole", "doomed")
+    )
     uninterrupted = whole.start()
     moments = random.Random(5)
     for _ in range(kills):
@@ -113,10 +141,16 @@ def test_kills_change_nothing(fairseq: Fairseq, tiny_data: Path, tmp_path: Path,
     assert_same_end(whole.folder, doomed.folder)
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
-    """No space from update 6 on: the checkpoint of update 4 stays whole, and with space the run goes on from it."""
+def test_a_full_disk_keeps_the_last_checkpoint(
+    fairseq: Fairseq, tiny_data: Path, tmp_path: Path
+) -> None:
+    """No space from update 6 on: the checkpoint of update 4 stays whole, and with space the run
+    goes on from it.
+    """
     flags = f"{ANNEALED} --max-update 10 --disable-validation"
-    whole, stopped = (Run(fairseq, tiny_data, tmp_path / name, flags) for name in ("whole", "stopped"))
+    whole, stopped = (
+        Run(fairseq, tiny_data, tmp_path / name, flags) for name in ("whole", "stopped")
+    )
     jobs = [whole.start(), stopped.start(LIMIT="6")]
     done = jobs[1].wait()
     assert done.code == 1
@@ -131,14 +165,18 @@ def test_a_full_disk_keeps_the_last_checkpoint(fairseq: Fairseq, tiny_data: Path
 
 
 def test_a_checkpoint_is_copied_whole_or_not_at_all(tmp_path: Path) -> None:
-    """fairseq copies its checkpoint over `checkpoint_last.pt`; where that fails half-way, the old one must still be there."""
+    """fairseq copies its checkpoint over `checkpoint_last.pt`; where that fails half-way, the old
+    one must still be there.
+    """
     from fairseq import checkpoint_utils
 
     import fairseq_erpo.tasks  # noqa: F401
 
     old, new = tmp_path / LAST, tmp_path / "checkpoint_1_4.pt"
     old.write_bytes(b"old")
-    with pytest.raises(SystemExit, match=r"^erpo: --save-dir .*checkpoint_last.pt cannot be written: No such file"):
+    with pytest.raises(
+        SystemExit, match=r"^erpo: --save-dir .*checkpoint_last.pt cannot be written: No such file"
+    ):
         checkpoint_utils.PathManager.copy(str(new), str(old), overwrite=True)
     assert old.read_bytes() == b"old"
     new.write_bytes(b"new")
@@ -148,7 +186,9 @@ def test_a_checkpoint_is_copied_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, LAST]
 
 
-def test_what_cannot_be_written_or_read_is_named(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_written_or_read_is_named(
+    fairseq: Fairseq, tiny_data: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     unwritable = fairseq.train(tiny_data, tmp_path, f"{ANNEALED} --save-dir {tmp_path}/file/below")
     broken = tmp_path / "broken"

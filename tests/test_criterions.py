@@ -1,4 +1,6 @@
-"""The criterions against fairseq's own, and what they promise of drawing: on real models and real batches with padding."""
+"""The criterions against fairseq's own, and what they promise of drawing: on real models and real
+batches with padding.
+"""
 
 from functools import partial, partialmethod
 from pathlib import Path
@@ -31,7 +33,9 @@ POINTS = {
 
 def interp(flags: str) -> str:
     targets = "--erpo-model-targets keep --erpo-reward-targets hard"
-    return f"--criterion erpo_interp --erpo-preset robust {targets} --erpo-schedule constant {flags}"
+    return (
+        f"--criterion erpo_interp --erpo-preset robust {targets} --erpo-schedule constant {flags}"
+    )
 
 
 @pytest.fixture(scope="module", params=ARCHS)
@@ -39,7 +43,9 @@ def arch(request: pytest.FixtureRequest) -> str:
     return ARCHS[request.param]
 
 
-def loss_and_gradients(built: Built, criterion: Any, sample: dict[str, Any], training: bool = True) -> dict[str, Any]:
+def loss_and_gradients(
+    built: Built, criterion: Any, sample: dict[str, Any], training: bool = True
+) -> dict[str, Any]:
     """Everything that training takes from a criterion, with the dropout of one torch seed."""
     built.model.train(training)
     criterion.train(training)
@@ -47,7 +53,9 @@ def loss_and_gradients(built: Built, criterion: Any, sample: dict[str, Any], tra
     torch.manual_seed(5)
     loss, sample_size, log = criterion(built.model, sample)
     loss.backward()
-    gradients = {name: p.grad.clone() for name, p in built.model.named_parameters() if p.grad is not None}
+    gradients = {
+        name: p.grad.clone() for name, p in built.model.named_parameters() if p.grad is not None
+    }
     assert gradients
     shared = ("loss", "nll_loss", "ntokens", "nsentences", "sample_size")
     return {
@@ -65,18 +73,27 @@ def loss_and_gradients(built: Built, criterion: Any, sample: dict[str, Any], tra
         ("--criterion erpo_mle", "--criterion cross_entropy"),
         ("--criterion erpo_mle --sentence-avg", "--criterion cross_entropy --sentence-avg"),
         (interp("--erpo-lambda data=1"), "--criterion cross_entropy"),
-        ("--criterion erpo_mle --label-smoothing .1", "--criterion label_smoothed_cross_entropy --label-smoothing .1"),
-        (interp("--erpo-lambda data=1 --label-smoothing .1"), "--criterion label_smoothed_cross_entropy --label-smoothing .1"),
+        (
+            "--criterion erpo_mle --label-smoothing .1",
+            "--criterion label_smoothed_cross_entropy --label-smoothing .1",
+        ),
+        (
+            interp("--erpo-lambda data=1 --label-smoothing .1"),
+            "--criterion label_smoothed_cross_entropy --label-smoothing .1",
+        ),
     ],
 )
-def test_equals_fairseqs_own_bit_for_bit(tiny_data: Path, arch: str, ours: str, theirs: str, training: bool) -> None:
+def test_equals_fairseqs_own_bit_for_bit(
+    tiny_data: Path, arch: str, ours: str, theirs: str, training: bool
+) -> None:
     built = build(tiny_data, f"{ours} {arch}")
     own = build(tiny_data, f"{theirs} {arch}").criterion
     sample = built.batch(IDS)
     assert sample["target"].eq(1).any()  # there is padding
     expected = loss_and_gradients(built, own, sample, training)
     found = loss_and_gradients(built, built.criterion, sample, training)
-    expected["log"].setdefault("nll_loss", expected["loss"])  # cross_entropy logs no likelihood of its own
+    # cross_entropy logs no likelihood of its own
+    expected["log"].setdefault("nll_loss", expected["loss"])
     assert_equal_bits(found, expected)
 
 
@@ -86,7 +103,10 @@ def test_loss_by_token_equals_cross_entropy(tiny_data: Path) -> None:
     own = build(tiny_data, "--criterion cross_entropy").criterion
     built.model.eval()
     sample = built.batch(IDS)
-    losses = [criterion.eval()(built.model, sample, reduce=False)[0] for criterion in (built.criterion, own)]
+    losses = [
+        criterion.eval()(built.model, sample, reduce=False)[0]
+        for criterion in (built.criterion, own)
+    ]
     assert_equal_bits(*losses)
 
 
@@ -100,7 +120,9 @@ def test_validation_is_cross_entropy_at_every_mixture(tiny_data: Path, arch: str
 
 
 def test_sampler_with_data_everywhere_returns_the_batch(tiny_data: Path) -> None:
-    """λ = (0, 0, 1) through the sampler itself, not past it: Drawn is then what fairseq's collater made."""
+    """λ = (0, 0, 1) through the sampler itself, not past it: Drawn is then what fairseq's collater
+    made.
+    """
     from fairseq_erpo.algorithm.batch import Drawn
     from fairseq_erpo.algorithm.sampler import Sampler, length_caps
     from fairseq_erpo.algorithm.uniforms import Draws
@@ -115,14 +137,24 @@ def test_sampler_with_data_everywhere_returns_the_batch(tiny_data: Path) -> None
     def never() -> Any:
         raise AssertionError("the model was asked")
 
-    drawn = Drawn(sampler.draw(reference, origin, length_caps(reference, 1024), Draws(sample["id"], 1, 1), never))
+    drawn = Drawn(
+        sampler.draw(
+            reference, origin, length_caps(reference, 1024), Draws(sample["id"], 1, 1), never
+        )
+    )
     assert_equal_bits(drawn.sample.tokens, sample["target"])
-    assert_equal_bits(previous_tokens(drawn.sample.tokens, criterion.vocabulary), sample["net_input"]["prev_output_tokens"])
-    assert drawn.sample.reward.eq(0).all() and not drawn.sample.clipped.any()  # the edit reward of y* itself
+    assert_equal_bits(
+        previous_tokens(drawn.sample.tokens, criterion.vocabulary),
+        sample["net_input"]["prev_output_tokens"],
+    )
+    # The edit reward of y* itself
+    assert drawn.sample.reward.eq(0).all() and not drawn.sample.clipped.any()
 
 
 def test_loss_is_the_likelihood_of_what_was_drawn(tiny_data: Path, arch: str) -> None:
-    """- Σ_t log p(y_t | y_<t), the prefix being the drawn one too, and sample_size the number of drawn tokens."""
+    """- Σ_t log p(y_t | y_<t), the prefix being the drawn one too, and sample_size the number of
+    drawn tokens.
+    """
     built = build(tiny_data, f"{interp(POINTS['interior'])} {arch}")
     sample, criterion = built.batch(IDS), built.criterion.train()
     built.model.eval()  # no dropout: the loss can be recomputed
@@ -133,20 +165,29 @@ def test_loss_is_the_likelihood_of_what_was_drawn(tiny_data: Path, arch: str) ->
     for tokens, source in zip(drawn.sample.tokens, sample["net_input"]["src_tokens"], strict=True):
         y = tokens[tokens.ne(1)]
         x = source[source.ne(1)][None]
-        out = built.model(x, torch.tensor([x.size(1)]), torch.cat([torch.tensor([2]), y[:-1]])[None])
+        out = built.model(
+            x, torch.tensor([x.size(1)]), torch.cat([torch.tensor([2]), y[:-1]])[None]
+        )
         total -= built.model.get_normalized_probs(out, True)[0].gather(1, y[:, None]).sum().item()
     assert loss.item() == pytest.approx(total, rel=1e-5)  # float32, summed in another order
     assert size == drawn.sample.tokens.ne(1).sum()
 
 
-def test_the_loss_in_pieces_is_the_loss(tiny_data: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentences of like length read apart, without padding: loss and gradients of the whole batch, but for float32."""
+def test_the_loss_in_pieces_is_the_loss(
+    tiny_data: Path, arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sentences of like length read apart, without padding: loss and gradients of the whole batch,
+    but for float32.
+    """
     from fairseq_erpo.algorithm import packing
 
-    built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --label-smoothing .1 --dropout 0")
+    built = build(
+        tiny_data, f"{interp(POINTS['interior'])} {arch} --label-smoothing .1 --dropout 0"
+    )
     sample = built.batch(IDS)
     found = []
-    for worth, several in ((0.0, True), (1.0, False)):  # a cut wherever one saves anything, and none
+    # A cut wherever one saves anything, and none
+    for worth, several in ((0.0, True), (1.0, False)):
         monkeypatch.setattr(packing, "WORTH", worth)
         found.append(loss_and_gradients(built, built.criterion, sample))
         drawn = built.criterion.draw(built.model, sample)
@@ -155,7 +196,10 @@ def test_the_loss_in_pieces_is_the_loss(tiny_data: Path, arch: str, monkeypatch:
     torch.testing.assert_close(pieces["loss"], whole["loss"], rtol=1e-6, atol=0)
     assert pieces["gradients"].keys() == whole["gradients"].keys()
     for name, gradient in whole["gradients"].items():
-        torch.testing.assert_close(pieces["gradients"][name], gradient, rtol=1e-4, atol=1e-4, msg=name)  # sums over 300 or so
+        # Sums over 300 or so
+        torch.testing.assert_close(
+            pieces["gradients"][name], gradient, rtol=1e-4, atol=1e-4, msg=name
+        )
 
 
 class Backward:
@@ -167,10 +211,14 @@ class Backward:
 
 @pytest.mark.parametrize("flags", ["--criterion erpo_mle", interp(POINTS["interior"])])
 def test_dummy_batch_leaves_no_gradient(tiny_data: Path, flags: str) -> None:
-    """A rank without a batch runs one with ignore_grad: nothing of it, and no NaN, may reach the others."""
+    """A rank without a batch runs one with ignore_grad: nothing of it, and no NaN, may reach the
+    others.
+    """
     built = build(tiny_data, flags)
     built.model.zero_grad()
-    loss, _, _ = built.task.train_step(built.batch(IDS), built.model, built.criterion.train(), Backward(), 3, ignore_grad=True)
+    loss, _, _ = built.task.train_step(
+        built.batch(IDS), built.model, built.criterion.train(), Backward(), 3, ignore_grad=True
+    )
     assert loss == 0
     gradients = [p.grad for p in built.model.parameters() if p.grad is not None]
     assert gradients and all(g.eq(0).all() for g in gradients)
@@ -184,14 +232,17 @@ def test_dropout_is_off_in_drawing_and_on_in_the_loss(tiny_data: Path, arch: str
         torch.manual_seed(torch_seed)
         state = torch.get_rng_state()
         drawn.append(criterion.draw(model, sample))
-        assert torch.equal(torch.get_rng_state(), state)  # drawing takes nothing of the generator that dropout uses
+        # Drawing takes nothing of the generator that dropout uses
+        assert torch.equal(torch.get_rng_state(), state)
         assert all(module.training for module in model.modules())
         losses.append(criterion(model, sample)[0].item())
     assert_equal_bits(drawn[0]._asdict(), drawn[1]._asdict())
     assert losses[0] != losses[1]
 
 
-def test_drawing_gives_back_training_mode_after_an_error(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawing_gives_back_training_mode_after_an_error(
+    tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built = build(tiny_data, interp(POINTS["model"]))
     model = built.model.train()
 
@@ -215,9 +266,16 @@ def test_padding_has_no_log_p(tiny_data: Path) -> None:
 
 
 def test_every_micro_batch_logs_the_same_keys(tiny_data: Path) -> None:
-    """fairseq sums the logs of ranks and micro-batches key by key; one may be drawn and another not (pretraining ends)."""
+    """fairseq sums the logs of ranks and micro-batches key by key; one may be drawn and another not
+    (pretraining ends).
+    """
     logs = []
-    for flags in ("--criterion erpo_mle", interp("--erpo-lambda data=1"), interp(POINTS["interior"]), interp(POINTS["model"])):
+    for flags in (
+        "--criterion erpo_mle",
+        interp("--erpo-lambda data=1"),
+        interp(POINTS["interior"]),
+        interp(POINTS["model"]),
+    ):
         built = build(tiny_data, flags)
         logs.append(built.criterion.train()(built.model, built.batch(IDS))[2])
     assert all(log.keys() == logs[0].keys() for log in logs)
@@ -227,17 +285,25 @@ def test_every_micro_batch_logs_the_same_keys(tiny_data: Path) -> None:
 
 def test_logged_mixture_is_the_rows(tiny_data: Path) -> None:
     """λ by name; MLE's is (0, 0, 1) whatever the presets of other rows say."""
-    for flags, expected in (("--criterion erpo_mle", (0, 0, 1)), (interp(POINTS["interior"]), (0.3, 0.3, 0.4))):
+    for flags, expected in (
+        ("--criterion erpo_mle", (0, 0, 1)),
+        (interp(POINTS["interior"]), (0.3, 0.3, 0.4)),
+    ):
         built = build(tiny_data, flags)
         log = built.criterion.train()(built.model, built.batch(IDS))[2]
-        assert [log[f"lambda_{name}"] / len(IDS) for name in ("model", "reward", "data")] == pytest.approx(expected)
+        assert [
+            log[f"lambda_{name}"] / len(IDS) for name in ("model", "reward", "data")
+        ] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_one_batch_draws_what_its_sentences_draw_alone(tiny_data: Path, arch: str, point: str) -> None:
+def test_one_batch_draws_what_its_sentences_draw_alone(
+    tiny_data: Path, arch: str, point: str
+) -> None:
     """A draw belongs to a sentence: neighbours, padding and micro-batches change nothing.
 
-    In float64, so that padding's rounding (1e-16) does not move a probability across a uniform (spaced 1e-7).
+    In float64, so that padding's rounding (1e-16) does not move a probability across a uniform
+    (spaced 1e-7).
     """
     built = build(tiny_data, f"{interp(POINTS[point])} {arch}")
     built.model.double()
@@ -254,11 +320,15 @@ def test_one_batch_draws_what_its_sentences_draw_alone(tiny_data: Path, arch: st
 
 
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("before", ["", "--encoder-normalize-before --decoder-normalize-before --decoder-learned-pos"])
+@pytest.mark.parametrize(
+    "before", ["", "--encoder-normalize-before --decoder-normalize-before --decoder-learned-pos"]
+)
 def test_own_steps_draw_what_fairseqs_steps_draw(
     tiny_data: Path, point: str, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`TransformerSteps` against fairseq's incremental state: the same tokens.  In float64 as above."""
+    """`TransformerSteps` against fairseq's incremental state: the same tokens.  In float64 as
+    above.
+    """
     found = []
     for ours in (True, False):
         with monkeypatch.context() as patch:
@@ -273,9 +343,15 @@ def test_own_steps_draw_what_fairseqs_steps_draw(
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("targets", ["hard", "soft"])
-def test_a_batch_that_is_filled_up_draws_what_it_draws(tiny_data: Path, point: str, targets: str) -> None:
-    """As a GPU's graphs want it, sentences, references, sources and steps added; here without the graphs.  In float64."""
-    built = build(tiny_data, f"{interp(POINTS[point])} --erpo-samples 2 --erpo-reward-targets {targets}")
+def test_a_batch_that_is_filled_up_draws_what_it_draws(
+    tiny_data: Path, point: str, targets: str
+) -> None:
+    """As a GPU's graphs want it, sentences, references, sources and steps added; here without the
+    graphs.  In float64.
+    """
+    built = build(
+        tiny_data, f"{interp(POINTS[point])} --erpo-samples 2 --erpo-reward-targets {targets}"
+    )
     criterion, model = built.criterion, built.model.double()
     with decoder.sampling_mode(model):
         batch = criterion.batch(model, built.batch(IDS[:5]))
@@ -311,7 +387,9 @@ def test_own_steps_are_taken_where_the_layers_are_known(tiny_data: Path, name: s
     assert not decoder.takes(transformer)
 
 
-@pytest.mark.parametrize("part", ["fc1", "self_attn.q_proj", "encoder_attn.out_proj", "encoder_attn", "bias"])
+@pytest.mark.parametrize(
+    "part", ["fc1", "self_attn.q_proj", "encoder_attn.out_proj", "encoder_attn", "bias"]
+)
 def test_own_steps_are_not_taken_of_other_parts(tiny_data: Path, part: str) -> None:
     """A subclass may compute something else, and the joined projection needs all three biases."""
     transformer = build(tiny_data, interp(POINTS["model"])).model.decoder
@@ -326,14 +404,17 @@ def test_own_steps_are_not_taken_of_other_parts(tiny_data: Path, part: str) -> N
     assert not decoder.takes(transformer)
 
 
-@pytest.mark.parametrize("flag", ["--cross-self-attention", "--quant-noise-pq .1", "--no-cross-attention"])
+@pytest.mark.parametrize(
+    "flag", ["--cross-self-attention", "--quant-noise-pq .1", "--no-cross-attention"]
+)
 def test_own_steps_are_not_taken_of_other_decoders(tiny_data: Path, flag: str) -> None:
     assert not decoder.takes(build(tiny_data, f"{interp(POINTS['model'])} {flag}").model.decoder)
 
 
 @pytest.mark.parametrize("length", [2, 40])
 def test_steps_are_the_teacher_forced_pass(tiny_data: Path, arch: str, length: int) -> None:
-    """Features step by step, sentences dropped on the way, against one pass over the whole prefix."""
+    """Features step by step, sentences dropped on the way, against one pass over the whole prefix.
+    """
     built = build(tiny_data, f"{interp(POINTS['model'])} {arch}")
     model, sample = built.model.double().eval(), built.batch(IDS)
     previous = torch.randint(4, 30, (len(IDS), length), generator=torch.Generator().manual_seed(3))
@@ -347,13 +428,15 @@ def test_steps_are_the_teacher_forced_pass(tiny_data: Path, arch: str, length: i
                 steps.keep(torch.arange(1, len(rows)))
                 rows = rows[1:]
             found = steps.step(previous[rows, : t + 1])
-            torch.testing.assert_close(found, expected[rows, t], rtol=1e-5, atol=1e-5)  # fairseq's softmax is float32
+            # Fairseq's softmax is float32
+            torch.testing.assert_close(found, expected[rows, t], rtol=1e-5, atol=1e-5)
 
 
 def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) -> None:
     """Reward, ΔR, cumulative probabilities and loss are float32 whatever the model's precision.
 
-    The bfloat16 model's own answers, raised to float32 before they are drawn from, give the same tokens: nothing else rounds.
+    The bfloat16 model's own answers, raised to float32 before they are drawn from, give the same
+    tokens: nothing else rounds.
     """
     built = build(tiny_data, f"{interp(POINTS['interior'])} {arch}")
     criterion, batch = built.criterion.train(), built.batch(IDS)
@@ -379,7 +462,8 @@ def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) ->
 
 
 def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str) -> None:
-    """Autocast keeps cast weights: those of the draw know no gradient, and must not serve the loss."""
+    """Autocast keeps cast weights: those of the draw know no gradient, and must not serve the loss.
+    """
     built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --dropout 0")
     sample = built.batch(IDS)
     exact = loss_and_gradients(built, built.criterion, sample)["gradients"]
@@ -395,11 +479,15 @@ def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str) -> 
 # Passes of the encoder
 
 
-@pytest.mark.parametrize("row", ["interp", "self_critic", "mixer_alike", "spg", "scheduled_sampling", "mrt"])
+@pytest.mark.parametrize(
+    "row", ["interp", "self_critic", "mixer_alike", "spg", "scheduled_sampling", "mrt"]
+)
 def test_the_encoder_runs_once_for_the_draw_and_once_for_the_loss(
     tiny_data: Path, arch: str, row: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    constant = "--erpo-schedule constant" if row in ("interp", "mixer_alike", "scheduled_sampling") else ""
+    constant = (
+        "--erpo-schedule constant" if row in ("interp", "mixer_alike", "scheduled_sampling") else ""
+    )
     preset = "--erpo-preset robust" if row in ("interp", "mixer_alike") else ""
     learns: list[bool] = []
 
@@ -419,7 +507,9 @@ def test_the_encoder_runs_once_for_the_draw_and_once_for_the_loss(
 
 @pytest.mark.parametrize("least", [16_000, 16_001])
 @pytest.mark.parametrize("rows", [1, 2, 9, 40])
-def test_few_rows_are_projected_in_the_other_order(rows: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_rows_are_projected_in_the_other_order(
+    rows: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fairseq_erpo.plugin.decoder import FewRows
 
     monkeypatch.setattr(FewRows, "LEAST", least)
@@ -432,7 +522,9 @@ def test_few_rows_are_projected_in_the_other_order(rows: int, least: int, monkey
         torch.testing.assert_close(found, layer(features), rtol=1e-12, atol=1e-12)
         assert found.is_contiguous() and found.shape == (rows, 1, 2000)
     products = []
-    monkeypatch.setattr(torch, "mm", lambda *parts, mm=torch.mm: products.append(parts) or mm(*parts))
+    monkeypatch.setattr(
+        torch, "mm", lambda *parts, mm=torch.mm: products.append(parts) or mm(*parts)
+    )
     with FewRows():
         layer(features)
     assert bool(products) == (rows in (2, 9) and least == 16_000)
@@ -451,10 +543,14 @@ def test_draws_depend_on_seed_and_update_alone(tiny_data: Path) -> None:
         assert sum(a != b for a, b in zip(first, other, strict=True)) > len(IDS) // 2
 
 
-@pytest.mark.parametrize(("row", "sequences"), [("interp", 3), ("self_critic", 3), ("raml", 1), ("mle", 1)])
+@pytest.mark.parametrize(
+    ("row", "sequences"), [("interp", 3), ("self_critic", 3), ("raml", 1), ("mle", 1)]
+)
 def test_sentence_average_counts_drawn_sequences(tiny_data: Path, row: str, sequences: int) -> None:
     """S samples of a source are S sentences, but for RAML, whose samples' weights sum to one."""
     samples = "" if row == "mle" else "--erpo-samples 3"
-    built = build(tiny_data, f"--criterion erpo_{row} --sentence-avg {samples} --arch transformer_tiny")
+    built = build(
+        tiny_data, f"--criterion erpo_{row} --sentence-avg {samples} --arch transformer_tiny"
+    )
     _, size, _ = built.criterion.train()(built.model, built.batch(IDS))
     assert size == sequences * len(IDS)

@@ -12,7 +12,12 @@ import pytest
 from fairseq_erpo.scores import ROUGE
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples/README.md"]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples/README.md",
+]
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
@@ -72,7 +77,9 @@ def differences(systems: dict[str, Any]) -> Iterator[float]:
     """From the baseline of a file, or from the best trial of MLE in it."""
     for scores in systems.values():
         for key, score in scores.items():
-            trials = [found[key]["mean"] for name, found in systems.items() if name.startswith("mle.")]
+            trials = [
+                found[key]["mean"] for name, found in systems.items() if name.startswith("mle.")
+            ]
             if "difference" in score:
                 yield score["difference"]
             elif trials:
@@ -81,7 +88,11 @@ def differences(systems: dict[str, Any]) -> Iterator[float]:
 
 def results_of_runs() -> list[Path]:
     """Those of `evaluate`; a GPU's times are tables of another kind."""
-    return sorted(path for path in (ROOT / "docs/results").glob("*.json") if "systems" in json.loads(path.read_text("utf-8")))
+    return sorted(
+        path
+        for path in (ROOT / "docs/results").glob("*.json")
+        if "systems" in json.loads(path.read_text("utf-8"))
+    )
 
 
 def test_differences_in_words_are_in_the_results() -> None:
@@ -90,13 +101,17 @@ def test_differences_in_words_are_in_the_results() -> None:
     files = [tables.results(path.stem) for path in results_of_runs()]
     known = {f"{abs(number):.2f}" for systems in files for number in differences(systems)} | OTHER
     for page in tables.PAGES:
-        words = re.sub(r"```.*?```", "", tables.TABLE.sub("", page.read_text("utf-8")), flags=re.DOTALL)
+        words = re.sub(
+            r"```.*?```", "", tables.TABLE.sub("", page.read_text("utf-8")), flags=re.DOTALL
+        )
         said = set(re.findall(r"(?<![\w.=/-])[+-]?([1-4]\.\d\d)(?![\d.])", words))
         assert said <= known, f"{page.name}: {said - known} is no difference of docs/results/*.json"
 
 
 NUMBER = r"\d\d\.\d\d(?:/\d+\.\d\d)*"
-MEASURED = re.compile(rf"(MLE|RAML|MIXER-alike|MIXER|self-critic|scheduled sampling|interpolation|`mrt`)\s+({NUMBER})")
+MEASURED = re.compile(
+    rf"(MLE|RAML|MIXER-alike|MIXER|self-critic|scheduled sampling|interpolation|`mrt`)\s+({NUMBER})"
+)
 
 
 @pytest.mark.parametrize("page", ["README.md", "translation/table.sh", "summarization/table.sh"])
@@ -112,7 +127,10 @@ def test_what_the_examples_say_was_measured_is_in_the_results(page: str) -> None
     assert len(claims) >= 5
     for name, number in claims:
         found = [tables.results(task)[systems[name]] for task in ("translation", "summarization")]
-        triples = ["/".join(f"{found[1][key + suffix]['mean']:.2f}" for key in ROUGE) for suffix in ("", "_021")]
+        triples = [
+            "/".join(f"{found[1][key + suffix]['mean']:.2f}" for key in ROUGE)
+            for suffix in ("", "_021")
+        ]
         assert number in {f"{found[0]['bleu']['mean']:.2f}", *triples}, f"{name} {number}"
 
 
@@ -132,5 +150,7 @@ def test_p_stands_only_where_a_command_makes_it(page: Path) -> None:
 def test_the_files_of_results_say_how_their_p_was_obtained() -> None:
     for path in results_of_runs():
         result = json.loads(path.read_text("utf-8"))
-        scores = [score for system in result["systems"].values() for score in system["scores"].values()]
+        scores = [
+            score for system in result["systems"].values() for score in system["scores"].values()
+        ]
         assert ("test" in result) == any("p" in score for score in scores), path.name

@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo evaluate`: decodes as fairseq-generate does, and compares what belongs together."""
+"""`python -m fairseq_erpo evaluate`: decodes as fairseq-generate does, and compares what belongs
+together.
+"""
 
 import json
 import os
@@ -41,32 +43,53 @@ def evaluate(capsys: pytest.CaptureFixture[str]) -> Run:
 def texts(tmp_path: Path) -> Path:
     """References and the outputs of three systems, one a line."""
     (tmp_path / "ref").write_text("\n".join(SENTENCES) + "\n")
-    for name, change in {"a-1": ("number", "No"), "a-2": ("is", "was"), "b-1": ("x", "y"), "b-2": ("of", "in")}.items():
+    for name, change in {
+        "a-1": ("number", "No"),
+        "a-2": ("is", "was"),
+        "b-1": ("x", "y"),
+        "b-2": ("of", "in"),
+    }.items():
         (tmp_path / name).write_text("\n".join(line.replace(*change) for line in SENTENCES) + "\n")
     return tmp_path
 
 
 def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
-    evaluate: Run, fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluate: Run,
+    fairseq: Fairseq,
+    tiny_data: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(tiny_checkpoint, run / "checkpoint_best.pt")
     flags = "--user-dir fairseq_erpo --task erpo_translation --beam 5 --lenpen .6 --max-len-a 1.2 --max-len-b 10 --cpu"
-    job = fairseq.start("fairseq-generate", [tiny_data, "--path", tiny_checkpoint, *flags.split(), "--batch-size", 64])
+    job = fairseq.start(
+        "fairseq-generate",
+        [tiny_data, "--path", tiny_checkpoint, *flags.split(), "--batch-size", 64],
+    )
     printed = evaluate(run, "--json", tmp_path / "scores.json")
     theirs = job.succeed().output
     (kept,) = run.glob("checkpoint_best.test.beam5.lenpen0.6.*.txt")
     assert generate.read(kept).hypotheses == generate.numbered(theirs, "D")
     result = json.loads((tmp_path / "scores.json").read_text())
-    ours = BLEU(force=True).corpus_score(generate.numbered(theirs, "D"), [generate.numbered(theirs, "T")])
+    ours = BLEU(force=True).corpus_score(
+        generate.numbered(theirs, "D"), [generate.numbered(theirs, "T")]
+    )
     assert result["systems"]["run"]["scores"]["bleu"]["mean"] == pytest.approx(ours.score)
-    # fairseq scores token ids, without sacreBLEU's tokeniser, and smooths nothing: a tiny model that never hits a 4-gram has BLEU
-    # 0 there. So the lengths are compared instead; words without punctuation are the same to both.
+    # fairseq scores token ids, without sacreBLEU's tokeniser, and smooths nothing: a tiny model
+    # that never hits a 4-gram has BLEU 0 there. So the lengths are compared instead; words without
+    # punctuation are the same to both.
     lengths = re.search(r"syslen=(\d+), reflen=(\d+)", theirs)
     assert lengths and (int(lengths[1]), int(lengths[2])) == (ours.sys_len, ours.ref_len)
-    assert f"{ours.score:.2f}" in printed and result["signature"] in printed and "beam 5, length penalty 0.6" in printed
-    assert evaluate(run, "--data", f"{tiny_data}:{tiny_data}") == printed  # shards: the test set is the first one's
+    assert (
+        f"{ours.score:.2f}" in printed
+        and result["signature"] in printed
+        and "beam 5, length penalty 0.6" in printed
+    )
+    # Shards: the test set is the first one's
+    assert evaluate(run, "--data", f"{tiny_data}:{tiny_data}") == printed
     # The second time nothing is decoded, until the checkpoint is another one, however old.
     monkeypatch.setattr(generate, "_generate", lambda *_: pytest.fail("decoded again"))
     assert evaluate(run) == printed
@@ -90,10 +113,21 @@ def test_nothing_but_the_table_is_printed(tiny_checkpoint: Path, tmp_path: Path)
 
 def test_seeds_are_a_mean_and_a_spread_and_pooled_for_the_test(evaluate: Run, texts: Path) -> None:
     systems = [f"{name}={texts / name}-1,{texts / name}-2" for name in "ab"]
-    printed = evaluate(*systems, "--reference", texts / "ref", "--baseline", "a", "--json", texts / "new" / "scores.json")
+    printed = evaluate(
+        *systems,
+        "--reference",
+        texts / "ref",
+        "--baseline",
+        "a",
+        "--json",
+        texts / "new" / "scores.json",
+    )
     result = json.loads((texts / "new" / "scores.json").read_text())
     bleu = measures()["bleu"]
-    values = [bleu.score(bleu.counts((texts / f"a-{n}").read_text().splitlines(), SENTENCES).sum(0)) for n in (1, 2)]
+    values = [
+        bleu.score(bleu.counts((texts / f"a-{n}").read_text().splitlines(), SENTENCES).sum(0))
+        for n in (1, 2)
+    ]
     ours = result["systems"]["a"]["scores"]["bleu"]
     assert ours["values"] == values and ours["mean"] == pytest.approx(sum(values) / 2)
     assert ours["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)  # of a sample: n - 1
@@ -102,15 +136,21 @@ def test_seeds_are_a_mean_and_a_spread_and_pooled_for_the_test(evaluate: Run, te
     assert "p" not in result["systems"]["b"]["scores"]["length_ratio"] and "p" not in ours
     assert f"{ours['mean']:.2f} ± {ours['std']:.2f}" in printed
     assert f"{other['difference']:+.2f}" in printed
-    assert "mean ± standard deviation over 2 seeds" in printed and f"against a, {result['test']}" in printed
-    assert result["systems"]["b"]["scores"]["bleu"]["values"][0] == pytest.approx(100)  # b-1 is the reference
+    assert (
+        "mean ± standard deviation over 2 seeds" in printed
+        and f"against a, {result['test']}" in printed
+    )
+    # B-1 is the reference
+    assert result["systems"]["b"]["scores"]["bleu"]["values"][0] == pytest.approx(100)
 
 
 def test_seeds_are_pooled_by_adding_their_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every seed counts in the test: here the first ones are equal."""
     seen: list[Any] = []
     monkeypatch.setattr(
-        evaluation, "p_values", lambda measure, baseline, others: seen.append((baseline, others["b"])) or {"b": 1.0}
+        evaluation,
+        "p_values",
+        lambda measure, baseline, others: seen.append((baseline, others["b"])) or {"b": 1.0},
     )
     evaluation.compare({"a": [["x y"], ["x y"]], "b": [["x y"], ["x z"]]}, ["x z"], "a")
     bleu = measures()["bleu"]
@@ -120,9 +160,15 @@ def test_seeds_are_pooled_by_adding_their_counts(monkeypatch: pytest.MonkeyPatch
 
 
 def test_markdown_and_columns(evaluate: Run, texts: Path) -> None:
-    printed = evaluate(texts / "a-1", "--reference", texts / "ref", "--markdown", "--columns", "rougeL_021,rougeL")
+    printed = evaluate(
+        texts / "a-1", "--reference", texts / "ref", "--markdown", "--columns", "rougeL_021,rougeL"
+    )
     head, rule, row = printed.splitlines()[:3]
-    assert [cell.strip() for cell in head.split("|")[1:-1]] == ["system", "ROUGE-L (0.2.1)", "ROUGE-L"]
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == [
+        "system",
+        "ROUGE-L (0.2.1)",
+        "ROUGE-L",
+    ]
     assert set(rule) <= set("|:-") and row.startswith("| a-1")
     assert "repeats" not in printed  # nor explained
     assert "repeats: share of" in evaluate(texts / "a-1", "--reference", texts / "ref")
@@ -133,14 +179,19 @@ def test_rouge_of_another_script_is_said_to_be_nothing(evaluate: Run, texts: Pat
     arguments = [texts / "ru", "--reference", texts / "ru", "--json", texts / "scores.json"]
     printed = evaluate(*arguments)
     assert re.search(r"^ru +100\.00 +0\.00", printed, re.MULTILINE)
-    assert "ROUGE-1, ROUGE-2, ROUGE-L say nothing here, use BLEU or chrF" in printed.splitlines()[-1]
+    assert (
+        "ROUGE-1, ROUGE-2, ROUGE-L say nothing here, use BLEU or chrF" in printed.splitlines()[-1]
+    )
     assert json.loads((texts / "scores.json").read_text())["usable"]["rouge"] == 0
     assert "rouge-score" not in evaluate(*arguments, "--columns", "bleu,rouge1_021")
     assert "rouge-score" not in evaluate(texts / "a-1", "--reference", texts / "ref")
 
 
 def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_path: Path) -> None:
-    lines = [f"S-{n}\tx\nT-{n}\t{text}\nH-{n}\t-0.1\tx\nD-{n}\t-0.1\t{text}" for n, text in reversed(list(enumerate(SENTENCES)))]
+    lines = [
+        f"S-{n}\tx\nT-{n}\t{text}\nH-{n}\t-0.1\tx\nD-{n}\t-0.1\t{text}"
+        for n, text in reversed(list(enumerate(SENTENCES)))
+    ]
     (tmp_path / "out.txt").write_text("noise\n" + "\n".join(lines) + "\n")
     assert generate.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES, None)
     assert "100.00" in evaluate(tmp_path / "out.txt")
@@ -149,22 +200,34 @@ def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_pat
 @pytest.mark.parametrize(
     ("first", "second", "line"),
     [
-        ("{'generation': {'beam': 3, 'lenpen': 1.0}}\n", "", "valid, beam 3, length penalty 1 (fairseq's"),
+        (
+            "{'generation': {'beam': 3, 'lenpen': 1.0}}\n",
+            "",
+            "valid, beam 3, length penalty 1 (fairseq's",
+        ),
         ("", "", "valid, beam 3\n"),
         ("", "another beam", ""),
     ],
 )
-def test_only_what_is_known_of_the_decoding_is_printed(evaluate: Run, tmp_path: Path, first: str, second: str, line: str) -> None:
-    text = "".join(f"T-{n}\t{sentence}\nD-{n}\t-1\t{sentence}\n" for n, sentence in enumerate(SENTENCES))
+def test_only_what_is_known_of_the_decoding_is_printed(
+    evaluate: Run, tmp_path: Path, first: str, second: str, line: str
+) -> None:
+    text = "".join(
+        f"T-{n}\t{sentence}\nD-{n}\t-1\t{sentence}\n" for n, sentence in enumerate(SENTENCES)
+    )
     (tmp_path / "a").write_text(f"{first}{text}Generate valid with beam=3: BLEU4 = 1\n")
-    (tmp_path / "b").write_text(f"{text}Generate valid with beam=4: BLEU4 = 1\n" if second else text)
+    (tmp_path / "b").write_text(
+        f"{text}Generate valid with beam=4: BLEU4 = 1\n" if second else text
+    )
     runs = [tmp_path / "a"] + ([tmp_path / "b"] if second else [])
     printed = evaluate(*runs, "--json", tmp_path / "scores.json")
     assert line in printed and bool(line) == ("beam" in printed)
     assert ("decoding" in json.loads((tmp_path / "scores.json").read_text())) == bool(line)
 
 
-@pytest.mark.parametrize(("difference", "star"), [(0.01, ""), (-0.09, ""), (0.11, "**"), (-2, "**")])
+@pytest.mark.parametrize(
+    ("difference", "star"), [(0.01, ""), (-0.09, ""), (0.11, "**"), (-2, "**")]
+)
 def test_a_difference_of_nothing_has_no_star(difference: float, star: str) -> None:
     assert cell({"mean": 1, "std": None, "difference": difference, "p": 0.001}, 2) == f"1.00{star}"
 
@@ -200,7 +263,8 @@ def test_bad_input_names_the_flag_and_the_fix(
     arguments: list[str], words: list[str], texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for tokenizer in ("ja_mecab", "ko_mecab"):
-        monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{tokenizer}.MeCab", None)  # as if it were not installed
+        # As if it were not installed
+        monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{tokenizer}.MeCab", None)
     (texts / "short").write_text("one\n")
     (texts / "empty").write_text("")
     (texts / "one").write_text("D-0\t-1\ta b\nT-0\ta b\n")
@@ -215,7 +279,9 @@ def test_bad_input_names_the_flag_and_the_fix(
     assert all(word in message for word in words), message
 
 
-def test_data_that_cannot_be_decoded(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_data_that_cannot_be_decoded(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
     def refused(*arguments: Any, checkpoint: Path = tiny_checkpoint) -> str:
         with pytest.raises(SystemExit) as ended:
             main(["evaluate", str(checkpoint), *map(str, arguments)])
@@ -231,7 +297,9 @@ def test_data_that_cannot_be_decoded(tiny_checkpoint: Path, tiny_data: Path, tmp
     ):
         state["cfg"]["task"]["data"] = str(data)
         torch.save(state, tmp_path / "x.pt")
-        assert f"x.pt {known}; say where the data are with --data" in refused(checkpoint=tmp_path / "x.pt")
+        assert f"x.pt {known}; say where the data are with --data" in refused(
+            checkpoint=tmp_path / "x.pt"
+        )
     assert "cannot decode" in refused("--data", tmp_path)
     assert "--gen-subset dev" in refused("--split", "dev")
     assert not list(tiny_checkpoint.parent.glob("decoding-*"))

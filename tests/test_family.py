@@ -1,4 +1,6 @@
-"""Every row of the family against exact enumeration, and the identities of the paper that make it one family."""
+"""Every row of the family against exact enumeration, and the identities of the paper that make it
+one family.
+"""
 
 import ast
 import itertools
@@ -70,14 +72,17 @@ class Stub:
     def noising(self) -> Noising:
         counts = (self.world.unigram, self.world.before, self.world.after)
         statistics = NoiseStatistics(*map(torch.tensor, counts))
-        return Noising.from_statistics(self.settings.noise, statistics, self.world.vocabulary, self.settings.gamma)
+        return Noising.from_statistics(
+            self.settings.noise, statistics, self.world.vocabulary, self.settings.gamma
+        )
 
     @property
     def words(self) -> Tensor:
         return torch.tensor(self.world.words)
 
     def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
-        """A reward that no ΔR knows: how often the first word occurs, for S samples of each source."""
+        """A reward that no ΔR knows: how often the first word occurs, for S samples of each source.
+        """
         return tokens.eq(self.world.words[0]).sum(1) + 10.0 * samples
 
     def beam(self, samples: int) -> Tensor:
@@ -129,7 +134,9 @@ def gradients(world: World, batch: Batch, drawn: Drawn) -> Tensor:
         Reference.from_target(batch.copies(drawn.samples)[0], world.vocabulary), world.vocabulary
     )
     at = Packing.from_targets(drawn.learnt, PAD).at
-    loss = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, batch.settings.label_smoothing).sum()
+    loss = mstep.drawn_losses(
+        log_p.flatten(0, 1)[at], drawn, at, candidates, batch.settings.label_smoothing
+    ).sum()
     (slope,) = torch.autograd.grad(-loss, log_p)
     # Back through the softmax, and every position to its row of the table.
     slope = slope - log_p.detach().exp() * slope.sum(2, keepdim=True)
@@ -165,20 +172,27 @@ def check(world: World, row: Row, variant: Variant | None) -> None:
     if found.eq(found[0]).all():
         torch.testing.assert_close(found[0], expected)
     else:
-        # A prefix occurs once in a sequence, so that a coordinate holds at most one weight of each sample.
+        # A prefix occurs once in a sequence, so that a coordinate holds at most one weight of each
+        # sample.
         most = 1.0 if drawn.weights is None else float(drawn.weights.abs().max())
         assert_mean(found, expected, most=drawn.samples * most)
 
 
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize(("row", "variant"), cases(FAMILY, ORACLES))
-def test_row_draws_and_teaches_what_the_enumeration_says(row: Row, variant: Variant | None, name: str) -> None:
+def test_row_draws_and_teaches_what_the_enumeration_says(
+    row: Row, variant: Variant | None, name: str
+) -> None:
     check(WORLDS[name], row, variant)
 
 
 def test_row_without_an_oracle_fails_by_its_name() -> None:
     stranger = replace(FAMILY["interp"], name="stranger")
-    (case,) = [case for case in cases({**FAMILY, "stranger": stranger}, ORACLES) if case.id == "stranger-None"]
+    (case,) = [
+        case
+        for case in cases({**FAMILY, "stranger": stranger}, ORACLES)
+        if case.id == "stranger-None"
+    ]
     with pytest.raises(AssertionError, match="row stranger has no entry"):
         check(WORLDS["V=3, T=3"], *case.values)
 
@@ -193,12 +207,16 @@ def test_every_oracle_has_its_row() -> None:
 def spread(**flags: Any) -> float:
     """Variance of a sentence's gradient under interp, all coordinates together."""
     world = WORLDS["V=3, T=3"]
-    batch = batch_in(world, FAMILY["interp"], Variant(plain, {**FIXED, "erpo_c_model": 1.0, **flags}), N)
+    batch = batch_in(
+        world, FAMILY["interp"], Variant(plain, {**FIXED, "erpo_c_model": 1.0, **flags}), N
+    )
     return float(gradients(world, batch, drawn_in(FAMILY["interp"], batch)).var(0).sum())
 
 
 def test_each_switch_takes_variance_away() -> None:
-    """By a tenth at least, where the estimate of a variance from 6,000 draws is good to a few per cent."""
+    """By a tenth at least, where the estimate of a variance from 6,000 draws is good to a few per
+    cent.
+    """
     dropped, soft = {"erpo_model_targets": "drop"}, {"erpo_reward_targets": "soft"}
     every = spread()
     assert spread(**dropped) < 0.9 * every
@@ -207,41 +225,68 @@ def test_each_switch_takes_variance_away() -> None:
 
 
 def test_samples_of_a_sentence_share_the_variance() -> None:
-    """S independent samples of one source: their sum has S times the variance, their mean one S-th."""
+    """S independent samples of one source: their sum has S times the variance, their mean one S-th.
+    """
     assert spread(erpo_samples=3) == pytest.approx(3 * spread(), rel=0.1)
 
 
 def test_baselines_take_variance_away() -> None:
-    """Only a good baseline does; the sentences here are of one length and the reward is between 0 and 1."""
+    """Only a good baseline does; the sentences here are of one length and the reward is between 0
+    and 1.
+    """
     world = WORLDS["V=3, T=3"]
     sizes = {}
-    for name, flags in (("pg", {"erpo_samples": 3}), ("self_critic", {"erpo_samples": 3, "erpo_baseline": "leave_one_out"})):
+    for name, flags in (
+        ("pg", {"erpo_samples": 3}),
+        ("self_critic", {"erpo_samples": 3, "erpo_baseline": "leave_one_out"}),
+    ):
         batch = batch_in(world, FAMILY[name], Variant(plain, flags), N)
         sizes[name] = float(gradients(world, batch, drawn_in(FAMILY[name], batch)).var(0).sum())
     assert sizes["self_critic"] < 0.9 * sizes["pg"]
 
 
-@pytest.mark.parametrize(("name", "baseline"), [("pg", "none"), ("self_critic", "greedy"), ("self_critic", "leave_one_out")])
-def test_policy_targets_without_data_or_reward_expert_are_policy_gradient(name: str, baseline: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "baseline"),
+    [("pg", "none"), ("self_critic", "greedy"), ("self_critic", "leave_one_out")],
+)
+def test_policy_targets_without_data_or_reward_expert_are_policy_gradient(
+    name: str, baseline: str
+) -> None:
     """interp at λ = (1, 0, 0) draws and weighs what the row does, to the last bit."""
     flags = {"erpo_samples": 3, "erpo_baseline": baseline}
-    corner = {"erpo_schedule": "constant", "erpo_lambda": "model=1", "erpo_c_model": 1.0, "erpo_reward": "bleu"}
+    corner = {
+        "erpo_schedule": "constant",
+        "erpo_lambda": "model=1",
+        "erpo_c_model": 1.0,
+        "erpo_reward": "bleu",
+    }
     batches = {
         row: batch_in(WORLDS["V=2, T=4"], FAMILY[row], Variant(plain, {**flags, **more}), 100)
-        for row, more in ((name, {}), ("interp", {**corner, "erpo_model_targets": "policy", "erpo_reward_targets": "hard"}))
+        for row, more in (
+            (name, {}),
+            ("interp", {**corner, "erpo_model_targets": "policy", "erpo_reward_targets": "hard"}),
+        )
     }
     one, other = (drawn_in(FAMILY[row], batch) for row, batch in batches.items())
-    assert one.weights is not None and other.weights is not None and one.weights.count_nonzero() > 100
     assert (
-        torch.equal(one.sample.tokens, other.sample.tokens) and torch.equal(one.weights, other.weights) and one.size == other.size
+        one.weights is not None and other.weights is not None and one.weights.count_nonzero() > 100
+    )
+    assert (
+        torch.equal(one.sample.tokens, other.sample.tokens)
+        and torch.equal(one.weights, other.weights)
+        and one.size == other.size
     )
 
 
 @pytest.mark.parametrize("baseline", ["none", "greedy", "leave_one_out", "group"])
 def test_weights_are_reward_minus_baseline(baseline: str) -> None:
-    """Any baseline leaves the expected gradient alone, so that its value has to be looked at by itself."""
+    """Any baseline leaves the expected gradient alone, so that its value has to be looked at by
+    itself.
+    """
     world = WORLDS["V=2, T=4"]
-    batch = batch_in(world, FAMILY["pg"], Variant(plain, {"erpo_samples": 3, "erpo_baseline": baseline}), 100)
+    batch = batch_in(
+        world, FAMILY["pg"], Variant(plain, {"erpo_samples": 3, "erpo_baseline": baseline}), 100
+    )
     drawn = drawn_in(FAMILY["pg"], batch)
     greedy: tuple[int, ...] = ()
     while len(greedy) < world.cap and EOS not in greedy:
@@ -259,7 +304,8 @@ def test_weights_are_reward_minus_baseline(baseline: str) -> None:
 
 
 def test_advantages_of_samples_that_hardly_differ_stay_small() -> None:
-    """The deviation has 1e-4 added, as the field has it: σ = 1e-4 halves what a large one leaves."""
+    """The deviation has 1e-4 added, as the field has it: σ = 1e-4 halves what a large one leaves.
+    """
     world = WORLDS["V=2, T=4"]
     for scale, expected in (("group", 0.5), ("batch", 0.5)):
         flags = {"erpo_samples": 2, "erpo_baseline": "group", "erpo_advantage": scale}
@@ -267,7 +313,11 @@ def test_advantages_of_samples_that_hardly_differ_stay_small() -> None:
         drawn = FAMILY["pg"].draw(batch)
         assert drawn is not None
         reward = torch.tensor([0.0, 2e-4]).repeat(50)
-        weights = FAMILY["pg"].weigh(batch, drawn._replace(sample=drawn.sample._replace(reward=reward))).weights
+        weights = (
+            FAMILY["pg"]
+            .weigh(batch, drawn._replace(sample=drawn.sample._replace(reward=reward)))
+            .weights
+        )
         assert weights is not None
         assert weights[:, 0].tolist() == pytest.approx([-expected, expected] * 50, rel=1e-3)
 
@@ -281,20 +331,28 @@ def test_whoever_pays_pays_the_whole_sequence(baseline: str) -> None:
     paid = row.draw(batch_in(world, row, Variant(plain, {**flags, "erpo_reward": "chrf"}), 30))
     other = row.draw(batch_in(world, row, Variant(plain, {**flags, "erpo_reward": "bleu"}), 30))
     assert taught is not None and paid is not None and other is not None
-    assert torch.equal(taught.sample.tokens, paid.sample.tokens) and torch.equal(taught.sample.tokens, other.sample.tokens)
+    assert torch.equal(taught.sample.tokens, paid.sample.tokens) and torch.equal(
+        taught.sample.tokens, other.sample.tokens
+    )
     for drawn in (paid, other):
         assert torch.equal(drawn.sample.delta_r, taught.sample.delta_r)
     for y, reward, of_text, of_bleu in zip(
-        lines(taught.sample.tokens), *(drawn.sample.reward.tolist() for drawn in (taught, paid, other)), strict=True
+        lines(taught.sample.tokens),
+        *(drawn.sample.reward.tolist() for drawn in (taught, paid, other)),
+        strict=True,
     ):
-        assert reward == pytest.approx(reward_of(world, y, "edit")) and of_bleu == pytest.approx(reward_of(world, y), abs=1e-6)
+        assert reward == pytest.approx(reward_of(world, y, "edit")) and of_bleu == pytest.approx(
+            reward_of(world, y), abs=1e-6
+        )
         assert of_text == y.count(world.words[0]) + 10 * (2 + (baseline == "greedy"))
     assert (paid.greedy is not None) == (baseline == "greedy")
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_a_baseline_costs_what_it_needs_only(baseline: str) -> None:
-    """One more sequence of each source for the greedy output, and features for the learned baseline."""
+    """One more sequence of each source for the greedy output, and features for the learned
+    baseline.
+    """
     settings = {"erpo_samples": 3, "erpo_baseline": baseline}
     world = WORLDS["V=2, T=4"]
     batch = batch_in(world, FAMILY["pg"], Variant(plain, settings), 4)
@@ -305,7 +363,10 @@ def test_a_baseline_costs_what_it_needs_only(baseline: str) -> None:
     assert (sample.features is not None) == (baseline == "learned")
     assert (sample.reward_log_q, sample.tilt) == (None, None)
     wide = FAMILY["pg"].draw.plan(replace(batch, max_positions=50))
-    assert wide.caps.eq((len(world.closed) - 1) * 3 // 2 + 5).all() and 0 <= wide.origin.size(1) - int(wide.caps.max()) <= 2
+    assert (
+        wide.caps.eq((len(world.closed) - 1) * 3 // 2 + 5).all()
+        and 0 <= wide.origin.size(1) - int(wide.caps.max()) <= 2
+    )
 
 
 def test_candidates_of_the_beam_are_weighed_as_samples_are() -> None:
@@ -315,16 +376,25 @@ def test_candidates_of_the_beam_are_weighed_as_samples_are() -> None:
     assert drawn is not None and drawn.samples == 4
     assert torch.equal(drawn.sample.tokens, batch.inputs.beam(4))
     real = drawn.sample.tokens.ne(PAD)
-    assert drawn.sample.origin[real].eq(Expert.MODEL).all() and drawn.sample.origin[~real].eq(Expert.NONE).all()
-    assert drawn.sample.reward.tolist() == pytest.approx([reward_of(world, y) for y in lines(drawn.sample.tokens)], abs=1e-6)
+    assert (
+        drawn.sample.origin[real].eq(Expert.MODEL).all()
+        and drawn.sample.origin[~real].eq(Expert.NONE).all()
+    )
+    assert drawn.sample.reward.tolist() == pytest.approx(
+        [reward_of(world, y) for y in lines(drawn.sample.tokens)], abs=1e-6
+    )
     assert not drawn.sample.clipped.any() and drawn.sample.clipped.shape == (12,)
-    assert torch.equal(drawn_in(row, batch).weights, row.weigh(batch, Drawn(drawn.sample, 4)).weights)  # type: ignore[arg-type]
+    assert torch.equal(
+        drawn_in(row, batch).weights, row.weigh(batch, Drawn(drawn.sample, 4)).weights
+    )  # type: ignore[arg-type]
 
 
 def test_samples_of_a_file_are_weighed_by_their_own_rewards() -> None:
     """Whatever the payoff says of drawn ones; three of each source here, of two."""
     world, row = WORLDS["V=2, T=4"], FAMILY["raml"]
-    tokens = torch.tensor([[4, EOS, PAD], [4, 5, EOS], [5, EOS, PAD], [5, 5, EOS], [4, 4, EOS], [5, 4, EOS]])
+    tokens = torch.tensor(
+        [[4, EOS, PAD], [4, 5, EOS], [5, EOS, PAD], [5, 5, EOS], [4, 4, EOS], [5, 4, EOS]]
+    )
     reward = torch.tensor([0.1, 0.9, 0.3, 0.0, 0.5, 0.5])
 
     class File:
@@ -335,20 +405,35 @@ def test_samples_of_a_file_are_weighed_by_their_own_rewards() -> None:
     batch = batch_in(world, row, Variant(plain, {"erpo_samples_file": "x", "erpo_tau": 0.5}), 2)
     batch = replace(batch, inputs=Stub(world, batch.settings, 2, File()))
     drawn = drawn_in(row, batch)
-    assert drawn.samples == 3 and torch.equal(drawn.sample.tokens, tokens) and torch.equal(drawn.sample.reward, reward)
-    shares = torch.tensor([[math.exp(float(r) / 0.5) for r in three] for three in reward.view(2, 3)])
+    assert (
+        drawn.samples == 3
+        and torch.equal(drawn.sample.tokens, tokens)
+        and torch.equal(drawn.sample.reward, reward)
+    )
+    shares = torch.tensor(
+        [[math.exp(float(r) / 0.5) for r in three] for three in reward.view(2, 3)]
+    )
     expected = (shares / shares.sum(1, keepdim=True)).flatten()
     assert drawn.weights is not None
     torch.testing.assert_close(drawn.weights, expected[:, None] * tokens.ne(PAD))
 
 
-@pytest.mark.parametrize(("scale", "clip"), [("group", math.inf), ("batch", math.inf), ("plain", 0.1), ("group", 1.2)])
+@pytest.mark.parametrize(
+    ("scale", "clip"), [("group", math.inf), ("batch", math.inf), ("plain", 0.1), ("group", 1.2)]
+)
 def test_advantages_are_scaled_and_clipped(scale: str, clip: float) -> None:
     world = WORLDS["V=2, T=4"]
-    flags = {"erpo_samples": 3, "erpo_baseline": "group", "erpo_advantage": scale, "erpo_clip": clip}
+    flags = {
+        "erpo_samples": 3,
+        "erpo_baseline": "group",
+        "erpo_advantage": scale,
+        "erpo_clip": clip,
+    }
     batch = batch_in(world, FAMILY["pg"], Variant(plain, flags), 100)
     drawn = drawn_in(FAMILY["pg"], batch)
-    rewards = torch.tensor([reward_of(world, y) for y in lines(drawn.sample.tokens)], dtype=torch.float64).view(-1, 3)
+    rewards = torch.tensor(
+        [reward_of(world, y) for y in lines(drawn.sample.tokens)], dtype=torch.float64
+    ).view(-1, 3)
     gain = rewards - rewards.mean(1, keepdim=True)
     spread = {"plain": torch.ones(1), "group": rewards.std(1, correction=0, keepdim=True) + 1e-4}
     spread["batch"] = gain.std(correction=0) + 1e-4
@@ -360,29 +445,52 @@ def test_advantages_are_scaled_and_clipped(scale: str, clip: float) -> None:
 def test_the_sentence_layout_ends_in_mle_and_in_self_critic() -> None:
     """λ_data = 1 takes the batch as it is; λ_data = 0 is the row without y*, to the last bit."""
     world, flags = WORLDS["V=2, T=4"], {"erpo_samples": 3, "erpo_baseline": "leave_one_out"}
-    corner = {**flags, "erpo_schedule": "constant", "erpo_c_model": 1.0, "erpo_reward": "bleu", "erpo_model_targets": "policy"}
+    corner = {
+        **flags,
+        "erpo_schedule": "constant",
+        "erpo_c_model": 1.0,
+        "erpo_reward": "bleu",
+        "erpo_model_targets": "policy",
+    }
     corner |= {"erpo_layout": "sentence"}
-    gold = batch_in(world, FAMILY["interp"], Variant(plain, {**corner, "erpo_lambda": "data=1"}), 10)
+    gold = batch_in(
+        world, FAMILY["interp"], Variant(plain, {**corner, "erpo_lambda": "data=1"}), 10
+    )
     assert FAMILY["interp"].draw(gold) is None
-    one = drawn_in(FAMILY["interp"], batch_in(world, FAMILY["interp"], Variant(plain, {**corner, "erpo_lambda": "model=1"}), 50))
-    other = drawn_in(FAMILY["self_critic"], batch_in(world, FAMILY["self_critic"], Variant(plain, flags), 50))
+    one = drawn_in(
+        FAMILY["interp"],
+        batch_in(world, FAMILY["interp"], Variant(plain, {**corner, "erpo_lambda": "model=1"}), 50),
+    )
+    other = drawn_in(
+        FAMILY["self_critic"], batch_in(world, FAMILY["self_critic"], Variant(plain, flags), 50)
+    )
     assert one.weights is not None and other.weights is not None
-    assert torch.equal(one.sample.tokens, other.sample.tokens) and torch.equal(one.weights, other.weights)
+    assert torch.equal(one.sample.tokens, other.sample.tokens) and torch.equal(
+        one.weights, other.weights
+    )
     assert one.size == other.size
 
 
 def test_the_training_log_leaves_out_the_copies_of_the_data() -> None:
     flags = {**FIXED, "erpo_samples": 2, "erpo_layout": "sentence"}
-    drawn = drawn_in(FAMILY["interp"], batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, flags), 20))
+    drawn = drawn_in(
+        FAMILY["interp"], batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, flags), 20)
+    )
     plain_flags = {**FIXED, "erpo_samples": 2, "erpo_lambda": "model=3/7,reward=4/7"}
-    alone = drawn_in(FAMILY["interp"], batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, plain_flags), 20))
-    assert len(drawn.sample.tokens) == 60 and torch.equal(drawn.explored.reward, alone.sample.reward)
+    alone = drawn_in(
+        FAMILY["interp"],
+        batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, plain_flags), 20),
+    )
+    assert len(drawn.sample.tokens) == 60 and torch.equal(
+        drawn.explored.reward, alone.sample.reward
+    )
     assert alone.explored is alone.sample
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_y_star_beside_shorter_samples_widens_every_part(steps: int) -> None:
-    """Samples that all end before y* does: weights, distributions and marks stay at their tokens."""
+    """Samples that all end before y* does: weights, distributions and marks stay at their tokens.
+    """
     flags = {**FIXED, "erpo_samples": 2, "erpo_reward_targets": "soft"}
     batch = batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, flags), 20)
     drawn = FAMILY["interp"].draw(batch)
@@ -393,30 +501,44 @@ def test_y_star_beside_shorter_samples_widens_every_part(steps: int) -> None:
     both = beside_data(batch, Drawn(sample, 2, soft=soft, weights=weights))
     assert both.soft is not None and both.weights is not None
     width = max(steps, batch.target.size(1))
-    for before, after in zip([*sample, soft, weights], [*both.sample, both.soft, both.weights], strict=True):
+    for before, after in zip(
+        [*sample, soft, weights], [*both.sample, both.soft, both.weights], strict=True
+    ):
         if before is not None and before.dim() > 1:
             assert after.shape[:2] == (3 * len(batch.target), width)
             kept = after.unflatten(0, (-1, 3))[:, :2].flatten(0, 1)[:, :steps]
             share = 1 - batch.mixture.data if before is weights else 1
             torch.testing.assert_close(kept, before * share if share != 1 else before)
-    assert torch.equal(both.sample.tokens.unflatten(0, (-1, 3))[:, 2, : batch.target.size(1)], batch.target)
+    assert torch.equal(
+        both.sample.tokens.unflatten(0, (-1, 3))[:, 2, : batch.target.size(1)], batch.target
+    )
     fills = {"tokens": PAD, "origin": int(Expert.NONE)}
     for name, part in {**both.sample._asdict(), "soft": both.soft, "weights": both.weights}.items():
         if part is not None and part.dim() > 1:
             assert part.unflatten(0, (-1, 3))[:, :2, steps:].eq(fills.get(name, 0)).all(), name
-    assert not both.sample.delta_r.unflatten(0, (-1, 3))[:, 2].any()  # no ΔR is said of y*, which was not drawn
+    # No ΔR is said of y*, which was not drawn
+    assert not both.sample.delta_r.unflatten(0, (-1, 3))[:, 2].any()
 
 
 @pytest.mark.parametrize("model_targets", ["keep", "drop", "policy", "risk"])
 def test_y_star_beside_samples_counts_as_it_weighs(model_targets: str) -> None:
-    """What the loss is divided by, token-wise and with --sentence-avg: S samples of 1 - λ_data, y* of S λ_data."""
+    """What the loss is divided by, token-wise and with --sentence-avg: S samples of 1 - λ_data, y*
+    of S λ_data.
+    """
     world, row, share = WORLDS["V=3, T=3"], FAMILY["interp"], 0.3
     flags = {**FIXED, "erpo_samples": 2, "erpo_model_targets": model_targets}
     batch = batch_in(world, row, Variant(plain, {**flags, "erpo_layout": "sentence"}), 20)
     both = drawn_in(row, batch)
-    alone = drawn_in(row, replace(batch, settings=row.settings({**PLAIN, **flags, "erpo_lambda": "model=3/7,reward=4/7"})))
+    alone = drawn_in(
+        row,
+        replace(
+            batch, settings=row.settings({**PLAIN, **flags, "erpo_lambda": "model=3/7,reward=4/7"})
+        ),
+    )
     sampled = both.explored.origin
-    counted = sampled.ne(Expert.NONE) & (sampled.ne(Expert.MODEL) if model_targets == "drop" else True)
+    counted = sampled.ne(Expert.NONE) & (
+        sampled.ne(Expert.MODEL) if model_targets == "drop" else True
+    )
     assert counted.any() and not counted.all()
     gold = len(world.closed) * 20
     assert both.size is not None and both.weights is not None and alone.sample.tokens.shape[0] == 40
@@ -427,12 +549,17 @@ def test_y_star_beside_samples_counts_as_it_weighs(model_targets: str) -> None:
 
 
 def test_what_the_loss_is_divided_by() -> None:
-    """Targets, where a row says nothing else: those that are kept, or the shares of RAML's samples and one sentence for all."""
+    """Targets, where a row says nothing else: those that are kept, or the shares of RAML's samples
+    and one sentence for all.
+    """
     world = WORLDS["V=2, T=4"]
     for name in ("pg", "self_critic", "mrt", "mixer", "spg", "noising"):
         weighed = drawn_in(FAMILY[name], batch_in(world, FAMILY[name], Variant(plain, {}), 20))
         assert (weighed.size, weighed.sequences) == (None, None), name
-    dropped = drawn_in(FAMILY["interp"], batch_in(world, FAMILY["interp"], Variant(plain, {**FIXED, **DROPPED}), 20))
+    dropped = drawn_in(
+        FAMILY["interp"],
+        batch_in(world, FAMILY["interp"], Variant(plain, {**FIXED, **DROPPED}), 20),
+    )
     origin = dropped.sample.origin
     kept = origin.eq(Expert.REWARD) | origin.eq(Expert.DATA)
     assert int(dropped.size) == int(kept.sum()) < int(origin.ne(Expert.NONE).sum())  # type: ignore[arg-type]
@@ -488,7 +615,9 @@ def test_eq_2_with_the_data_as_reward_is_mle(
     world: World, everything: list[tuple[int, ...]], log_p: Tensor, alpha: float
 ) -> None:
     """R_δ of Eq. 6, α → 0, β = 1."""
-    r_delta = torch.tensor([[1.0 if y == world.closed else -math.inf for y in everything]], dtype=torch.float64)
+    r_delta = torch.tensor(
+        [[1.0 if y == world.closed else -math.inf for y in everything]], dtype=torch.float64
+    )
     q = log_q(log_p, r_delta, alpha=alpha, beta=1).exp()
     assert q[0, everything.index(world.closed)] == 1
     batch = batch_in(world, FAMILY["mle"], ORACLES["mle"][0], 1)
@@ -503,12 +632,17 @@ def test_eq_8_is_the_e_step(log_p: Tensor, reward: Tensor, tau: float) -> None:
     energies = [math.exp(value / tau) for value in reward[0].tolist()]
     assert q.tolist() == pytest.approx([energy / math.fsum(energies) for energy in energies])
     torch.testing.assert_close(log_q(log_p, reward, alpha=0, beta=tau).exp()[0], q)
-    torch.testing.assert_close(log_q(log_p, reward, alpha=1e-9, beta=tau).exp()[0], q, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        log_q(log_p, reward, alpha=1e-9, beta=tau).exp()[0], q, rtol=1e-6, atol=0
+    )
     assert not torch.allclose(log_q(log_p, reward, alpha=0.1, beta=tau).exp()[0], q, atol=1e-4)
 
 
-def test_eq_11_is_eq_10_up_to_z(world: World, everything: list[tuple[int, ...]], log_p: Tensor, reward: Tensor) -> None:
-    """R = log R_PG, α = 1, β = 0: the M-step under q is policy gradient divided by Z = E_p[R_PG]."""
+def test_eq_11_is_eq_10_up_to_z(
+    world: World, everything: list[tuple[int, ...]], log_p: Tensor, reward: Tensor
+) -> None:
+    """R = log R_PG, α = 1, β = 0: the M-step under q is policy gradient divided by Z = E_p[R_PG].
+    """
     q = log_q(log_p, reward.log(), alpha=1, beta=0).exp()
     z = (log_p.exp() * reward).sum()
     policy = slope(world, plain(world).objective)
@@ -516,7 +650,8 @@ def test_eq_11_is_eq_10_up_to_z(world: World, everything: list[tuple[int, ...]],
 
 
 def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
-    """At θ = prior exp{R/α} / Z, which maximises Eq. 1, sequence_tutor's expected gradient is zero."""
+    """At θ = prior exp{R/α} / Z, which maximises Eq. 1, sequence_tutor's expected gradient is zero.
+    """
     posterior = World(3, world.y_star, world.cap)
     alpha = 0.7
     # Values by backward induction: V(prefix) = α log Σ prior exp{V(prefix w) / α}.
@@ -524,9 +659,17 @@ def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
     for y in sequences(posterior.vocabulary, posterior.cap):
         value[y] = reward_of(posterior, y)
     logits = posterior.table.logits.detach().clone()
-    for prefix in sorted((p for p in posterior.prior.prefixes if EOS not in p), key=len, reverse=True):
+    for prefix in sorted(
+        (p for p in posterior.prior.prefixes if EOS not in p), key=len, reverse=True
+    ):
         prior = posterior.prior.row(prefix)
-        energy = torch.tensor([value.get((*prefix, w), -math.inf) for w in range(posterior.vocabulary.size)]) / alpha + prior
+        energy = (
+            torch.tensor(
+                [value.get((*prefix, w), -math.inf) for w in range(posterior.vocabulary.size)]
+            )
+            / alpha
+            + prior
+        )
         value[prefix] = alpha * float(energy.logsumexp(0))
         logits[posterior.table.number[prefix]] = energy.clamp(min=-30)
     posterior.table.logits = logits.requires_grad_()
@@ -537,8 +680,12 @@ def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
     # R - α log p/prior is then the same for every y, α log Z.
     first = drawn.weights[:, 0]  # type: ignore[index]
     assert first.var() < 1e-9 and float(first.mean()) == pytest.approx(value[()], abs=1e-5)
-    clipped = batch_in(posterior, FAMILY["sequence_tutor"], Variant(plain, {**flags, "erpo_clip": 0.01}), N)
-    assert float(drawn_in(FAMILY["sequence_tutor"], clipped).weights.abs().max()) == pytest.approx(0.01)  # type: ignore[union-attr]
+    clipped = batch_in(
+        posterior, FAMILY["sequence_tutor"], Variant(plain, {**flags, "erpo_clip": 0.01}), N
+    )
+    assert float(drawn_in(FAMILY["sequence_tutor"], clipped).weights.abs().max()) == pytest.approx(
+        0.01
+    )  # type: ignore[union-attr]
 
 
 # What neither padding nor candidates' lengths may change
@@ -565,29 +712,41 @@ def longer(sample: Sample, by: int, batch: Batch) -> Sample:
 
 
 @pytest.mark.parametrize("scale", ["plain", "batch"])
-@pytest.mark.parametrize(("name", "more"), [("pg", {"erpo_baseline": "learned"}), ("sequence_tutor", {"erpo_prior": "prior.pt"})])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("pg", {"erpo_baseline": "learned"}), ("sequence_tutor", {"erpo_prior": "prior.pt"})],
+)
 def test_padding_changes_no_advantage(name: str, more: dict[str, Any], scale: str) -> None:
     """Of baselines and KL terms step by step, whose value at padding means nothing."""
     world, row = WORLDS["V=2, T=4"], FAMILY[name]
-    batch = batch_in(world, row, Variant(plain, {**more, "erpo_advantage": scale, "erpo_alpha": 0.7}), 60)
+    batch = batch_in(
+        world, row, Variant(plain, {**more, "erpo_advantage": scale, "erpo_alpha": 0.7}), 60
+    )
     batch = replace(batch, inputs=Ruler(world, batch.settings))
     drawn = row.draw(batch)
     assert drawn is not None and drawn.sample.origin.eq(Expert.NONE).any()
-    before, after = (row.weigh(batch, drawn._replace(sample=longer(drawn.sample, by, batch))).weights for by in (0, 3))
+    before, after = (
+        row.weigh(batch, drawn._replace(sample=longer(drawn.sample, by, batch))).weights
+        for by in (0, 3)
+    )
     assert before is not None and after is not None
     torch.testing.assert_close(after[:, : before.size(1)], before)
     assert not after[:, before.size(1) :].any()
 
 
 def test_advantages_of_a_batch_are_centred_over_what_the_model_drew() -> None:
-    """By plain loops: each sample counts once, with its mean; samples of data alone do not count."""
+    """By plain loops: each sample counts once, with its mean; samples of data alone do not count.
+    """
     world, row = WORLDS["V=2, T=4"], FAMILY["mixer"]
-    batch = batch_in(world, row, Variant(plain, {"erpo_baseline": "learned", "erpo_advantage": "batch"}), 60)
+    batch = batch_in(
+        world, row, Variant(plain, {"erpo_baseline": "learned", "erpo_advantage": "batch"}), 60
+    )
     batch = replace(batch, inputs=Ruler(world, batch.settings))
     drawn = row.draw(batch)
     assert drawn is not None
     origin = drawn.sample.origin.clone()
-    origin[0] = origin[0].masked_fill(origin[0].eq(Expert.MODEL), int(Expert.DATA))  # as where the cap cuts it short
+    # As where the cap cuts it short
+    origin[0] = origin[0].masked_fill(origin[0].eq(Expert.MODEL), int(Expert.DATA))
     drawn = drawn._replace(sample=drawn.sample._replace(origin=origin))
     gains = [
         [float(reward) + 0.4 * t for t, expert in enumerate(line) if expert == Expert.MODEL]
@@ -599,25 +758,47 @@ def test_advantages_of_a_batch_are_centred_over_what_the_model_drew() -> None:
     weights = row.weigh(batch, drawn).weights
     assert weights is not None and not gains[0] and len(set(means)) > 5
     for line, own, found in zip(gains, origin.eq(Expert.MODEL), weights, strict=True):
-        assert found[own].tolist() == pytest.approx([(gain - centre) / spread for gain in line], rel=1e-3, abs=1e-3)
+        assert found[own].tolist() == pytest.approx(
+            [(gain - centre) / spread for gain in line], rel=1e-3, abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("origin", [Expert.MODEL, Expert.REWARD, Expert.DATA])
-def test_risk_is_the_slope_of_the_expected_reward_of_the_set(origin: Expert, smoothing: float) -> None:
-    """Without draws, so that it is exact: whoever drew, with repeats, which count once, and never smoothed."""
+def test_risk_is_the_slope_of_the_expected_reward_of_the_set(
+    origin: Expert, smoothing: float
+) -> None:
+    """Without draws, so that it is exact: whoever drew, with repeats, which count once, and never
+    smoothed.
+    """
     world, a = WORLDS["V=3, T=3"], 2.0
     pool = [y for y in sequences(world.vocabulary, world.cap) if len(y) > 1][::7]
-    triples = [(pool[i % len(pool)], pool[3 * i % len(pool)], pool[(i * i + 1) % len(pool)]) for i in range(30)]
-    triples += [again for y, z in itertools.pairwise(pool) for again in ((y, z, y), (y, y, z), (z, y, y))] + [(pool[3],) * 3]
+    triples = [
+        (pool[i % len(pool)], pool[3 * i % len(pool)], pool[(i * i + 1) % len(pool)])
+        for i in range(30)
+    ]
+    triples += [
+        again for y, z in itertools.pairwise(pool) for again in ((y, z, y), (y, y, z), (z, y, y))
+    ] + [(pool[3],) * 3]
     row = FAMILY["interp"]
-    flags = {"erpo_model_targets": "risk", "erpo_samples": 3, "erpo_sharpness": a, "label_smoothing": smoothing}
+    flags = {
+        "erpo_model_targets": "risk",
+        "erpo_samples": 3,
+        "erpo_sharpness": a,
+        "label_smoothing": smoothing,
+    }
     batch = batch_in(world, row, Variant(plain, flags), len(triples))
-    tokens = torch.tensor([[*y, *[PAD] * (world.cap - len(y))] for triple in triples for y in triple])
+    tokens = torch.tensor(
+        [[*y, *[PAD] * (world.cap - len(y))] for triple in triples for y in triple]
+    )
     sample = score(batch, tokens, origin, 3)
-    weighed = row.weigh(batch, Drawn(sample._replace(clipped=tokens[:, -1].ne(PAD) & tokens[:, -1].ne(EOS)), 3))
+    weighed = row.weigh(
+        batch, Drawn(sample._replace(clipped=tokens[:, -1].ne(PAD) & tokens[:, -1].ne(EOS)), 3)
+    )
     found = gradients(world, batch, weighed)
-    reward = dict(zip((y for triple in triples for y in triple), sample.reward.tolist(), strict=True))
+    reward = dict(
+        zip((y for triple in triples for y in triple), sample.reward.tolist(), strict=True)
+    )
     for slope_of_it, triple in zip(found, triples, strict=True):
         distinct = sorted(set(triple))
         likelihood = torch.stack([world.table.likelihood(y, y) / len(y) for y in distinct])
@@ -627,18 +808,25 @@ def test_risk_is_the_slope_of_the_expected_reward_of_the_set(origin: Expert, smo
 
 
 def test_risk_at_a_small_sharpness_is_policy_gradient_for_candidates_of_equal_length() -> None:
-    """Else each candidate's tokens weigh L̄/|y| of it: the whole gradient is the same where lengths are, to the rounding of a."""
+    """Else each candidate's tokens weigh L̄/|y| of it: the whole gradient is the same where lengths
+    are, to the rounding of a.
+    """
     world, a = WORLDS["V=3, T=3"], 1e-4
     flags = {"erpo_samples": 3, "erpo_baseline": "group"}
     policy = batch_in(world, FAMILY["pg"], Variant(plain, flags), 400)
-    risk = batch_in(world, FAMILY["mrt"], Variant(plain, {"erpo_samples": 3, "erpo_sharpness": a}), 400)
+    risk = batch_in(
+        world, FAMILY["mrt"], Variant(plain, {"erpo_samples": 3, "erpo_sharpness": a}), 400
+    )
     drawn = FAMILY["pg"].draw(policy)
     assert drawn is not None
-    one, other = (FAMILY[name].weigh(batch, drawn) for name, batch in (("pg", policy), ("mrt", risk)))
+    one, other = (
+        FAMILY[name].weigh(batch, drawn) for name, batch in (("pg", policy), ("mrt", risk))
+    )
     slopes = [gradients(world, policy, weighed).flatten(1).double() for weighed in (one, other)]
     length = drawn.sample.origin.ne(Expert.NONE).sum(1).view(-1, 3)
     tokens = drawn.sample.tokens.view(400, 3, -1)
-    twice = tokens[:, :, None].eq(tokens[:, None]).all(3).sum((1, 2)) > 3  # a candidate that occurs twice counts once
+    # A candidate that occurs twice counts once
+    twice = tokens[:, :, None].eq(tokens[:, None]).all(3).sum((1, 2)) > 3
     equal = length.eq(length[:, :1]).all(1) & ~twice
     assert int(equal.sum()) > 20 and int((~equal & ~twice).sum()) > 20
     cosine = torch.cosine_similarity(*slopes)
@@ -649,7 +837,9 @@ def test_risk_at_a_small_sharpness_is_policy_gradient_for_candidates_of_equal_le
     share = (length.float().mean(1, keepdim=True) / length).flatten()[:, None]
     fits = ~twice.repeat_interleave(3)
     assert one.weights is not None and other.weights is not None
-    torch.testing.assert_close(other.weights[fits] / a, (one.weights * share)[fits], rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(
+        other.weights[fits] / a, (one.weights * share)[fits], rtol=1e-2, atol=1e-3
+    )
 
 
 # The table itself
@@ -660,7 +850,12 @@ def behaviour(settings: Settings) -> dict[str, Any]:
     found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "schedule"}
     for name in ("teacher", "reward"):
         found[name] = type(found[name]), vars(found[name])
-    times = [(epoch, update, falls) for epoch in (1, 3, 5, 12) for update in (0, 7, 5000) for falls in (0, 2)]
+    times = [
+        (epoch, update, falls)
+        for epoch in (1, 3, 5, 12)
+        for update in (0, 7, 5000)
+        for falls in (0, 2)
+    ]
     schedule = settings.schedule
     return found | {"clock": [(schedule.mixture(*time), schedule.stage(*time)) for time in times]}
 
@@ -682,13 +877,22 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "erpo_c_model": ({}, {"erpo_c_model": 1.7}),
     "erpo_schedule": ({}, {"erpo_schedule": "linear"}),
     "erpo_lambda": ({}, {"erpo_lambda": "model=.5,data=.5"}),
-    "erpo_anneal_every": ({"erpo_lambda": "model=1"}, {"erpo_anneal_every": "2e", "erpo_lambda": "model=1"}),
-    "erpo_pretrain": ({"erpo_anneal_every": "9u"}, {"erpo_anneal_every": "9u", "erpo_pretrain": "3u"}),
+    "erpo_anneal_every": (
+        {"erpo_lambda": "model=1"},
+        {"erpo_anneal_every": "2e", "erpo_lambda": "model=1"},
+    ),
+    "erpo_pretrain": (
+        {"erpo_anneal_every": "9u"},
+        {"erpo_anneal_every": "9u", "erpo_pretrain": "3u"},
+    ),
     "erpo_samples": ({}, {"erpo_samples": 3}),
     "erpo_model_targets": ({"erpo_model_targets": "keep"}, {"erpo_model_targets": "drop"}),
     "erpo_reward_targets": ({"erpo_reward_targets": "hard"}, {"erpo_reward_targets": "soft"}),
     "erpo_baseline": (ON_POLICY, {**ON_POLICY, "erpo_baseline": "leave_one_out"}),
-    "erpo_alpha": ({"erpo_reward_targets": "product", "erpo_alpha": 0.1}, {"erpo_reward_targets": "product", "erpo_alpha": 0.3}),
+    "erpo_alpha": (
+        {"erpo_reward_targets": "product", "erpo_alpha": 0.1},
+        {"erpo_reward_targets": "product", "erpo_alpha": 0.3},
+    ),
     "erpo_bang_bang": ({}, {"erpo_bang_bang": 0.4}),
     "erpo_prior": ({}, {"erpo_prior": "prior.pt"}),
     "erpo_tau": ({}, {"erpo_tau": 0.3}),
@@ -707,7 +911,8 @@ def test_every_flag_of_a_row_changes_something(row: Row) -> None:
         assert before != after, flag
 
 
-# Beside each combination of these, every flag of OTHER_FLAGS changes what is learnt, or is refused, or is said to be idle.
+# Beside each combination of these, every flag of OTHER_FLAGS changes what is learnt, or is refused,
+# or is said to be idle.
 COMBINED: dict[str, tuple[Any, ...]] = {
     "erpo_model_targets": tuple(MODEL_TARGETS),
     "erpo_reward_targets": REWARD_TARGETS,
@@ -730,7 +935,9 @@ OTHER_FLAGS: dict[str, Any] = {
 
 
 def learnt_in(world: World, typed: dict[str, Any], flag: str) -> Tensor | None:
-    """The gradients of some sentences under interp; None where the flags are refused, or this one is said to be idle."""
+    """The gradients of some sentences under interp; None where the flags are refused, or this one
+    is said to be idle.
+    """
     row, base = FAMILY["interp"], {"erpo_schedule": "constant", "erpo_samples": 2}
     alpha = {"erpo_alpha": 0.5} if typed.get("erpo_reward_targets") == "product" else {}
     try:
@@ -750,7 +957,9 @@ def test_no_flag_is_accepted_that_changes_nothing(model_targets: str) -> None:
         typed = dict(zip(others, values, strict=True))
         before = learnt_in(world, typed, "erpo_model_targets")
         for flag, value in OTHER_FLAGS.items():
-            after = None if typed.get(flag) == value else learnt_in(world, {**typed, flag: value}, flag)
+            after = (
+                None if typed.get(flag) == value else learnt_in(world, {**typed, flag: value}, flag)
+            )
             if before is not None and before.any() and after is not None:
                 asked.add(flag)
                 same = before.shape == after.shape and torch.equal(before, after)
@@ -773,7 +982,9 @@ def test_a_reward_of_text_has_a_teacher_that_can() -> None:
 
 
 def test_every_flag_belongs_to_a_row() -> None:
-    assert {flag for row in FAMILY.values() for flag in row.flags} == FLAGS.keys() == OTHERWISE.keys()
+    assert (
+        {flag for row in FAMILY.values() for flag in row.flags} == FLAGS.keys() == OTHERWISE.keys()
+    )
 
 
 def test_points_of_the_papers_table() -> None:
@@ -797,8 +1008,15 @@ def test_points_of_the_papers_table() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_reach_rows_that_name_the_flag_only(preset: str) -> None:
-    plain = {name: behaviour(row.settings({})) for name, row in FAMILY.items() if "erpo_preset" not in row.flags}
-    assert {"mle", "pg", "raml"} <= plain.keys() and {"interp", "mixer_alike"} == FAMILY.keys() - plain.keys()
+    plain = {
+        name: behaviour(row.settings({}))
+        for name, row in FAMILY.items()
+        if "erpo_preset" not in row.flags
+    }
+    assert {"mle", "pg", "raml"} <= plain.keys() and {
+        "interp",
+        "mixer_alike",
+    } == FAMILY.keys() - plain.keys()
     assert not {flag for name in plain for flag in FAMILY[name].defaults} & {"erpo_preset"}
     assert behaviour(FAMILY["interp"].settings({"erpo_preset": preset})) == behaviour(
         FAMILY["interp"].settings({"erpo_preset": "paper", **PRESETS[preset]})
@@ -815,7 +1033,10 @@ def test_presets_reach_rows_that_name_the_flag_only(preset: str) -> None:
         ({"flags": ("erpo_reward",), "draw": FromExperts(PRODUCT)}, "needs the flag erpo_alpha"),
         ({"draw": FAMILY["raml"].draw}, "needs the flag erpo_tau"),
         (
-            {"draw": FAMILY["pg"].draw, "defaults": {"erpo_model_targets": "keep", "erpo_baseline": "none"}},
+            {
+                "draw": FAMILY["pg"].draw,
+                "defaults": {"erpo_model_targets": "keep", "erpo_baseline": "none"},
+            },
             "policy gradient needs erpo_model_targets policy",
         ),
         ({"defaults": {"erpo_lambda": "model=2"}}, "sum to one"),
@@ -842,5 +1063,11 @@ def test_no_code_knows_an_algorithm_by_name(room: str) -> None:
     for file in sorted((PACKAGE / room).glob("*.py")):
         tree = ast.parse(file.read_text())
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docstrings}
-        assert not strings & {text for name in FAMILY for text in (name, f"erpo_{name}", name.replace("_", "-"))}, file
+        strings = {
+            n.value
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Constant) and id(n) not in docstrings
+        }
+        assert not strings & {
+            text for name in FAMILY for text in (name, f"erpo_{name}", name.replace("_", "-"))
+        }, file

@@ -43,21 +43,33 @@ def family(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_row_stands_in_the_table_with_its_point_and_a_sentence(family: Any) -> None:
-    lines = [re.split(r"\s{2,}", line.rstrip()) for line in family().splitlines() if line.startswith("erpo_")]
+    lines = [
+        re.split(r"\s{2,}", line.rstrip())
+        for line in family().splitlines()
+        if line.startswith("erpo_")
+    ]
     table, sentences = lines[: len(FAMILY)], lines[len(FAMILY) :]
-    assert [line[0] for line in table] == [line[0] for line in sentences] == [f"erpo_{name}" for name in FAMILY]
+    assert (
+        [line[0] for line in table]
+        == [line[0] for line in sentences]
+        == [f"erpo_{name}" for name in FAMILY]
+    )
     for row, line in zip(FAMILY.values(), table, strict=True):
         assert line[1:4] == [*row.point]
         assert line[4].split()[0] == row.source.split()[0]
 
 
 @pytest.mark.parametrize("arguments", [[], ["interp"]])
-def test_eighty_columns_are_enough(arguments: list[str], family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eighty_columns_are_enough(
+    arguments: list[str], family: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     lines = family(*arguments).splitlines()
     assert max(map(cell_len, lines)) <= 80
     # No cell of the points is cut or folded.
-    points = [line.split()[1] for line in lines if line.startswith("erpo_") and not arguments][: len(FAMILY)]
+    points = [line.split()[1] for line in lines if line.startswith("erpo_") and not arguments][
+        : len(FAMILY)
+    ]
     assert points == [row.point.reward.split()[0] for row in FAMILY.values() if not arguments]
 
 
@@ -67,7 +79,11 @@ def test_a_summary_is_the_first_sentence_and_no_abbreviation_ends_it() -> None:
     )
     for row in FAMILY.values():
         summary = family_page.summary(row)
-        assert summary.endswith(".") and 40 < len(summary) < 250 and " ".join(row.page.split()).startswith(summary)
+        assert (
+            summary.endswith(".")
+            and 40 < len(summary) < 250
+            and " ".join(row.page.split()).startswith(summary)
+        )
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -80,19 +96,29 @@ def test_a_page_is_whole_and_has_every_flag_with_its_default(name: str, family: 
     assert list(found) == [family_page.dashed(flag) for flag in row.flags]
     for flag in row.flags:
         default = row.defaults.get(flag, FLAGS[flag].default)
-        of_preset = "erpo_preset" in row.flags and flag not in row.defaults and any(flag in values for values in PRESETS.values())
-        assert found[family_page.dashed(flag)] == ("the preset's" if of_preset else "-" if default is None else str(default))
+        of_preset = (
+            "erpo_preset" in row.flags
+            and flag not in row.defaults
+            and any(flag in values for values in PRESETS.values())
+        )
+        assert found[family_page.dashed(flag)] == (
+            "the preset's" if of_preset else "-" if default is None else str(default)
+        )
     for flag, value in row.defaults.items():
         if flag not in row.flags:
             assert f"{family_page.dashed(flag)} {value}" in output
 
 
 def test_docs_have_the_rows_presets_and_flags_of_the_code(family: Any, tmp_path: Path) -> None:
-    """docs/rows.md is generated; make it anew with `python -m fairseq_erpo family --markdown docs/rows.md`."""
+    """docs/rows.md is generated; make it anew with `python -m fairseq_erpo family --markdown
+    docs/rows.md`.
+    """
     assert family("--markdown", tmp_path / "rows.md") == ""
     text = (tmp_path / "rows.md").read_text("utf-8")
     assert text == (ROOT / "docs" / "rows.md").read_text("utf-8")
-    assert all(f"### erpo_{name}\n" in text for name in FAMILY) and all(f"| `{dashed(name)}` |" in text for name in FLAGS)
+    assert all(f"### erpo_{name}\n" in text for name in FAMILY) and all(
+        f"| `{dashed(name)}` |" in text for name in FLAGS
+    )
 
 
 def test_needs_no_fairseq() -> None:
@@ -102,7 +128,9 @@ def test_needs_no_fairseq() -> None:
 
 def test_a_closed_pipe_ends_it_without_a_word() -> None:
     program = f"{sys.executable} -u -m fairseq_erpo path | true"  # which reads nothing
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", program], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -123,20 +151,30 @@ def test_what_can_be_wrong_is_one_line(arguments: list[str], message: str, famil
 
 
 def test_exploration_grows_from_the_data_to_the_model(measured: dict[str, list[Reach]]) -> None:
-    """Figure 1, left to right, and Figure 2: (a) the data alone, (b) around the data, (c) the whole space."""
+    """Figure 1, left to right, and Figure 2: (a) the data alone, (b) around the data, (c) the whole
+    space.
+    """
     mle = measured["mle"]
     assert [(far.entropy, far.off_sequences, far.off_tokens) for far in mle] == [(0, 0, 0)]
     end = {name: far[-1] for name, far in measured.items()}
-    inside = {name: far for name, far in end.items() if name != "scheduled_sampling"}  # which lies outside the space
+    # Which lies outside the space
+    inside = {name: far for name, far in end.items() if name != "scheduled_sampling"}
     broadest = sorted(inside, key=lambda name: inside[name].entropy)[-6:]
     assert set(broadest) == {"spg", "mrt", "pg", "self_critic", "mixer", "sequence_tutor"}
-    assert end["pg"].entropy == end["self_critic"].entropy == end["sequence_tutor"].entropy == end["mixer"].entropy
+    assert (
+        end["pg"].entropy
+        == end["self_critic"].entropy
+        == end["sequence_tutor"].entropy
+        == end["mixer"].entropy
+    )
     for name in ("noising", "raml"):
         assert 1 < end[name].entropy < end["interp"].entropy - 1
         assert 0 < end[name].off_tokens < end[name].off_sequences < end["interp"].off_sequences
 
 
-def test_interpolation_goes_from_mle_towards_policy_gradient(measured: dict[str, list[Reach]]) -> None:
+def test_interpolation_goes_from_mle_towards_policy_gradient(
+    measured: dict[str, list[Reach]],
+) -> None:
     path, pg = measured["interp"], measured["pg"][0]
     assert [far.label for far in path] == ["1", "0.72", "0.44", "0.16", "0"]  # A.3.2
     assert path[0] == measured["mle"][0]._replace(label="1")
@@ -157,7 +195,8 @@ def test_measured_figures_agree_with_enumeration(measured: dict[str, list[Reach]
     p = model_log_p().exp()
     p[:, list(VOCABULARY.never)] = 0
     p = p / p.sum(1, keepdim=True)
-    # H = Σ_t P(no EOS before t) H(p_t): the table does not depend on the prefix. The cap is ⌊1.5 · 3⌋ + 5 = 9 tokens.
+    # H = Σ_t P(no EOS before t) H(p_t): the table does not depend on the prefix. The cap is ⌊1.5 ·
+    # 3⌋ + 5 = 9 tokens.
     alive, bits, length = 1.0, 0.0, 0.0
     for t in range(9):
         at = p[min(t, 3)]
@@ -166,7 +205,8 @@ def test_measured_figures_agree_with_enumeration(measured: dict[str, list[Reach]
         alive *= 1 - float(at[VOCABULARY.eos])
     right = math.prod(float(p[t, w]) for t, w in enumerate(Y_STAR))
     pg = measured["pg"][0]
-    # 4000 draws: the standard error of the share is .0034; the entropy misses the rarest sequences, fewer with more draws.
+    # 4000 draws: the standard error of the share is .0034; the entropy misses the rarest sequences,
+    # fewer with more draws.
     assert pg.off_sequences == pytest.approx(1 - right, abs=0.014)
     assert bits - 1.2 < pg.entropy < bits
     assert pg.entropy + 0.3 < reaches(FAMILY["pg"], draws=30_000)[0].entropy < bits
@@ -176,13 +216,18 @@ def test_entropy_of_known_draws() -> None:
     y = torch.tensor([[4, 2], [4, 2], [5, 2], [6, 2]])
     plug_in, correction = 1.5, (3 - 1) / (2 * 4) / math.log(2)
     assert entropy(y, torch.ones(4)) == pytest.approx(plug_in + correction)
-    # Weights: 1/2, 1/4, 1/4 again, from three draws, which say as much as (Σw)²/Σw² = 8/3 of equal weight.
-    assert entropy(y[1:], torch.tensor([2.0, 1.0, 1.0])) == pytest.approx(1.5 + 2 / (2 * 8 / 3) / math.log(2))
+    # Weights: 1/2, 1/4, 1/4 again, from three draws, which say as much as (Σw)²/Σw² = 8/3 of equal
+    # weight.
+    assert entropy(y[1:], torch.tensor([2.0, 1.0, 1.0])) == pytest.approx(
+        1.5 + 2 / (2 * 8 / 3) / math.log(2)
+    )
     assert entropy(y[:2], torch.ones(2)) == 0
 
 
 def test_shares_of_known_draws() -> None:
-    """By position: behind the end of y* every token is off the data; the first sequence counts three times."""
+    """By position: behind the end of y* every token is off the data; the first sequence counts
+    three times.
+    """
     y = torch.tensor([[4, 5, 6, 2, 1], [4, 6, 6, 6, 2], [4, 2, 1, 1, 1]])
     found = exploration.reach(y, torch.tensor([3.0, 1.0, 1.0]), "x")
     assert found.off_sequences == pytest.approx(2 / 5)
@@ -210,11 +255,19 @@ def test_no_text_of_the_picture_lies_on_another(measured: dict[str, list[Reach]]
     entropy_axes, share_axes = figure.axes
     texts = [t for t in (*figure.texts, *entropy_axes.texts, *share_axes.texts) if t.get_text()]
     assert {f"erpo_{name}" for name in FAMILY} <= {t.get_text() for t in texts}
-    boxes = [(t.get_text(), t.get_window_extent()) for t in (*texts, entropy_axes.xaxis.label, share_axes.xaxis.label)]
+    boxes = [
+        (t.get_text(), t.get_window_extent())
+        for t in (*texts, entropy_axes.xaxis.label, share_axes.xaxis.label)
+    ]
     assert len(figure.legends) == 1
     boxes.append(("legend", figure.legends[0].get_window_extent()))
     for i, (one, box) in enumerate(boxes):
-        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 and box.y1 <= figure.bbox.height, one
+        assert (
+            box.x0 >= 0
+            and box.x1 <= figure.bbox.width
+            and box.y0 >= 0
+            and box.y1 <= figure.bbox.height
+        ), one
         for other, second in boxes[:i]:
             assert not box.overlaps(second), f"{one!r} lies on {other!r}"
 
@@ -238,7 +291,8 @@ def test_plot_is_written_whole(
     before = png.read_bytes()
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(
-        SystemExit, match=r"^erpo: --plot .*x.png cannot be written: No space left on device; it is left as it was$"
+        SystemExit,
+        match=r"^erpo: --plot .*x.png cannot be written: No space left on device; it is left as it was$",
     ):
         family("--plot", png)
     assert png.read_bytes() == before and not list(tmp_path.rglob("*.part"))

@@ -1,6 +1,8 @@
-"""Random flags and files: each is accepted with a meaning, or refused in a line or two that name the flag or the file.
+"""Random flags and files: each is accepted with a meaning, or refused in a line or two that name
+the flag or the file.
 
-A few cases a kind, always the same, among the quick tests; `make fuzz` takes ten minutes for new ones and prints a table.
+A few cases a kind, always the same, among the quick tests; `make fuzz` takes ten minutes for new
+ones and prints a table.
 """
 
 import hashlib
@@ -51,10 +53,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 ODD = ["", " ", "inf", "-inf", "nan", "1e999999999", "1e400", "1e-320", "-0", "1/0", "1/" + "9" * 400, "9" * 5000, "0x10", "1_0",
        "٣", "½", "\0", "\u2028", "é" * 300, "%s", "$\\frac$", "--", "="]  # fmt: skip
-NUMBERS = st.one_of(st.floats().map(repr), st.integers(-9, 9).map(str), st.integers().map(str), st.sampled_from(ODD))
+NUMBERS = st.one_of(
+    st.floats().map(repr), st.integers(-9, 9).map(str), st.integers().map(str), st.sampled_from(ODD)
+)
 TEXTS = NUMBERS | st.text(max_size=12)
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS, st.just(10**400))
-JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
 DEEP = "[" * 3000  # more than Python's recursion limit
 
 
@@ -66,10 +74,17 @@ def often(*values: Any) -> st.SearchStrategy[Any]:
 def mutated(good: Any) -> st.SearchStrategy[Any]:
     """JSON content like `good`, in which parts are missing or other values."""
     if isinstance(good, dict) and good:
-        few = st.sets(st.sampled_from([*good]), max_size=2)  # of many, something would always be wrong
-        changed = few.flatmap(lambda keys: st.fixed_dictionaries({key: mutated(good[key]) for key in sorted(keys)}))
-        without = few.map(lambda keys: {key: value for key, value in good.items() if key not in keys})
-        return st.integers(0, 9).flatmap(lambda n: JSON if n == 0 else without if n < 4 else changed.map(lambda new: good | new))
+        # Of many, something would always be wrong
+        few = st.sets(st.sampled_from([*good]), max_size=2)
+        changed = few.flatmap(
+            lambda keys: st.fixed_dictionaries({key: mutated(good[key]) for key in sorted(keys)})
+        )
+        without = few.map(
+            lambda keys: {key: value for key, value in good.items() if key not in keys}
+        )
+        return st.integers(0, 9).flatmap(
+            lambda n: JSON if n == 0 else without if n < 4 else changed.map(lambda new: good | new)
+        )
     if isinstance(good, list):
         return st.tuples(*map(mutated, good)).map(list) | JSON
     return st.integers(0, 9).flatmap(lambda n: st.just(good) if n % 2 else JSON)
@@ -78,7 +93,11 @@ def mutated(good: Any) -> st.SearchStrategy[Any]:
 def contents(good: Any) -> st.SearchStrategy[bytes]:
     """A file that should hold such JSON."""
     written = mutated(good).map(lambda content: json.dumps(content).encode())
-    return written | st.sampled_from([b"", b"{", b"\xff\xfe", b"\0" * 9, DEEP.encode(), b"null"]) | st.binary(max_size=20)
+    return (
+        written
+        | st.sampled_from([b"", b"{", b"\xff\xfe", b"\0" * 9, DEEP.encode(), b"null"])
+        | st.binary(max_size=20)
+    )
 
 
 # ---- flags ----
@@ -89,7 +108,11 @@ def check_settings(settings: Any) -> None:
     for epoch, update, falls in ((1, 0, 0), (2, 17, 1), (99, 10**6, 9), (10**6, 10**9, 10**5)):
         λ = settings.schedule.mixture(epoch, update, falls)
         shares = (λ.model, λ.reward, λ.data)
-        assert min(shares) >= 0 and math.isclose(sum(shares), 1) and settings.schedule.stage(epoch, update, falls) >= 0
+        assert (
+            min(shares) >= 0
+            and math.isclose(sum(shares), 1)
+            and settings.schedule.stage(epoch, update, falls) >= 0
+        )
 
 
 KNOWN = {
@@ -113,7 +136,11 @@ def values_of(flag: str) -> st.SearchStrategy[Any]:
 @given(data=st.data())
 def test_flags_of_criterions(data: st.DataObject) -> None:
     row = FAMILY[data.draw(st.sampled_from(sorted(FAMILY)))]
-    some = data.draw(st.lists(st.sampled_from([flag for flag in row.flags]), unique=True, max_size=4)) if row.flags else []
+    some = (
+        data.draw(st.lists(st.sampled_from([flag for flag in row.flags]), unique=True, max_size=4))
+        if row.flags
+        else []
+    )
     given = {flag: data.draw(values_of(flag)) for flag in some}
     settings = judged("flags of a criterion", lambda: row.settings(given), *map(dashed, given))
     if settings is not None:
@@ -125,7 +152,12 @@ SHARES = st.sampled_from([".5", "1", "0", "3/7", "4/7", ".25"]) | NUMBERS
 
 
 @fuzzed(2000, quick=60)
-@given(st.lists(st.lists(st.tuples(NAMES, SHARES).map("=".join), max_size=4).map(",".join), max_size=3).map(":".join) | TEXTS)
+@given(
+    st.lists(
+        st.lists(st.tuples(NAMES, SHARES).map("=".join), max_size=4).map(",".join), max_size=3
+    ).map(":".join)
+    | TEXTS
+)
 @example("model=9e307,reward=9e307")
 def test_lambdas(text: str) -> None:
     settings = judged("--erpo-lambda", lambda: resolve({"erpo_lambda": text}), "--erpo-lambda")
@@ -134,7 +166,10 @@ def test_lambdas(text: str) -> None:
 
 
 @fuzzed(2000, quick=60)
-@given(st.sampled_from(["erpo_anneal_every", "erpo_pretrain"]), st.tuples(NUMBERS, st.sampled_from("euE ")).map("".join) | TEXTS)
+@given(
+    st.sampled_from(["erpo_anneal_every", "erpo_pretrain"]),
+    st.tuples(NUMBERS, st.sampled_from("euE ")).map("".join) | TEXTS,
+)
 def test_durations(flag: str, text: str) -> None:
     settings = judged("durations", lambda: resolve({flag: text}), dashed(flag))
     if settings is not None:
@@ -148,7 +183,10 @@ def test_inverse_temperatures(prefix: str, number: str) -> None:
     if settings is not None:
         reference = Reference.from_target(torch.tensor([[5, 6, 5, 2], [7, 2, 1, 1]]), VOCABULARY)
         reward = make_reward("edit")
-        gains, candidates = reward.gains(reward.start(reference)), Candidates.from_reference(reference, VOCABULARY)
+        gains, candidates = (
+            reward.gains(reward.start(reference)),
+            Candidates.from_reference(reference, VOCABULARY),
+        )
         weights = reward_log_weights(gains, candidates, settings.experts.c_reward, 1)
         assert torch.allclose(weights.softmax(1).sum(1), torch.ones(2))
 
@@ -160,11 +198,17 @@ ENTRY = {
     "valid_loss": "3.3", "valid_num_updates": "20", "valid_best_bleu": "9.5", "valid_bleu": "9.5", "train_lambda_model": "0.5",
 }  # fmt: skip
 TRAINING = {key: ENTRY[key] for key in ("epoch", "update", "num_updates", "loss")}
-LINES = st.sampled_from([TRAINING, ENTRY, {"epoch": 2, **ENTRY}]).flatmap(mutated).map(json.dumps) | TEXTS
+LINES = (
+    st.sampled_from([TRAINING, ENTRY, {"epoch": 2, **ENTRY}]).flatmap(mutated).map(json.dumps)
+    | TEXTS
+)
 
 
 @fuzzed(300, quick=25)
-@given(st.lists(LINES, max_size=5), st.sampled_from(["", "2026 | INFO | ", '{"epoch": ' + DEEP + "\n", '{"epoch": 1e400}\n']))
+@given(
+    st.lists(LINES, max_size=5),
+    st.sampled_from(["", "2026 | INFO | ", '{"epoch": ' + DEEP + "\n", '{"epoch": 1e400}\n']),
+)
 @example(['{"epoch": 1' + 400 * "0" + "}"], "")
 def test_training_logs(folder: Path, lines: list[str], before: str) -> None:
     from fairseq_erpo.tools import curves, training_log
@@ -174,7 +218,11 @@ def test_training_logs(folder: Path, lines: list[str], before: str) -> None:
     if history is not None:
         figures = [*history.train_inner.values(), *history.train.values(), *history.valid.values()]
         assert all(math.isfinite(value) for one in figures for value in one.values())
-        for panel in (panel for made in curves.panels({"a": [history]}, curves.looks("a")).values() for panel in made):
+        for panel in (
+            panel
+            for made in curves.panels({"a": [history]}, curves.looks("a")).values()
+            for panel in made
+        ):
             if LONG:
                 curves.svg(panel)
 
@@ -205,7 +253,9 @@ def test_scores(folder: Path, scores: dict[str, Any], data: st.DataObject) -> No
     from fairseq_erpo.tools import curves, report
 
     (folder / "scores.json").write_bytes(data.draw(contents(scores)))
-    found = judged("scores.json", lambda: report.read_scores(str(folder / "scores.json")), "--scores")
+    found = judged(
+        "scores.json", lambda: report.read_scores(str(folder / "scores.json")), "--scores"
+    )
     if found is not None:
         assert "<script" not in "".join(report.score_table(found))
         panel = report.score_panel(found, curves.looks(found["systems"]))
@@ -214,11 +264,18 @@ def test_scores(folder: Path, scores: dict[str, Any], data: st.DataObject) -> No
 
 
 @fuzzed(2000)
-@given(st.lists(st.tuples(st.sampled_from("DTHSP"), st.integers(0, 3), TEXTS, TEXTS), max_size=6), st.binary(max_size=6))
-def test_outputs_of_generate(folder: Path, lines: list[tuple[str, int, str, str]], rest: bytes) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from("DTHSP"), st.integers(0, 3), TEXTS, TEXTS), max_size=6),
+    st.binary(max_size=6),
+)
+def test_outputs_of_generate(
+    folder: Path, lines: list[tuple[str, int, str, str]], rest: bytes
+) -> None:
     from fairseq_erpo.tools.generate import read
 
-    text = "".join(f"{letter}-{number}\t{score}\t{words}\n" for letter, number, score, words in lines)
+    text = "".join(
+        f"{letter}-{number}\t{score}\t{words}\n" for letter, number, score, words in lines
+    )
     (folder / "out").write_bytes(text.encode("utf-8", "replace") + rest)
     output = judged("outputs of fairseq-generate", lambda: read(folder / "out"), str(folder))
     if output is not None and output.references is not None:
@@ -230,10 +287,14 @@ def test_outputs_of_generate(folder: Path, lines: list[tuple[str, int, str, str]
        st.binary(max_size=4))  # fmt: skip
 def test_samples_files(folder: Path, lines: list[tuple[str, str, str]], rest: bytes) -> None:
     file = folder / "samples"
-    file.write_bytes("".join("\t".join(line) + "\n" for line in lines).encode("utf-8", "replace") + rest)
+    file.write_bytes(
+        "".join("\t".join(line) + "\n" for line in lines).encode("utf-8", "replace") + rest
+    )
 
     def encode(text: str) -> list[int]:
-        return [VOCABULARY.unk if word not in "abc" else 4 + "abc".index(word) for word in text.split()]
+        return [
+            VOCABULARY.unk if word not in "abc" else 4 + "abc".index(word) for word in text.split()
+        ]
 
     samples = judged("samples files", lambda: PredrawnSamples(file, encode, VOCABULARY), str(file))
     if samples is not None:
@@ -243,7 +304,13 @@ def test_samples_files(folder: Path, lines: list[tuple[str, str, str]], rest: by
 
 # ---- what the examples keep ----
 
-CORPUS = {"digest": "0", "sizes": {"train": 3}, "languages": ["de", "en"], "selection": {"pieces": 100}, "moses": False}
+CORPUS = {
+    "digest": "0",
+    "sizes": {"train": 3},
+    "languages": ["de", "en"],
+    "selection": {"pieces": 100},
+    "moses": False,
+}
 
 
 @fuzzed(1500)
@@ -252,7 +319,9 @@ def test_corpus_manifests(folder: Path, content: bytes) -> None:
     import table as examples_table
 
     (folder / "corpus.json").write_bytes(content)
-    plan, _ = examples_table.plan_of(examples_table.arguments(["translation", "--data", str(folder), "--out", str(folder / "o")]))
+    plan, _ = examples_table.plan_of(
+        examples_table.arguments(["translation", "--data", str(folder), "--out", str(folder / "o")])
+    )
     judged("corpus.json", lambda: plan.stages() and plan.table(), "corpus.json")
 
 
@@ -280,10 +349,14 @@ def test_records(flag: str, data: st.DataObject) -> None:
     kind = PPOSettings if flag == "--ppo" else flags.DiscriminatorSettings
     names = st.sampled_from([*vars(kind()), "", "x"])
     values = NUMBERS | st.sampled_from([".5", "1", "100", "true", "no", "airl"])
-    text = data.draw(st.lists(st.tuples(names, values).map("=".join), max_size=3).map(",".join) | TEXTS)
+    text = data.draw(
+        st.lists(st.tuples(names, values).map("=".join), max_size=3).map(",".join) | TEXTS
+    )
     settings = judged(f"{flag} of gail", lambda: flags.parse_record(kind, kind(), text, flag), flag)
     if settings is not None:
-        assert all(math.isfinite(value) for value in vars(settings).values() if isinstance(value, float))
+        assert all(
+            math.isfinite(value) for value in vars(settings).values() if isinstance(value, float)
+        )
 
 
 def archive_of(arrays: dict[str, bytes]) -> bytes:
@@ -297,7 +370,9 @@ def archive_of(arrays: dict[str, bytes]) -> bytes:
 
 def member(descr: str, order: bool, shape: tuple[int, ...], data: bytes) -> bytes:
     """A .npy whose header says what it wants."""
-    header = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}\n".encode("latin-1", "replace")
+    header = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}\n".encode(
+        "latin-1", "replace"
+    )
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
 
 
@@ -314,7 +389,19 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 DESCRS = st.sampled_from(
-    ["'<f8'", "'<i8'", "'|b1'", "'|O'", "'<U9'", "[('a', '<f8')]", "'<M8[s]'", "'<c16'", "'x'", "1", "'<f4'"]
+    [
+        "'<f8'",
+        "'<i8'",
+        "'|b1'",
+        "'|O'",
+        "'<U9'",
+        "[('a', '<f8')]",
+        "'<M8[s]'",
+        "'<c16'",
+        "'x'",
+        "1",
+        "'<f4'",
+    ]
 )
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 14, 10**13, 2**63, -1]), max_size=3).map(tuple)
 
@@ -329,7 +416,9 @@ def test_headers_of_demonstrations(folder: Path, demonstrations: Path, data: st.
     with zipfile.ZipFile(demonstrations) as whole:
         arrays = {name: whole.read(f"{name}.npy") for name in FIELDS}
     for name in data.draw(st.lists(st.sampled_from([*FIELDS]), min_size=1, max_size=2)):
-        fuzz = st.tuples(DESCRS, st.booleans(), SHAPES, st.binary(max_size=64)).map(lambda parts: member(*parts))
+        fuzz = st.tuples(DESCRS, st.booleans(), SHAPES, st.binary(max_size=64)).map(
+            lambda parts: member(*parts)
+        )
         arrays[name] = data.draw(fuzz | st.binary(max_size=20))
     file = folder / "d.npz"
     file.write_bytes(archive_of(arrays))
@@ -337,9 +426,20 @@ def test_headers_of_demonstrations(folder: Path, demonstrations: Path, data: st.
     manifest["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     file.with_suffix(".json").write_text(json.dumps(manifest))
     judged("headers of demonstrations", lambda: archive.load(file), str(file))
-    other = {"obs": "observations", "acts": "actions", "rews": "rewards", "lengths": "lengths", "terminal": "terminated"}
+    other = {
+        "obs": "observations",
+        "acts": "actions",
+        "rews": "rewards",
+        "lengths": "lengths",
+        "terminal": "terminated",
+    }
     file.write_bytes(archive_of({name: arrays[field] for name, field in other.items()}))
-    judged("headers of trajectories", lambda: trajectories.load(file, manifest["env_id"]), str(file), "trajector")
+    judged(
+        "headers of trajectories",
+        lambda: trajectories.load(file, manifest["env_id"]),
+        str(file),
+        "trajector",
+    )
     names = ("obs_mean", "obs_meansq", "W0", "b0", "W_out", "b_out", "log_std")
     file.write_bytes(archive_of(dict(zip(names, arrays.values(), strict=False))))
     box = np.full(1, -3, np.float32), np.full(1, 3, np.float32)
@@ -348,12 +448,16 @@ def test_headers_of_demonstrations(folder: Path, demonstrations: Path, data: st.
 
 @fuzzed(1500)
 @given(data=st.data())
-def test_manifests_of_demonstrations(folder: Path, demonstrations: Path, data: st.DataObject) -> None:
+def test_manifests_of_demonstrations(
+    folder: Path, demonstrations: Path, data: st.DataObject
+) -> None:
     from gail import archive
 
     file = folder / "manifest.npz"
     file.write_bytes(demonstrations.read_bytes())
-    file.with_suffix(".json").write_bytes(data.draw(contents(json.loads(demonstrations.with_suffix(".json").read_text()))))
+    file.with_suffix(".json").write_bytes(
+        data.draw(contents(json.loads(demonstrations.with_suffix(".json").read_text())))
+    )
     judged("manifests of demonstrations", lambda: archive.load(file), str(file.with_suffix("")))
 
 
@@ -361,7 +465,9 @@ def test_manifests_of_demonstrations(folder: Path, demonstrations: Path, data: s
 
 
 def damaged(content: bytes) -> Iterator[bytes]:
-    """Cut and flipped at each tenth of the file, and in its first bytes; by `make fuzz` at a hundred random places more."""
+    """Cut and flipped at each tenth of the file, and in its first bytes; by `make fuzz` at a
+    hundred random places more.
+    """
     places = [len(content) * tenth // 10 for tenth in range(10)] + [8, 17, 20, 30]
     places += random.sample(range(len(content)), min(200, len(content))) if LONG else []
     for place in places:
@@ -404,10 +510,16 @@ def test_a_damaged_index(data: Path) -> None:
     import fairseq_erpo.tasks  # noqa: F401
 
     def load() -> list[torch.Tensor]:
-        task = tasks.setup_task(configuration(data, "--criterion erpo_mle --task erpo_translation").task)
+        task = tasks.setup_task(
+            configuration(data, "--criterion erpo_mle --task erpo_translation").task
+        )
         task.load_dataset("train")
         pairs = task.dataset("train")
-        return [side.clone() for n in range(len(pairs)) for side in (pairs[n]["source"], pairs[n]["target"])]
+        return [
+            side.clone()
+            for n in range(len(pairs))
+            for side in (pairs[n]["source"], pairs[n]["target"])
+        ]
 
     for language in ("de", "en"):
         check_damage(".idx", data / f"train.de-en.{language}.idx", load)
@@ -420,8 +532,15 @@ def test_a_damaged_checkpoint(data: Path) -> None:
 
     flags = "--criterion erpo_mle --encoder-layers 1 --decoder-layers 1"
     cfg = OmegaConf.to_container(configuration(data, flags), resolve=True, enum_to_str=True)
-    history = [{"criterion_name": "x", "optimizer_name": "x", "lr_scheduler_state": {}, "num_updates": 4}]
-    state = {"cfg": cfg, "args": None, "model": build(data, flags).model.state_dict(), "optimizer_history": history}
+    history = [
+        {"criterion_name": "x", "optimizer_name": "x", "lr_scheduler_state": {}, "num_updates": 4}
+    ]
+    state = {
+        "cfg": cfg,
+        "args": None,
+        "model": build(data, flags).model.state_dict(),
+        "optimizer_history": history,
+    }
     state |= {
         "last_optimizer_state": {"x": torch.arange(9.0)},
         "task_state": {},
@@ -430,7 +549,11 @@ def test_a_damaged_checkpoint(data: Path) -> None:
     torch.save(state, data / "checkpoint.pt")
 
     def load() -> Any:
-        return {key: value for key, value in checkpoints.load(str(data / "checkpoint.pt")).items() if key != "cfg"}
+        return {
+            key: value
+            for key, value in checkpoints.load(str(data / "checkpoint.pt")).items()
+            if key != "cfg"
+        }
 
     check_damage("checkpoint of fairseq-train", data / "checkpoint.pt", load)
 
@@ -442,29 +565,52 @@ def test_a_damaged_demonstration(demonstrations: Path) -> None:
 
     for suffix in (".npz", ".json"):
         file = demonstrations.with_suffix(suffix)
-        check_damage(f"demonstration ({suffix})", file, lambda: arrays_of(archive.load(demonstrations, SHORT)))
+        check_damage(
+            f"demonstration ({suffix})",
+            file,
+            lambda: arrays_of(archive.load(demonstrations, SHORT)),
+        )
 
 
 def arrays_of(demos: Any) -> dict[str, Any]:
-    return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in vars(demos).items()}
+    return {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in vars(demos).items()
+    }
 
 
 def test_a_damaged_checkpoint_of_gail(folder: Path) -> None:
     checkpoints = pytest.importorskip("gail.checkpoints")
-    content = {"policy": {"weight": torch.arange(99.0)}, "env_id": "Hopper-v5", "numbers": [1, 2.5, "x"]}
+    content = {
+        "policy": {"weight": torch.arange(99.0)},
+        "env_id": "Hopper-v5",
+        "numbers": [1, 2.5, "x"],
+    }
     checkpoints.save(content, folder / "policy.pt")
-    check_damage("checkpoint of gail", folder / "policy.pt", lambda: checkpoints.load(folder / "policy.pt"))
+    check_damage(
+        "checkpoint of gail", folder / "policy.pt", lambda: checkpoints.load(folder / "policy.pt")
+    )
 
 
 def test_a_damaged_log(folder: Path) -> None:
-    """A log has no checksum: what is read of it is what its lines say, and a line that is none is left out."""
+    """A log has no checksum: what is read of it is what its lines say, and a line that is none is
+    left out.
+    """
     from fairseq_erpo.tools import training_log
 
     file = folder / "train.log"
-    file.write_text("".join(json.dumps({**ENTRY, "epoch": n, "train_num_updates": str(20 * n)}) + "\n" for n in range(1, 6)))
+    file.write_text(
+        "".join(
+            json.dumps({**ENTRY, "epoch": n, "train_num_updates": str(20 * n)}) + "\n"
+            for n in range(1, 6)
+        )
+    )
     whole = training_log.read(file).train
     for content in damaged(file.read_bytes()):
         file.write_bytes(content)
         history = judged("damaged log", lambda: training_log.read(file), str(file))
         if history is not None:
-            assert sum(whole.get(update) == values for update, values in history.train.items()) >= len(history.train) - 1
+            assert (
+                sum(whole.get(update) == values for update, values in history.train.items())
+                >= len(history.train) - 1
+            )

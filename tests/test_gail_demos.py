@@ -36,12 +36,18 @@ def test_written_and_read(demos: Demonstrations, tmp_path: Path) -> None:
     path = write_demos(tmp_path, demos)
     assert_same(archive.load(path, PENDULUM), demos)
     manifest = json.loads(path.with_suffix(".json").read_text())
-    assert manifest["returns"] == [float(length) for length in demos.lengths - 1]  # the pendulum pays 1 a step but the last
+    # The pendulum pays 1 a step but the last
+    assert manifest["returns"] == [float(length) for length in demos.lengths - 1]
     assert set(manifest["versions"]) == {"python", "gymnasium", "mujoco", "numpy"}
-    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{PENDULUM}.json", f"{PENDULUM}.npz"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        f"{PENDULUM}.json",
+        f"{PENDULUM}.npz",
+    ]
 
 
-def test_a_failed_write_leaves_the_old_file(demos: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    demos: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_demos(tmp_path, demos)
 
     def full(sink: Any, **arrays: Any) -> None:
@@ -56,14 +62,19 @@ def test_a_failed_write_leaves_the_old_file(demos: Demonstrations, tmp_path: Pat
 
 
 def test_sample_of_50() -> None:
-    """Without replacement, in the order of time, at all depths, and the same pairs however many other trajectories there are."""
+    """Without replacement, in the order of time, at all depths, and the same pairs however many
+    other trajectories there are.
+    """
     whole = demonstrations(trajectories=3)
     few = whole.subsample(50)
     for k in range(3):
         index = few.index[few.rows_of(k)]
         assert len(index) == 50 and np.all(np.diff(index) > 0)
-        assert index[0] < 100 and index[-1] > 900  # misses a tenth of 1000 steps with probability .9^50 = .005
-        assert np.array_equal(few.observations[few.rows_of(k)], whole.observations[whole.rows_of(k)][index])
+        # Misses a tenth of 1000 steps with probability .9^50 = .005
+        assert index[0] < 100 and index[-1] > 900
+        assert np.array_equal(
+            few.observations[few.rows_of(k)], whole.observations[whole.rows_of(k)][index]
+        )
         assert np.array_equal(few.states[few.rows_of(k)], whole.states[whole.rows_of(k)][index])
     assert_same(whole.first(1).subsample(50), few.first(1))
     assert not np.array_equal(few.index[few.rows_of(0)], few.index[few.rows_of(1)])
@@ -78,9 +89,21 @@ def test_short_trajectories_are_kept_whole(demos: Demonstrations) -> None:
 @pytest.mark.parametrize(
     ("field", "change", "message"),
     [
-        ("observations", lambda x: x[:, :0].astype(int), "observations must be an array of kind 'f'"),
-        ("observations", lambda x: np.where(np.arange(len(x))[:, None] == 3, np.nan, x), r"observations has a number.*\[3, 0\]"),
-        ("states", lambda x: np.where(np.arange(len(x))[:, None] == 2, np.inf, x), "states has a number that is not finite"),
+        (
+            "observations",
+            lambda x: x[:, :0].astype(int),
+            "observations must be an array of kind 'f'",
+        ),
+        (
+            "observations",
+            lambda x: np.where(np.arange(len(x))[:, None] == 3, np.nan, x),
+            r"observations has a number.*\[3, 0\]",
+        ),
+        (
+            "states",
+            lambda x: np.where(np.arange(len(x))[:, None] == 2, np.inf, x),
+            "states has a number that is not finite",
+        ),
         ("actions", lambda x: x[:-1], "actions has the shape"),
         ("actions", lambda x: x[:, 0], "actions must have the axes NA"),
         ("last_observations", lambda x: x[:, 1:], "last_observations has the shape"),
@@ -91,7 +114,9 @@ def test_short_trajectories_are_kept_whole(demos: Demonstrations) -> None:
         ("rewards", lambda x: x.tolist(), "rewards must be an array of kind 'f'.*not list"),
     ],
 )
-def test_fields_are_checked(demos: Demonstrations, field: str, change: Callable[[Any], Any], message: str) -> None:
+def test_fields_are_checked(
+    demos: Demonstrations, field: str, change: Callable[[Any], Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         replace(demos, **{field: change(getattr(demos, field))})
 
@@ -109,10 +134,15 @@ def without(name: str) -> Callable[[Arrays], Arrays]:
     [
         (without("states"), "no array states; record with"),
         (pickled, "rewards holds Python objects, and cannot be read without executing code"),
-        (lambda arrays: arrays | {"qvel": arrays["qvel"] * np.nan}, "qvel has a number that is not finite"),
+        (
+            lambda arrays: arrays | {"qvel": arrays["qvel"] * np.nan},
+            "qvel has a number that is not finite",
+        ),
     ],
 )
-def test_files_are_checked(demos: Demonstrations, tmp_path: Path, change: Callable[[Arrays], Arrays], message: str) -> None:
+def test_files_are_checked(
+    demos: Demonstrations, tmp_path: Path, change: Callable[[Arrays], Arrays], message: str
+) -> None:
     """Whatever else stands in the .npz, with a manifest that fits it."""
     path = write_demos(tmp_path, demos)
     np.savez(path, **change({name: getattr(demos, name) for name in FIELDS}))
@@ -133,10 +163,15 @@ def edit(path: Path, **changes: Any) -> None:
         ({"version": 9}, "version 9 is not 1"),
         ({"env_id": None}, "env_id is missing"),
         ({"sha256": "0"}, "sha256 is not what its manifest says"),
-        ({"env_id": "Hopper-v5"}, "env_id is Hopper-v5, not InvertedPendulum-v5; give --env Hopper-v5"),
+        (
+            {"env_id": "Hopper-v5"},
+            "env_id is Hopper-v5, not InvertedPendulum-v5; give --env Hopper-v5",
+        ),
     ],
 )
-def test_manifests_are_checked(demos: Demonstrations, tmp_path: Path, changes: Arrays, message: str) -> None:
+def test_manifests_are_checked(
+    demos: Demonstrations, tmp_path: Path, changes: Arrays, message: str
+) -> None:
     path = write_demos(tmp_path, demos)
     edit(path, **changes)
     with pytest.raises(ValueError, match=message):
@@ -193,29 +228,66 @@ def test_exchange_with_imitation(demos: Demonstrations, tmp_path: Path) -> None:
 def test_minari_episodes_are_demonstrations_without_states(
     demos: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first K of them, as recorded; a set that is not here, or of another task, is refused by name."""
+    """The first K of them, as recorded; a set that is not here, or of another task, is refused by
+    name.
+    """
     import minari
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     episodes = []
     for k, one in enumerate(trajectories.to_arrays(demos)):
         ends = [False] * (len(one["acts"]) - 1)
-        record = {"observations": one["obs"], "actions": one["acts"], "rewards": one["rews"].tolist()}
-        ended = {"terminations": [*ends, one["terminal"]], "truncations": [*ends, not one["terminal"]]}
+        record = {
+            "observations": one["obs"],
+            "actions": one["acts"],
+            "rewards": one["rews"].tolist(),
+        }
+        ended = {
+            "terminations": [*ends, one["terminal"]],
+            "truncations": [*ends, not one["terminal"]],
+        }
         episodes.append(minari.data_collector.EpisodeBuffer(id=k, **record, **ended))
     env = make_env(PENDULUM)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     minari.create_dataset_from_buffers("pendulum/random-v0", episodes, **spaces)
-    import_it = ["record", "--from-minari", "pendulum/random-v0", "--trajectories", "2", "--out", str(tmp_path / "d.npz")]
+    import_it = [
+        "record",
+        "--from-minari",
+        "pendulum/random-v0",
+        "--trajectories",
+        "2",
+        "--out",
+        str(tmp_path / "d.npz"),
+    ]
     main([*import_it, "--env", PENDULUM])
     back = archive.load(tmp_path / "d.npz", PENDULUM)
     assert len(back) == 2 and back.states.size == 0
     for name in ("observations", "actions", "rewards", "lengths", "terminated"):
-        np.testing.assert_allclose(getattr(back, name), getattr(demos, name)[: len(getattr(back, name))], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(back, name),
+            getattr(demos, name)[: len(getattr(back, name))],
+            rtol=1e-6,
+            err_msg=name,
+        )
     assert len(back.actions) == demos.lengths[:2].sum()
     with pytest.raises(SystemExit, match="--from-minari needs --env"):
         main(import_it)
-    with pytest.raises(SystemExit, match=r"--from-minari pendulum/random-v0: trajectory 0: obs .* are not"):
+    with pytest.raises(
+        SystemExit, match=r"--from-minari pendulum/random-v0: trajectory 0: obs .* are not"
+    ):
         main([*import_it, "--env", "Hopper-v5"])
-    with pytest.raises(SystemExit, match="--from-minari a/b-v0: it is not here; `minari download a/b-v0` fetches it"):
-        main(["record", "--from-minari", "a/b-v0", "--env", PENDULUM, "--out", str(tmp_path / "e.npz")])
+    with pytest.raises(
+        SystemExit,
+        match="--from-minari a/b-v0: it is not here; `minari download a/b-v0` fetches it",
+    ):
+        main(
+            [
+                "record",
+                "--from-minari",
+                "a/b-v0",
+                "--env",
+                PENDULUM,
+                "--out",
+                str(tmp_path / "e.npz"),
+            ]
+        )

@@ -8,16 +8,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from gail.discriminator import REWARDS, Discriminator, DiscriminatorSettings, RunningNorm, bernoulli_entropy
+from gail.discriminator import (
+    REWARDS,
+    Discriminator,
+    DiscriminatorSettings,
+    RunningNorm,
+    bernoulli_entropy,
+)
 
 
 def pairs(count: int, shift: float, seed: int) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, generator=rng) + shift, torch.randn(count, 2, generator=rng).clamp(-1, 1)
+    return torch.randn(count, 3, generator=rng) + shift, torch.randn(count, 2, generator=rng).clamp(
+        -1, 1
+    )
 
 
 def test_rewards_from_d() -> None:
-    """-log(1 - D), log D and log D - log(1 - D), written with D; the first is positive, the second negative."""
+    """-log(1 - D), log D and log D - log(1 - D), written with D; the first is positive, the second
+    negative.
+    """
     logits = torch.linspace(-6, 6, 25, dtype=torch.float64)
     d = 1 / (1 + (-logits).exp())
     written = {"gail": -(1 - d).log(), "log_d": d.log(), "airl": d.log() - (1 - d).log()}
@@ -42,7 +52,9 @@ def test_large_logits_stay_finite() -> None:
     ],
 )
 def test_tells_the_expert_apart(settings: DiscriminatorSettings) -> None:
-    """Logits and rewards rise for the expert's pairs, also when there are forty policy pairs to each of them."""
+    """Logits and rewards rise for the expert's pairs, also when there are forty policy pairs to
+    each of them.
+    """
     discriminator = Discriminator(3, 2, settings, seed=1)
     expert, policy = pairs(20, 3.0, 1), pairs(800, -1.0, 2)
     for _ in range(20):
@@ -60,7 +72,8 @@ def test_cannot_tell_equals_apart() -> None:
     expert, policy = pairs(2000, 0.0, 1), pairs(2000, 0.0, 2)
     for _ in range(10):
         discriminator.learn(expert, policy)
-    assert abs(discriminator.loss(expert, policy).item() - math.log(2)) < 0.03  # it learns a little of the sample by heart
+    # It learns a little of the sample by heart
+    assert abs(discriminator.loss(expert, policy).item() - math.log(2)) < 0.03
 
 
 def test_sides_weigh_the_same() -> None:
@@ -68,12 +81,16 @@ def test_sides_weigh_the_same() -> None:
     discriminator = Discriminator(3, 2, DiscriminatorSettings(), seed=1)
     expert, policy = pairs(5, 1.0, 1), pairs(7, 0.0, 2)
     twice = torch.cat([policy[0], policy[0]]), torch.cat([policy[1], policy[1]])
-    torch.testing.assert_close(discriminator.loss(expert, policy), discriminator.loss(expert, twice))
+    torch.testing.assert_close(
+        discriminator.loss(expert, policy), discriminator.loss(expert, twice)
+    )
 
 
 def test_norm_is_that_of_all_batches() -> None:
     norm = RunningNorm(3)
-    batches = [pairs(count, shift, count)[0] for count, shift in ((4, 0.0), (9, 5.0), (1, -2.0), (30, 1.0))]
+    batches = [
+        pairs(count, shift, count)[0] for count, shift in ((4, 0.0), (9, 5.0), (1, -2.0), (30, 1.0))
+    ]
     for batch in batches:
         norm.update(batch)
     everything = torch.cat(batches)
@@ -103,12 +120,18 @@ def test_its_network_and_its_defaults() -> None:
     assert vars(settings) == {
         "learning_rate": 3e-4, "steps": 5, "entropy": 0.0, "gradient_penalty": 0.0, "spectral_norm": False, "reward": "gail",
     }  # fmt: skip
-    layers = [layer for layer in Discriminator(3, 2, settings, seed=1).layers if isinstance(layer, torch.nn.Linear)]
+    layers = [
+        layer
+        for layer in Discriminator(3, 2, settings, seed=1).layers
+        if isinstance(layer, torch.nn.Linear)
+    ]
     assert [tuple(layer.weight.shape) for layer in layers] == [(128, 5), (128, 128), (1, 128)]
 
 
 def test_the_steps_share_the_policys_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step has all of the expert's and its part of the policy's, every pair once; at most a step for each."""
+    """Each step has all of the expert's and its part of the policy's, every pair once; at most a
+    step for each.
+    """
     for count, steps, sizes in ((7, 3, [3, 2, 2]), (2, 5, [1, 1]), (4, 1, [4])):
         discriminator = Discriminator(3, 2, DiscriminatorSettings(steps=steps), seed=1)
         expert, policy = pairs(5, 1.0, 1), pairs(count, 0.0, 2)
@@ -128,13 +151,20 @@ def test_the_steps_share_the_policys_pairs(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_entropy() -> None:
     logits = torch.linspace(-4, 4, 9, dtype=torch.float64)
-    torch.testing.assert_close(bernoulli_entropy(logits), torch.distributions.Bernoulli(logits=logits).entropy())
+    torch.testing.assert_close(
+        bernoulli_entropy(logits), torch.distributions.Bernoulli(logits=logits).entropy()
+    )
 
 
 def test_the_entropy_of_d_lowers_the_loss() -> None:
     expert, policy = pairs(5, 1.0, 1), pairs(7, 0.0, 2)
-    plain, soft = (Discriminator(3, 2, DiscriminatorSettings(entropy=entropy), seed=1) for entropy in (0.0, 1.0))
-    bonus = (bernoulli_entropy(plain(*expert)).mean() + bernoulli_entropy(plain(*policy)).mean()) / 2
+    plain, soft = (
+        Discriminator(3, 2, DiscriminatorSettings(entropy=entropy), seed=1)
+        for entropy in (0.0, 1.0)
+    )
+    bonus = (
+        bernoulli_entropy(plain(*expert)).mean() + bernoulli_entropy(plain(*policy)).mean()
+    ) / 2
     assert bonus > 0.1
     torch.testing.assert_close(soft.loss(expert, policy), plain.loss(expert, policy) - bonus)
 

@@ -15,24 +15,33 @@ from gail.demos import Demonstrations
 from gail.prefix_length import PREFIX_LENGTHS, PrefixLength
 from gail.simulator import Simulator, make_env
 
-# Contacts, chaos, and velocities that observations clip: what makes a state hard to restore. (environment, actions, their bound)
-# Ant and Humanoid are rewarded by positions that MuJoCo computes a step late.
+# Contacts, chaos, and velocities that observations clip: what makes a state hard to restore.
+# (environment, actions, their bound) Ant and Humanoid are rewarded by positions that MuJoCo
+# computes a step late.
 HARD = [
     ("HalfCheetah-v5", 6, 1.0), ("Hopper-v5", 3, 1.0), ("Walker2d-v5", 6, 1.0), (PENDULUM, 1, 3.0),
     ("Ant-v5", 8, 1.0), ("Humanoid-v5", 17, 0.4),
 ]  # fmt: skip
 
 
-def begun(demos: Demonstrations, share: float, mode: str = "state", law: str = "fixed") -> DemoPrefix:
-    env = DemoPrefix(Monitor(make_env(demos.env_id)), PrefixSettings(demos, mode, law, seed=1), rank=0)
+def begun(
+    demos: Demonstrations, share: float, mode: str = "state", law: str = "fixed"
+) -> DemoPrefix:
+    env = DemoPrefix(
+        Monitor(make_env(demos.env_id)), PrefixSettings(demos, mode, law, seed=1), rank=0
+    )
     env.set_lambda_data(share)
     return env
 
 
 @pytest.mark.parametrize(("env_id", "size", "high"), HARD)
 @pytest.mark.parametrize("mode", ["state", "replay"])
-def test_the_rest_is_bit_exact(env_id: str, size: int, high: float, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From where a prefix ends, the recorded actions lead to the recorded observations, rewards and end, to the last bit."""
+def test_the_rest_is_bit_exact(
+    env_id: str, size: int, high: float, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From where a prefix ends, the recorded actions lead to the recorded observations, rewards and
+    end, to the last bit.
+    """
     monkeypatch.setattr(demo_prefix, "FULL_EPISODES", 0.0)
     whole = demonstrations(env_id, 1, noise(size, high), stochastic=True)
     demos = whole if mode == "replay" else whole.subsample(9)
@@ -54,7 +63,9 @@ def test_the_rest_is_bit_exact(env_id: str, size: int, high: float, mode: str, m
 
 
 def test_positions_and_velocities_are_not_enough() -> None:
-    """Why demonstrations hold the integration state: without the solver's warm start the walker's last bits differ."""
+    """Why demonstrations hold the integration state: without the solver's warm start the walker's
+    last bits differ.
+    """
     whole = demonstrations("Walker2d-v5", 1, noise(6, 1.0), stochastic=True)
     env = make_env("Walker2d-v5")
     simulator = Simulator(env)
@@ -65,7 +76,10 @@ def test_positions_and_velocities_are_not_enough() -> None:
             simulator.set(whole.states[5], 5)
         else:
             env.unwrapped.set_state(whole.qpos[5], whole.qvel[5])
-        ahead = [np.abs(env.step(whole.actions[t])[0] - whole.observations[t + 1]).max() for t in range(5, len(whole.index) - 1)]
+        ahead = [
+            np.abs(env.step(whole.actions[t])[0] - whole.observations[t + 1]).max()
+            for t in range(5, len(whole.index) - 1)
+        ]
         apart.append(max(ahead))
     assert apart[0] == 0 < apart[1]
 
@@ -102,11 +116,15 @@ def test_one_step_is_left_to_the_policy(mode: str, monkeypatch: pytest.MonkeyPat
     whole = demonstrations(PENDULUM, 1, noise(1, 3.0), stochastic=True)
     env = begun(whole, 1.0, mode)
     observation, _ = env.reset(seed=0)
-    assert env.skipped == whole.lengths[0] - 1 and np.array_equal(observation, whole.observations[-1])
+    assert env.skipped == whole.lengths[0] - 1 and np.array_equal(
+        observation, whole.observations[-1]
+    )
 
 
 def test_share_of_full_episodes() -> None:
-    """A tenth of the episodes begins at the environment's own reset: 1000 of them lie within 4 deviations of that."""
+    """A tenth of the episodes begins at the environment's own reset: 1000 of them lie within 4
+    deviations of that.
+    """
     env = begun(demonstrations(trajectories=2).subsample(50), 0.5)
     full = sum(env.reset()[0] is not None and env.skipped == 0 for _ in range(1000))
     assert abs(full - 100) < 4 * np.sqrt(1000 * 0.1 * 0.9)
@@ -127,7 +145,9 @@ def test_no_share_is_the_environment() -> None:
             assert np.array_equal(plain.reset()[0], ours.reset()[0])
 
 
-def test_a_prefix_without_a_step_is_the_environments_own_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_without_a_step_is_the_environments_own_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of a trajectory's first pair no step is data."""
     monkeypatch.setattr(demo_prefix, "FULL_EPISODES", 0.0)
     whole = demonstrations(trajectories=2)
@@ -137,7 +157,9 @@ def test_a_prefix_without_a_step_is_the_environments_own_reset(monkeypatch: pyte
 
 
 def test_a_reset_is_passed_on() -> None:
-    """Its seed, and options that the environment knows; without a seed the environment's numbers go on."""
+    """Its seed, and options that the environment knows; without a seed the environment's numbers go
+    on.
+    """
     given: list[dict[str, Any]] = []
 
     class Listens(gym.Wrapper[Any, Any, Any, Any]):
@@ -157,14 +179,24 @@ def without_time(episode: Any) -> Any:
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_kept_and_put_back(share: float) -> None:
-    """In the middle of an episode: the same steps, the same statistics at its end, the same next reset."""
+    """In the middle of an episode: the same steps, the same statistics at its end, the same next
+    reset.
+    """
     demos = demonstrations(trajectories=2).subsample(50)
 
     def play(env: DemoPrefix, steps: int) -> list[Any]:
         seen = []
         for _ in range(steps):
             observation, reward, terminated, truncated, info = env.step(np.full(1, 0.3, np.float32))
-            seen.append((observation.tolist(), reward, terminated, truncated, without_time(info.get("episode"))))
+            seen.append(
+                (
+                    observation.tolist(),
+                    reward,
+                    terminated,
+                    truncated,
+                    without_time(info.get("episode")),
+                )
+            )
             if terminated or truncated:
                 seen.append((env.reset()[0].tolist(), env.skipped))
         return seen
@@ -174,7 +206,8 @@ def test_kept_and_put_back(share: float) -> None:
     play(first, 25)
     kept = first.capture_state()
     expected = play(first, 100)
-    assert share or any(step[-1] for step in expected if len(step) == 5)  # statistics of an episode begun before
+    # Statistics of an episode begun before
+    assert share or any(step[-1] for step in expected if len(step) == 5)
     second = begun(demos, share)
     second.restore_state(kept)
     assert play(second, 100) == expected
@@ -183,7 +216,9 @@ def test_kept_and_put_back(share: float) -> None:
 @pytest.mark.parametrize("law", PREFIX_LENGTHS)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.72, 1.0])
 def test_reach_is_the_law_of_the_draw(law: str, share: float) -> None:
-    """P(m > t), by which the likelihood weighs pairs, counted over draws of m; 4000 of them, within 5 deviations."""
+    """P(m > t), by which the likelihood weighs pairs, counted over draws of m; 4000 of them, within
+    5 deviations.
+    """
     one: PrefixLength = PREFIX_LENGTHS[law]
     rng = np.random.default_rng(1)
     length, draws = 40, 4000
@@ -191,11 +226,15 @@ def test_reach_is_the_law_of_the_draw(law: str, share: float) -> None:
     assert drawn.min() >= 0 and drawn.max() <= length
     t = np.arange(length)
     counted = (drawn[:, None] > t).mean(0)
-    assert np.abs(counted - one.reach(t, share, np.full(length, length))).max() < 5 * np.sqrt(0.25 / draws)
+    assert np.abs(counted - one.reach(t, share, np.full(length, length))).max() < 5 * np.sqrt(
+        0.25 / draws
+    )
 
 
 def test_the_geometric_prefix_is_short() -> None:
-    """λ_data = .72 drawn step by step: .72 / .28 = 2.6 steps of data, whatever T is (the reason for `fixed`)."""
+    """λ_data = .72 drawn step by step: .72 / .28 = 2.6 steps of data, whatever T is (the reason for
+    `fixed`).
+    """
     rng = np.random.default_rng(1)
     drawn = [PREFIX_LENGTHS["geometric"].draw(rng, 0.72, 1000) for _ in range(4000)]
     assert abs(np.mean(drawn) - 0.72 / 0.28) < 5 * np.sqrt(0.72) / 0.28 / np.sqrt(4000)

@@ -1,4 +1,6 @@
-"""What others made: environments, policies and data sets that do not fit cost one line, and execute nothing."""
+"""What others made: environments, policies and data sets that do not fit cost one line, and execute
+nothing.
+"""
 
 import json
 import pickle
@@ -93,7 +95,9 @@ VERBS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Demonstrations under the name of each environment, so that it is the environment that is refused; and trajectories."""
+    """Demonstrations under the name of each environment, so that it is the environment that is
+    refused; and trajectories.
+    """
     folder = tmp_path_factory.mktemp("demos")
     demos = demonstrations(trajectories=1)
     trajectories.save(demos, folder / "theirs.npz")
@@ -103,18 +107,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_environments_that_no_policy_here_can_act_in(verb: str, folder: Path, tmp_path: Path) -> None:
+def test_environments_that_no_policy_here_can_act_in(
+    verb: str, folder: Path, tmp_path: Path
+) -> None:
     """Every verb with an --env, every kind of space, and an environment whose own code fails."""
     out = tmp_path / "out"
     for name in [*SPACES, "Fails"]:
         demos, theirs = folder / f"{name}-v0.npz", folder / "theirs.npz"
-        words = [word.format(out=out, demos=demos, theirs=theirs, folder=folder) for word in VERBS[verb]]
+        words = [
+            word.format(out=out, demos=demos, theirs=theirs, folder=folder) for word in VERBS[verb]
+        ]
         refused([*words, "--env", f"{name}-v0"], f"--env {name}-v0")
         assert not out.exists()
 
 
 def test_an_environment_without_a_time_limit_is_not_trained_in(tmp_path: Path) -> None:
-    refused(["expert", "--env", "Endless-v0", "--out", tmp_path / "out"], "--env Endless-v0", "max_episode_steps")
+    refused(
+        ["expert", "--env", "Endless-v0", "--out", tmp_path / "out"],
+        "--env Endless-v0",
+        "max_episode_steps",
+    )
 
 
 # ---- policies of stable-baselines3 ----
@@ -132,7 +144,10 @@ def saved(folder: Path, name: str, env_id: str = PENDULUM, **settings: Any) -> A
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("PPO", {"policy_kwargs": {"net_arch": {"pi": [8], "vf": [4]}, "activation_fn": torch.nn.ELU}}),
+        (
+            "PPO",
+            {"policy_kwargs": {"net_arch": {"pi": [8], "vf": [4]}, "activation_fn": torch.nn.ELU}},
+        ),
         ("PPO", {"use_sde": True, "learning_rate": lambda left: 1e-3 * left}),
         ("A2C", {}),
         ("SAC", {"policy_kwargs": {"net_arch": [8, 8]}, "buffer_size": 10}),
@@ -145,7 +160,9 @@ def test_models_act_as_sb3_has_them(name: str, settings: dict[str, Any], tmp_pat
     model = saved(tmp_path, name, **settings)
     act = sb3_policy(tmp_path / f"{name}.zip", name, None, PENDULUM)
     observations = np.random.default_rng(0).normal(size=(3, 4))
-    assert np.array_equal(act(observations, None), model.predict(observations, deterministic=True)[0])
+    assert np.array_equal(
+        act(observations, None), model.predict(observations, deterministic=True)[0]
+    )
     sampled = act(observations, np.random.default_rng(0))
     assert sampled.shape == (3, 1) and np.isfinite(sampled).all()
 
@@ -190,8 +207,23 @@ def test_normalisers_that_do_not_fit(tmp_path: Path) -> None:
     broken = VecNormalize(DummyVecEnv([lambda: make_env(PENDULUM)]))
     broken.obs_rms.var = np.full(4, np.nan)
     broken.save(str(tmp_path / "broken.pkl"))
-    for name in ("hopper.pkl", "other.pkl", "text.pkl", "broken.pkl", "nothere.pkl", "PPO.zip", "."):
-        words = ["--sb3", tmp_path / "PPO.zip", "--sb3-normaliser", tmp_path / name, "--env", PENDULUM]
+    for name in (
+        "hopper.pkl",
+        "other.pkl",
+        "text.pkl",
+        "broken.pkl",
+        "nothere.pkl",
+        "PPO.zip",
+        ".",
+    ):
+        words = [
+            "--sb3",
+            tmp_path / "PPO.zip",
+            "--sb3-normaliser",
+            tmp_path / name,
+            "--env",
+            PENDULUM,
+        ]
         refused(["evaluate", *words], f"--sb3-normaliser {tmp_path / name}:")
 
 
@@ -218,14 +250,22 @@ def test_nothing_in_a_model_is_executed(tmp_path: Path) -> None:
     refused([*words, tmp_path / "PPO.zip", "--sb3-normaliser", tmp_path / "evil.pkl"], "evil.pkl")
     for name in ("policy_class", "policy_kwargs"):
         kept = getattr(model, name)
-        setattr(model, name, {"activation_fn": Evil(executed)} if name == "policy_kwargs" else Evil(executed))
+        setattr(
+            model,
+            name,
+            {"activation_fn": Evil(executed)} if name == "policy_kwargs" else Evil(executed),
+        )
         model.save(tmp_path / f"{name}.zip")
         setattr(model, name, kept)
         refused([*words, tmp_path / f"{name}.zip"], f"{name}.zip")
     model.learning_rate = Evil(executed)
     model.save(tmp_path / "rate.zip")
-    main([str(word) for word in [*words, tmp_path / "rate.zip"]])  # what acting does not need is not read
-    with zipfile.ZipFile(tmp_path / "PPO.zip") as whole, zipfile.ZipFile(tmp_path / "weights.zip", "w") as archive:
+    # What acting does not need is not read
+    main([str(word) for word in [*words, tmp_path / "rate.zip"]])
+    with (
+        zipfile.ZipFile(tmp_path / "PPO.zip") as whole,
+        zipfile.ZipFile(tmp_path / "weights.zip", "w") as archive,
+    ):
         for name in whole.namelist():
             content = pickle.dumps(Evil(executed)) if name == "policy.pth" else whole.read(name)
             archive.writestr(name, content)
@@ -237,8 +277,11 @@ def test_nothing_in_a_model_is_executed(tmp_path: Path) -> None:
 
 # ---- data sets and trajectories ----
 
-WALKER, CHEETAH = "Walker2d-v5", "HalfCheetah-v5"  # their observations and actions have equal shapes
-gym.register("LowHopper-v0", HopperEnv, max_episode_steps=30, kwargs={"healthy_z_range": [0.2, 9.0]})
+# Their observations and actions have equal shapes
+WALKER, CHEETAH = "Walker2d-v5", "HalfCheetah-v5"
+gym.register(
+    "LowHopper-v0", HopperEnv, max_episode_steps=30, kwargs={"healthy_z_range": [0.2, 9.0]}
+)
 
 
 @pytest.fixture
@@ -247,15 +290,20 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "minari"
 
 
-def minari_set(name: str, spec: Any, steps: int = 5, observation: gym.Space[Any] | None = None) -> None:
-    """A data set of one episode, of an environment or of observations of another kind without one."""
+def minari_set(
+    name: str, spec: Any, steps: int = 5, observation: gym.Space[Any] | None = None
+) -> None:
+    """A data set of one episode, of an environment or of observations of another kind without one.
+    """
     import minari
     from minari.storage.datasets_root_dir import get_dataset_path
 
     env = make_env(spec.id if spec is not None else PENDULUM)
     space = observation or env.observation_space
     observations = (
-        {key: np.zeros((steps + 1, 4)) for key in space} if isinstance(space, Dict) else np.zeros((steps + 1, *space.shape))
+        {key: np.zeros((steps + 1, 4)) for key in space}
+        if isinstance(space, Dict)
+        else np.zeros((steps + 1, *space.shape))
     )  # type: ignore[misc]
     ends = np.arange(steps) == steps - 1
     actions = np.zeros((steps, *env.action_space.shape), np.float32)  # type: ignore[misc]
@@ -275,28 +323,61 @@ def minari_set(name: str, spec: Any, steps: int = 5, observation: gym.Space[Any]
 
 
 def importing(name: str, env_id: str, out: Path) -> list[str]:
-    return ["record", "--from-minari", name, "--env", env_id, "--trajectories", "1", "--out", str(out)]
+    return [
+        "record",
+        "--from-minari",
+        name,
+        "--env",
+        env_id,
+        "--trajectories",
+        "1",
+        "--out",
+        str(out),
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of a data set without an author
-def test_a_minari_set_of_another_environment_is_not_taken(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its name, version, arguments and wrappers are compared; what names none is believed, and that is said."""
+def test_a_minari_set_of_another_environment_is_not_taken(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its name, version, arguments and wrappers are compared; what names none is believed, and that
+    is said.
+    """
     out = tmp_path / "d.npz"
     spec = gym.spec(WALKER)
-    old, light = replace(spec, id="Walker2d-v4", entry_point="a:B"), replace(spec, kwargs={"frame_skip": 2})
-    same = replace(spec, kwargs={"healthy_z_range": (0.8, 2.0), "render_mode": None, "width": 20})  # its default
+    old, light = (
+        replace(spec, id="Walker2d-v4", entry_point="a:B"),
+        replace(spec, kwargs={"frame_skip": 2}),
+    )
+    # Its default
+    same = replace(spec, kwargs={"healthy_z_range": (0.8, 2.0), "render_mode": None, "width": 20})
     wrapped = replace(spec, additional_wrappers=(WrapperSpec("FrameStackObservation", "a:B", {}),))
-    for k, (one, named) in enumerate(((old, "Walker2d-v4"), (light, "frame_skip=2"), (wrapped, "FrameStackObservation"))):
+    for k, (one, named) in enumerate(
+        ((old, "Walker2d-v4"), (light, "frame_skip=2"), (wrapped, "FrameStackObservation"))
+    ):
         minari_set(f"wrong/set{k}-v0", one)
-        refused(importing(f"wrong/set{k}-v0", WALKER, out), f"--from-minari wrong/set{k}-v0", named, f"--env {WALKER}")
+        refused(
+            importing(f"wrong/set{k}-v0", WALKER, out),
+            f"--from-minari wrong/set{k}-v0",
+            named,
+            f"--env {WALKER}",
+        )
     minari_set("walker/right-v0", same)
-    refused(importing("walker/right-v0", CHEETAH, out), "--from-minari walker/right-v0", WALKER, f"--env {CHEETAH}")
+    refused(
+        importing("walker/right-v0", CHEETAH, out),
+        "--from-minari walker/right-v0",
+        WALKER,
+        f"--env {CHEETAH}",
+    )
     assert not out.exists()
     main(importing("walker/right-v0", WALKER, out))
     assert "believed" not in capsys.readouterr().err
-    minari_set("low/hopper-v0", replace(gym.spec("Hopper-v5"), kwargs={"healthy_z_range": [0.2, 9.0]}))
+    minari_set(
+        "low/hopper-v0", replace(gym.spec("Hopper-v5"), kwargs={"healthy_z_range": [0.2, 9.0]})
+    )
     refused(importing("low/hopper-v0", "Hopper-v5", out), "healthy_z_range")
-    main(importing("low/hopper-v0", "LowHopper-v0", out))  # the same class with the same arguments, under another name
+    # The same class with the same arguments, under another name
+    main(importing("low/hopper-v0", "LowHopper-v0", out))
     minari_set("no/name-v0", None)
     capsys.readouterr()
     main(importing("no/name-v0", PENDULUM, out))
@@ -305,10 +386,17 @@ def test_a_minari_set_of_another_environment_is_not_taken(sets: Path, tmp_path: 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_minari_sets_of_other_observations(sets: Path, tmp_path: Path) -> None:
-    """Dictionaries, images, and files that are no data set; a module that a set names is not imported."""
+    """Dictionaries, images, and files that are no data set; a module that a set names is not
+    imported.
+    """
     out = tmp_path / "d.npz"
     minari_set("dict/observations-v0", None, observation=Dict({"a": FLOATS, "b": FLOATS}))
-    refused(importing("dict/observations-v0", PENDULUM, out), "--from-minari dict/observations-v0", "observations", "Dict")
+    refused(
+        importing("dict/observations-v0", PENDULUM, out),
+        "--from-minari dict/observations-v0",
+        "observations",
+        "Dict",
+    )
     minari_set("an/image-v0", None, observation=Box(0, 255, (8, 8, 3), np.uint8))
     refused(importing("an/image-v0", PENDULUM, out), "--from-minari an/image-v0", "observations")
     minari_set("damaged/set-v0", None)
@@ -317,7 +405,12 @@ def test_minari_sets_of_other_observations(sets: Path, tmp_path: Path) -> None:
     (tmp_path / "trapped.py").write_text("raise SystemExit('imported')")
     spec = json.loads(gym.spec(PENDULUM).to_json()) | {"entry_point": "trapped:Env"}
     nameless = {key: value for key, value in whole.items() if key != "observation_space"}
-    for content in ("{", "[]", json.dumps(nameless | {"env_spec": json.dumps(spec)}), json.dumps(whole | {"env_spec": "{"})):
+    for content in (
+        "{",
+        "[]",
+        json.dumps(nameless | {"env_spec": json.dumps(spec)}),
+        json.dumps(whole | {"env_spec": "{"}),
+    ):
         about.write_text(content)
         refused(importing("damaged/set-v0", PENDULUM, out), "--from-minari damaged/set-v0")
     about.write_text(json.dumps(whole))
@@ -327,12 +420,21 @@ def test_minari_sets_of_other_observations(sets: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_trajectories_name_their_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Walker2d's are not HalfCheetah's, though both have 17 observations and 6 actions; a file that names none is believed."""
+def test_trajectories_name_their_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Walker2d's are not HalfCheetah's, though both have 17 observations and 6 actions; a file that
+    names none is believed.
+    """
     theirs, bare = tmp_path / "theirs.npz", tmp_path / "bare.npz"
     trajectories.save(demonstrations(WALKER, 1, noise(6, 1), stochastic=True), theirs)
     words = ["record", "--out", tmp_path / "d.npz", "--from-trajectories"]
-    refused([*words, theirs, "--env", CHEETAH], f"--from-trajectories {theirs}", WALKER, f"--env {CHEETAH}")
+    refused(
+        [*words, theirs, "--env", CHEETAH],
+        f"--from-trajectories {theirs}",
+        WALKER,
+        f"--env {CHEETAH}",
+    )
     main([str(word) for word in [*words, theirs, "--env", WALKER]])
     assert capsys.readouterr().err == ""
     with np.load(theirs) as whole:
@@ -341,10 +443,24 @@ def test_trajectories_name_their_environment(tmp_path: Path, capsys: pytest.Capt
     assert f"--env {CHEETAH}" in capsys.readouterr().err
 
 
-def test_demonstrations_of_a_variant_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demonstrations_of_a_variant_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same name, registered with other arguments since they were recorded."""
     path = write_demos(tmp_path, demonstrations("LowHopper-v0", 1, noise(3, 1), stochastic=True))
     archive.load(path, "LowHopper-v0")
-    monkeypatch.setitem(gym.registry, "LowHopper-v0", replace(gym.spec("LowHopper-v0"), kwargs={"frame_skip": 2}))
-    words = ["train", "--method", "bc", "--env", "LowHopper-v0", "--demos", path, "--out", tmp_path / "run"]
+    monkeypatch.setitem(
+        gym.registry, "LowHopper-v0", replace(gym.spec("LowHopper-v0"), kwargs={"frame_skip": 2})
+    )
+    words = [
+        "train",
+        "--method",
+        "bc",
+        "--env",
+        "LowHopper-v0",
+        "--demos",
+        path,
+        "--out",
+        tmp_path / "run",
+    ]
     refused(words, str(path), "--env LowHopper-v0", "frame_skip")

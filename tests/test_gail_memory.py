@@ -1,4 +1,6 @@
-"""What environments remember beside MuJoCo's state: episodes begin, and runs go on, only where it is restored as well."""
+"""What environments remember beside MuJoCo's state: episodes begin, and runs go on, only where it
+is restored as well.
+"""
 
 from collections import deque
 from pathlib import Path
@@ -22,7 +24,9 @@ from gail.simulator import check_env
 
 
 class Remembers(InvertedPendulumEnv):
-    """A pendulum that does not fall, with a memory of one kind in its observation, its reward, its end or its dynamics."""
+    """A pendulum that does not fall, with a memory of one kind in its observation, its reward, its
+    end or its dynamics.
+    """
 
     def __init__(self, kind: str, where: str, **others: Any) -> None:
         self.kind, self.where, self.memory = kind, where, 0.0
@@ -60,7 +64,11 @@ class Remembers(InvertedPendulumEnv):
 
     def _get_obs(self) -> Any:
         observation = super()._get_obs()
-        return np.append(observation, self.memory / 100) if self.where == "observation" else observation
+        return (
+            np.append(observation, self.memory / 100)
+            if self.where == "observation"
+            else observation
+        )
 
 
 class Delayed(gym.ActionWrapper[Any, Any, Any]):
@@ -122,8 +130,28 @@ def recorded(env_id: str, trajectories: int = 3) -> Demonstrations:
 def test_what_is_not_restored_is_refused_before_training(env_id: str, tmp_path: Path) -> None:
     """One line that names the environment and the way out, which works."""
     path = write_demos(tmp_path, recorded(env_id))
-    words = ["train", "--env", env_id, "--demos", str(path), "--quiet", "--out", str(tmp_path / "run")]
-    small = ["--steps", "32", "--envs", "2", "--iterations", "1", "--eval-episodes", "1", "--ppo", "batch_size=32,n_epochs=1"]
+    words = [
+        "train",
+        "--env",
+        env_id,
+        "--demos",
+        str(path),
+        "--quiet",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    small = [
+        "--steps",
+        "32",
+        "--envs",
+        "2",
+        "--iterations",
+        "1",
+        "--eval-episodes",
+        "1",
+        "--ppo",
+        "batch_size=32,n_epochs=1",
+    ]
     for method in ("gail_interp", "gail_resets"):
         with pytest.raises(SystemExit, match=r"^gail: --demos .*--prefix none") as stopped:
             main([*words, *small, "--method", method])
@@ -141,7 +169,9 @@ def test_what_is_restored_is_taken(env_id: str) -> None:
 
 @pytest.mark.parametrize("env_id", NOT_RESTORED)
 def test_what_a_replay_restores(env_id: str) -> None:
-    """From its recorded start on an episode repeats itself, unless the environment drew something, or remembers its own start."""
+    """From its recorded start on an episode repeats itself, unless the environment drew something,
+    or remembers its own start.
+    """
     demos = recorded(env_id, 2)
     run = settings("gail_interp", env=env_id, prefix="replay", pairs=0)
     if env_id.startswith(("Goal", "TwoGoals", "Model", "Noise", "Stacked")):
@@ -152,7 +182,9 @@ def test_what_a_replay_restores(env_id: str) -> None:
 
 
 def test_late_states_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A memory that shows in one trajectory's last step alone is found: that step is always among those taken again."""
+    """A memory that shows in one trajectory's last step alone is found: that step is always among
+    those taken again.
+    """
     monkeypatch.setattr(demo_prefix, "POINTS", 1)
     episodes = [
         episode
@@ -186,7 +218,9 @@ ACTIVATED = """
 
 
 class Led(InvertedPendulumEnv):
-    """Its pole follows a mocap body, which the clock of the simulator moves; its motor has an activation."""
+    """Its pole follows a mocap body, which the clock of the simulator moves; its motor has an
+    activation.
+    """
 
     def step(self, action: Any) -> Any:
         self.data.mocap_pos[0, 0] = 0.3 * np.sin(5 * self.data.time)
@@ -196,13 +230,18 @@ class Led(InvertedPendulumEnv):
 
 def test_activations_mocap_bodies_and_the_clock_are_restored(tmp_path: Path) -> None:
     (tmp_path / "led.xml").write_text(ACTIVATED)
-    gym.register("Led-v0", Led, max_episode_steps=30, kwargs={"xml_file": str(tmp_path / "led.xml")})
+    gym.register(
+        "Led-v0", Led, max_episode_steps=30, kwargs={"xml_file": str(tmp_path / "led.xml")}
+    )
     demos = recorded("Led-v0")
     check_fit(demos, settings("gail_interp", env="Led-v0"))
     moved = demos.states.copy()
     moved[:, 0] += 0.5  # the clock: its state is the integration state's first number
     with pytest.raises(ValueError, match="--prefix none"):
-        check_fit(Demonstrations(**(vars(demos) | {"states": moved})), settings("gail_interp", env="Led-v0"))
+        check_fit(
+            Demonstrations(**(vars(demos) | {"states": moved})),
+            settings("gail_interp", env="Led-v0"),
+        )
 
 
 # ---- runs that go on ----
@@ -210,22 +249,34 @@ def test_activations_mocap_bodies_and_the_clock_are_restored(tmp_path: Path) -> 
 
 def gone_on(env_id: str, folder: Path, ends: list[int]) -> dict[str, Any]:
     """A run that is stopped and resumed at these iterations; its last state."""
-    goal = settings("expert", env=env_id, iterations=9, steps=50, eval_every=9)  # 25 of an episode's 30 steps
+    # 25 of an episode's 30 steps
+    goal = settings("expert", env=env_id, iterations=9, steps=50, eval_every=9)
     for end in ends:
         go_on(goal, folder, end)
-    return {name: value for name, value in checkpoints.load(folder / "checkpoint.pt").items() if name != "seconds"}
+    return {
+        name: value
+        for name, value in checkpoints.load(folder / "checkpoint.pt").items()
+        if name != "seconds"
+    }
 
 
 @pytest.mark.parametrize("env_id", [*NOT_RESTORED, *RESTORED])
 def test_a_run_goes_on_with_what_its_environments_remember(env_id: str, tmp_path: Path) -> None:
     """Counters, goals, wrappers, noise: the half-done episodes go on to the same bits."""
-    assert_equal_bits(gone_on(env_id, tmp_path / "broken", [1, 2, 3]), gone_on(env_id, tmp_path / "whole", [3]))
+    assert_equal_bits(
+        gone_on(env_id, tmp_path / "broken", [1, 2, 3]), gone_on(env_id, tmp_path / "whole", [3])
+    )
 
 
-def test_a_run_whose_environment_does_not_repeat_itself_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its half-done episodes begin anew, instead of going on from a state that never was; that is said."""
+def test_a_run_whose_environment_does_not_repeat_itself_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its half-done episodes begin anew, instead of going on from a state that never was; that is
+    said.
+    """
     kept = gone_on(OWN_NUMBERS, tmp_path, [2])
-    assert [len(one["actions"]) for one in kept["environments"]] == [20, 20]  # 50 steps, an episode of 30 behind them
+    # 50 steps, an episode of 30 behind them
+    assert [len(one["actions"]) for one in kept["environments"]] == [20, 20]
     capsys.readouterr()
     kept = gone_on(OWN_NUMBERS, tmp_path, [3])
     assert OWN_NUMBERS in capsys.readouterr().err

@@ -24,7 +24,9 @@ def policy() -> Any:
 
 
 def test_likelihood_and_its_gradient(policy: Any) -> None:
-    """-Σ w log N(a; μ, σ) / Σ w; its gradients are Σ w (μ - a) / σ² and Σ w (1 - ((a - μ) / σ)²), over Σ w."""
+    """-Σ w log N(a; μ, σ) / Σ w; its gradients are Σ w (μ - a) / σ² and Σ w (1 - ((a - μ) / σ)²),
+    over Σ w.
+    """
     rng = torch.Generator().manual_seed(1)
     observations, actions = torch.randn(6, 4, generator=rng), torch.randn(6, 1, generator=rng)
     weights = torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0, 1.0])
@@ -39,18 +41,26 @@ def test_likelihood_and_its_gradient(policy: Any) -> None:
     torch.testing.assert_close(loss.detach(), (weights * by_hand).sum() / weights.sum())
     slope = (weights[:, None] * (mean - actions) / sigma**2).sum(0) / weights.sum()
     torch.testing.assert_close(policy.action_net.bias.grad, slope)
-    torch.testing.assert_close(policy.log_std.grad, (weights[:, None] * (1 - z.square())).sum(0) / weights.sum())
+    torch.testing.assert_close(
+        policy.log_std.grad, (weights[:, None] * (1 - z.square())).sum(0) / weights.sum()
+    )
     assert all(p.grad is None for name, p in policy.named_parameters() if "value" in name)
 
 
 def test_a_pair_of_weight_zero_is_not_there(policy: Any) -> None:
     observations, actions = torch.randn(4, 4), torch.randn(4, 1)
-    whole = negative_log_likelihood(policy, observations, actions, torch.tensor([1.0, 1.0, 1.0, 0.0]))
-    torch.testing.assert_close(whole, negative_log_likelihood(policy, observations[:3], actions[:3], torch.ones(3)))
+    whole = negative_log_likelihood(
+        policy, observations, actions, torch.tensor([1.0, 1.0, 1.0, 0.0])
+    )
+    torch.testing.assert_close(
+        whole, negative_log_likelihood(policy, observations[:3], actions[:3], torch.ones(3))
+    )
 
 
 def test_cloning_fits_and_keeps_exploring(policy: Any) -> None:
-    """The demonstrated function is found, values and random numbers are left alone, and the deviation stops at its floor."""
+    """The demonstrated function is found, values and random numbers are left alone, and the
+    deviation stops at its floor.
+    """
     with torch.no_grad():
         policy.log_std.fill_(LOG_STD_FLOOR + 0.1)
     observations = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
@@ -59,7 +69,9 @@ def test_cloning_fits_and_keeps_exploring(policy: Any) -> None:
     before = torch.get_rng_state()
     clone(policy, observations, actions, steps=600, seed=1)
     with torch.no_grad():
-        apart = (policy.get_distribution(observations).mode() - actions).square().mean().sqrt().item()
+        apart = (
+            (policy.get_distribution(observations).mode() - actions).square().mean().sqrt().item()
+        )
     assert apart < 0.1  # a fifth of the actions' deviation of .45
     assert policy.log_std.item() == pytest.approx(LOG_STD_FLOOR)
     assert torch.equal(policy.value_net.weight, value)
@@ -72,19 +84,25 @@ def test_cloning_before_ppo_leaves_the_deviation_to_it(policy: Any) -> None:
     before = policy.log_std.clone()
     clone(policy, observations, actions, steps=600, seed=1, mean_only=True)
     with torch.no_grad():
-        apart = (policy.get_distribution(observations).mode() - actions).square().mean().sqrt().item()
+        apart = (
+            (policy.get_distribution(observations).mode() - actions).square().mean().sqrt().item()
+        )
     assert apart < 0.1 and torch.equal(policy.log_std, before)
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"none"}))
 def test_schedules_fall_from_data_to_none(name: str) -> None:
-    """Every preset: starts with most of the data, never rises, and has (all but) none when `until` is reached."""
+    """Every preset: starts with most of the data, never rises, and has (all but) none when `until`
+    is reached.
+    """
     annealer = make_schedule(name, until=0.5)
     shares = [annealer(done).data for done in np.linspace(0, 1, 201)]
     assert shares[0] >= 0.7 and np.all(np.diff(shares) <= 1e-12)
     left = max(shares[100:])
     assert left <= {"halving": 0.5**10, "inverse_sigmoid": 0.003}.get(name, 1e-12)
-    assert all(annealer(done).reward == 0 for done in ((0, 1) if name == "by_reward" else (0, 0.3, 1)))
+    assert all(
+        annealer(done).reward == 0 for done in ((0, 1) if name == "by_reward" else (0, 0.3, 1))
+    )
 
 
 def test_schedules_at_their_corners() -> None:
@@ -96,10 +114,17 @@ def test_schedules_at_their_corners() -> None:
     assert at("mixer", 0, 0.07, 0.59) == pytest.approx([0.9, 0.8, 0.1])
     assert at("halving", 0, 0.05, 0.07, 0.13) == pytest.approx([1, 1, 0.5, 0.25])
     assert at("none", 0, 1) == [0, 0]
-    assert parse_schedule("0.25", 0.5)(0.9).data == constant_schedule(0.25)(0).data == pytest.approx(0.25)
+    assert (
+        parse_schedule("0.25", 0.5)(0.9).data
+        == constant_schedule(0.25)(0).data
+        == pytest.approx(0.25)
+    )
 
 
-@pytest.mark.parametrize(("text", "until"), [("steep", 0.5), ("linear", 0.0), ("linear", 1.5), ("1.5", 0.5), ("nan", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "until"),
+    [("steep", 0.5), ("linear", 0.0), ("linear", 1.5), ("1.5", 0.5), ("nan", 0.5)],
+)
 def test_schedules_are_checked(text: str, until: float) -> None:
     with pytest.raises(ValueError, match=r"--schedule|--until"):
         parse_schedule(text, until)
@@ -122,7 +147,10 @@ def test_a_method_that_contradicts_itself_cannot_be_built(wrong: dict[str, Any],
 
 def test_every_row_says_what_it_is() -> None:
     assert all(method.summary for method in METHODS.values())
-    assert {name for name, method in METHODS.items() if not method.needs_demos} == {"random", "expert"}
+    assert {name for name, method in METHODS.items() if not method.needs_demos} == {
+        "random",
+        "expert",
+    }
 
 
 def test_defaults() -> None:

@@ -32,7 +32,10 @@ def test_film(policy: str, tmp_path: Path, suffix: str) -> None:
 
 
 def test_refusals(policy: str, tmp_path: Path) -> None:
-    for arguments, message in (([policy, "--out", "film.avi"], "must end in .png"), (["--out", "film.png"], "name a policy")):
+    for arguments, message in (
+        ([policy, "--out", "film.avi"], "must end in .png"),
+        (["--out", "film.png"], "name a policy"),
+    ):
         with pytest.raises(SystemExit, match=message):
             main(["render", *arguments])
 

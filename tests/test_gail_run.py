@@ -40,9 +40,22 @@ FLAGS = [
     "2",
     "--quiet",
 ]
-GAIL, INTERP, RANDOM = (["train", "--out", "x", "--method", method] for method in ("gail", "gail_interp", "random"))
+GAIL, INTERP, RANDOM = (
+    ["train", "--out", "x", "--method", method] for method in ("gail", "gail_interp", "random")
+)
 
-RUN_EXPERT = ["expert", "--quiet", "--steps", "64", "--envs", "2", "--iterations", "4", "--eval-every", "9"]
+RUN_EXPERT = [
+    "expert",
+    "--quiet",
+    "--steps",
+    "64",
+    "--envs",
+    "2",
+    "--iterations",
+    "4",
+    "--eval-every",
+    "9",
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,35 +65,65 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as source:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(source)]
+        return [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(source)
+        ]
 
 
 def kept(folder: Path) -> dict[str, Any]:
-    return {name: value for name, value in checkpoints.load(folder / "checkpoint.pt").items() if name != "seconds"}
+    return {
+        name: value
+        for name, value in checkpoints.load(folder / "checkpoint.pt").items()
+        if name != "seconds"
+    }
 
 
 @pytest.mark.timeout(900)
 def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
-    """Policy, discriminator, optimisers, norms, random numbers, λ_data, half-done episodes: as if never killed."""
+    """Policy, discriminator, optimisers, norms, random numbers, λ_data, half-done episodes: as if
+    never killed.
+    """
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run = ["--method", "gail_interp", "--demos", str(demos), "--save-every", "1", *FLAGS]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "gail", "train", *run, "--iterations", "1000", "--until", ".002", "--out", str(broken)]
+    command = [
+        sys.executable,
+        "-m",
+        "gail",
+        "train",
+        *run,
+        "--iterations",
+        "1000",
+        "--until",
+        ".002",
+        "--out",
+        str(broken),
+    ]
     at, moments = 0, random.Random(5)
     for _ in range(KILLS):
-        process = subprocess.Popen([*command, "--resume"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*command, "--resume"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         limit, until = time.monotonic() + 600, at + moments.randint(3, 5)
         while (
-            not (table := broken / "progress.csv").exists() or not (lines := rows(table)) or int(lines[-1]["iteration"]) < until
+            not (table := broken / "progress.csv").exists()
+            or not (lines := rows(table))
+            or int(lines[-1]["iteration"]) < until
         ):
-            assert process.poll() is None and time.monotonic() < limit, process.stderr and process.stderr.read()
+            assert process.poll() is None and time.monotonic() < limit, (
+                process.stderr and process.stderr.read()
+            )
             time.sleep(0.02)
         time.sleep(moments.uniform(0, 0.2))  # an iteration takes about as long
         process.send_signal(signal.SIGKILL)
         process.wait()
         before, at = at, checkpoints.load(broken / "checkpoint.pt")["iteration"]
         assert before + 2 <= at < 1000
-    assert any(torch.count_nonzero(one["state"]) and len(one["actions"]) for one in kept(broken)["environments"])
+    assert any(
+        torch.count_nonzero(one["state"]) and len(one["actions"])
+        for one in kept(broken)["environments"]
+    )
     # The rest in this process, and only as far as it takes to see that it is the same.
     end = at + 2
     shape = {
@@ -101,7 +144,17 @@ def test_killed_and_resumed(demos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["random", "bc", "bc_gail", "gail_interp_reward", "gail_mixer", "gail_annealed_loss", "gail_untrained", "expert"]
+    "method",
+    [
+        "random",
+        "bc",
+        "bc_gail",
+        "gail_interp_reward",
+        "gail_mixer",
+        "gail_annealed_loss",
+        "gail_untrained",
+        "expert",
+    ],
 )
 def test_rows_run(demos: Path, tmp_path: Path, method: str) -> None:
     """Every row from start to end, with all its files; asked for again, it is not run again."""
@@ -118,28 +171,50 @@ def test_rows_run(demos: Path, tmp_path: Path, method: str) -> None:
         train(run, tmp_path)
     with pytest.raises(ValueError, match="--seed is 2, was 1"):
         train(settings(method, demos=str(demos), iterations=2, seed=2), tmp_path, resume=True)
-    with pytest.raises(ValueError, match=rf"\(--ppo gamma is 0.9, was {run.ppo.gamma}\); type its, or"):
+    with pytest.raises(
+        ValueError, match=rf"\(--ppo gamma is 0.9, was {run.ppo.gamma}\); type its, or"
+    ):
         train(replace(run, ppo=replace(run.ppo, gamma=0.9)), tmp_path, resume=True)
 
 
 def test_untrained_discriminator_is_untrained(demos: Path, tmp_path: Path) -> None:
     """Its reward is the same function at the end as at the start."""
     for name, iterations in (("one", 1), ("two", 2)):
-        train(settings("gail_untrained", demos=str(demos), iterations=iterations), tmp_path / name, quiet=True)
-    assert_equal_bits(*(checkpoints.load(tmp_path / name / "checkpoint.pt")["discriminator"] for name in ("one", "two")))
+        train(
+            settings("gail_untrained", demos=str(demos), iterations=iterations),
+            tmp_path / name,
+            quiet=True,
+        )
+    assert_equal_bits(
+        *(
+            checkpoints.load(tmp_path / name / "checkpoint.pt")["discriminator"]
+            for name in ("one", "two")
+        )
+    )
 
 
 def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
-    """Recorded actions from the recorded start lead where the recorded state is, since the simulator repeats itself."""
+    """Recorded actions from the recorded start lead where the recorded state is, since the
+    simulator repeats itself.
+    """
     found = [
         train(
-            settings("gail_interp", demos=str(demos), iterations=1, pairs=0, prefix=prefix, schedule="0.03"),
+            settings(
+                "gail_interp",
+                demos=str(demos),
+                iterations=1,
+                pairs=0,
+                prefix=prefix,
+                schedule="0.03",
+            ),
             tmp_path / prefix,
             quiet=True,
         )
         for prefix in ("state", "replay")
     ]
-    first, second = (checkpoints.load(tmp_path / prefix / "checkpoint.pt") for prefix in ("state", "replay"))
+    first, second = (
+        checkpoints.load(tmp_path / prefix / "checkpoint.pt") for prefix in ("state", "replay")
+    )
     assert_equal_bits(first["policy"], second["policy"])
     assert found[0]["return"] == found[1]["return"]
 
@@ -165,7 +240,9 @@ def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
         (["record", "--out", "x.npz"], "name one source"),
     ],
 )  # fmt: skip
-def test_refusals(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
+def test_refusals(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
     """One line that names what is wrong, and nothing written."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message) as stopped:
@@ -175,20 +252,39 @@ def test_refusals(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_is_not_finite_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The environment's fault is said to be the environment's, the update's to be --ppo's; what was kept is finite."""
-    for what, named in (("observation", "observation"), ("last", "observation"), ("reward", "reward")):
+    """The environment's fault is said to be the environment's, the update's to be --ppo's; what was
+    kept is finite.
+    """
+    for what, named in (
+        ("observation", "observation"),
+        ("last", "observation"),
+        ("reward", "reward"),
+    ):
         with pytest.raises(SystemExit, match=rf"iteration 2: --env {BROKEN[what]}: .*{named}"):
             main([*RUN_EXPERT, "--env", BROKEN[what], "--out", str(tmp_path / what)])
     steep = ["--ppo", "learning_rate=1,ent_coef=10,batch_size=64"]
     with pytest.raises(SystemExit, match=r"iteration \d+: .*--ppo") as stopped:
-        main([*RUN_EXPERT, *steep, "--env", SHORT, "--iterations", "100", "--out", str(tmp_path / "steep")])
+        main(
+            [
+                *RUN_EXPERT,
+                *steep,
+                "--env",
+                SHORT,
+                "--iterations",
+                "100",
+                "--out",
+                str(tmp_path / "steep"),
+            ]
+        )
     assert "\n" not in str(stopped.value)
     for folder in (*BROKEN, "steep"):
         checkpoints.load(tmp_path / folder / "checkpoint.pt")
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as stopped:
         main([verb, "--help"])
@@ -196,8 +292,12 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     shown = capsys.readouterr().out
     assert f"python -m gail {verb}" in shown.split("example:")[1]
     if verb in ("record", "evaluate", "render"):
-        others = ", --sb3, --from-trajectories and --from-minari" if verb == "record" else " and --sb3"
-        assert f" with --expert{others}, or to trust" in shown and all(name in shown for name in ARRAYS)
+        others = (
+            ", --sb3, --from-trajectories and --from-minari" if verb == "record" else " and --sb3"
+        )
+        assert f" with --expert{others}, or to trust" in shown and all(
+            name in shown for name in ARRAYS
+        )
 
 
 def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
@@ -213,7 +313,9 @@ def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_record_and_evaluate(demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_record_and_evaluate(
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A policy's file is enough to record and to measure it; the file names its environment."""
     train(settings("expert", env=SHORT, iterations=1), tmp_path / "run", quiet=True)
     policy = str(tmp_path / "run" / "policy.pt")

@@ -1,4 +1,6 @@
-"""Files and folders that could hurt: nothing in them is executed, nothing of the user's is removed, no wrong score is printed."""
+"""Files and folders that could hurt: nothing in them is executed, nothing of the user's is removed,
+no wrong score is printed.
+"""
 
 import copy
 import os
@@ -73,7 +75,13 @@ def test_fairseq_evaluates_literals_only(tmp_path: Path) -> None:
     from fairseq.models import fconv
     from fairseq.optim import adam
 
-    for function in (utils.eval_bool, utils.eval_str_list, utils.eval_str_dict, fconv.eval, adam.eval):
+    for function in (
+        utils.eval_bool,
+        utils.eval_str_list,
+        utils.eval_str_dict,
+        fconv.eval,
+        adam.eval,
+    ):
         with pytest.raises(ValueError, match="no literal"):
             function(code(tmp_path))
     assert not (tmp_path / "executed").exists()
@@ -83,7 +91,10 @@ def test_fairseq_evaluates_literals_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["fairseq_erpo.plugin.row_inputs", "fairseq_erpo.plugin.literals", "fairseq_erpo.tasks"])
+@pytest.mark.parametrize(
+    "first",
+    ["fairseq_erpo.plugin.row_inputs", "fairseq_erpo.plugin.literals", "fairseq_erpo.tasks"],
+)
 def test_literals_only_whatever_is_imported_first(first: str) -> None:
     line = f"import {first}; from fairseq.models import fconv; from fairseq.optim import adam; fconv.eval, adam.eval"
     subprocess.run([sys.executable, "-c", line], check=True, cwd=ROOT)
@@ -101,7 +112,8 @@ def test_no_verb_evaluates_what_a_checkpoints_configuration_says(
     for field in FIELDS:
         (model.__setitem__ if isinstance(model, dict) else model.__setattr__)(field, code(tmp_path))  # type: ignore[operator]
     state["cfg"]["model"] = model
-    state["cfg"]["criterion"] = {"_name": "erpo_interp"}  # the report shows samples of annealed rows
+    # The report shows samples of annealed rows
+    state["cfg"]["criterion"] = {"_name": "erpo_interp"}
     run = tmp_path / "run"
     run.mkdir()
     torch.save(state, run / "checkpoint_best.pt")
@@ -113,29 +125,47 @@ def test_no_verb_evaluates_what_a_checkpoints_configuration_says(
     with pytest.raises(SystemExit) as stopped:
         main([verb, *map(str, arguments)])
     assert str(stopped.value).startswith("erpo: ") and "\n" not in str(stopped.value)
-    assert "".join(sample_blocks([run], 1)).count("No samples: ") == 1  # of the report, which goes on
+    # Of the report, which goes on
+    assert "".join(sample_blocks([run], 1)).count("No samples: ") == 1
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("verb", ["inspect", "variance", "report", "validate"])
 def test_a_reward_named_in_a_file_imports_no_module(
-    verb: str, tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+    verb: str,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Metrics of one's own are imported from the current folder; a file that names one must not choose what is imported."""
+    """Metrics of one's own are imported from the current folder; a file that names one must not
+    choose what is imported.
+    """
     (tmp_path / "evil_metric.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
     state = load(tiny_checkpoint)
     for name in ("interp", "self_critic"):
-        state["cfg"]["criterion"] = {"_name": f"erpo_{name}", "erpo_reward": "evil_metric:score", "erpo_baseline": "none"}
+        state["cfg"]["criterion"] = {
+            "_name": f"erpo_{name}",
+            "erpo_reward": "evil_metric:score",
+            "erpo_baseline": "none",
+        }
         torch.save(state, tmp_path / "checkpoint_best.pt")
         if verb == "report":
-            assert "type it, as --erpo-reward" in "".join(sample_blocks([tmp_path], 1)) or name == "self_critic"
-        elif verb == "validate":  # which builds the criterion that the file names, and takes its loss of the data
+            assert (
+                "type it, as --erpo-reward" in "".join(sample_blocks([tmp_path], 1))
+                or name == "self_critic"
+            )
+        elif (
+            verb == "validate"
+        ):  # which builds the criterion that the file names, and takes its loss of the data
             built = build(tiny_data, f"--criterion erpo_{name} --erpo-reward evil_metric:score")
             built.model.eval()
             built.criterion.eval()(built.model, built.batch([3, 14]))
         else:
-            with pytest.raises(SystemExit, match=r"^erpo: [^\n]*evil_metric:score[^\n]*type it, as --erpo-reward$"):
+            with pytest.raises(
+                SystemExit, match=r"^erpo: [^\n]*evil_metric:score[^\n]*type it, as --erpo-reward$"
+            ):
                 main([verb, "checkpoint_best.pt", str(tiny_data)])
         assert not (tmp_path / "executed").exists()
 
@@ -156,7 +186,9 @@ class Evil:
         return os.mkdir, (str(self.path),)
 
 
-def test_torchs_switch_does_not_make_fairseq_execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchs_switch_does_not_make_fairseq_execute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.save({"model": {}, "cfg": {"a": Evil(tmp_path / "executed")}}, tmp_path / "evil.pt")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     with pytest.raises(SystemExit, match=r"asks for \w+\.mkdir, which could run code"):
@@ -167,15 +199,22 @@ def test_torchs_switch_does_not_make_fairseq_execute(tmp_path: Path, monkeypatch
     assert (tmp_path / "executed").exists()
 
 
-def test_an_environment_named_in_a_file_imports_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_named_in_a_file_imports_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gymnasium")
     from gail.__main__ import main as gail
 
     (tmp_path / "trap.py").write_text(f"import os; os.mkdir({str(tmp_path / 'executed')!r})\n")
     monkeypatch.syspath_prepend(tmp_path)
-    torch.save({"env_id": "trap:X-v0", "policy": {}, "observation_norm": {}}, tmp_path / "policy.pt")
+    torch.save(
+        {"env_id": "trap:X-v0", "policy": {}, "observation_norm": {}}, tmp_path / "policy.pt"
+    )
     policy = str(tmp_path / "policy.pt")
-    for words in (["evaluate", policy], ["record", "--policy", policy, "--out", str(tmp_path / "d.npz")]):
+    for words in (
+        ["evaluate", policy],
+        ["record", "--policy", policy, "--out", str(tmp_path / "d.npz")],
+    ):
         with pytest.raises(SystemExit, match="if you trust it, add --env trap:X-v0"):
             gail(words)
     assert not (tmp_path / "executed").exists()
@@ -203,9 +242,13 @@ def test_prepare_removes_no_folder_that_is_not_a_corpus(tmp_path: Path) -> None:
     assert (out / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_corpus_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corpus_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = texts(tmp_path)
-    monkeypatch.setattr(corpus, "preprocess_command", lambda *_: ["fairseq-preprocess", "--nonsense"])
+    monkeypatch.setattr(
+        corpus, "preprocess_command", lambda *_: ["fairseq-preprocess", "--nonsense"]
+    )
     with pytest.raises(SystemExit, match="this failed"):
         corpus.prepare(sources, ("de", "en"), Selection(), False, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.de", "text.en"]
@@ -213,10 +256,15 @@ def test_a_corpus_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 
 def test_a_restore_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     check_restore_file("checkpoint_last.pt", tmp_path)
-    with pytest.raises(ValueError, match=r"--restore-file: there is no file checkpoint_bset\.pt; give its whole path"):
+    with pytest.raises(
+        ValueError,
+        match=r"--restore-file: there is no file checkpoint_bset\.pt; give its whole path",
+    ):
         check_restore_file("checkpoint_bset.pt", tmp_path)
     (tmp_path / "checkpoint_best.pt").touch()
-    with pytest.raises(ValueError, match=f"the best one here is --restore-file {tmp_path}/checkpoint_best.pt"):
+    with pytest.raises(
+        ValueError, match=f"the best one here is --restore-file {tmp_path}/checkpoint_best.pt"
+    ):
         check_restore_file("checkpoint_best.pt", tmp_path)
     check_restore_file(str(tmp_path / "checkpoint_best.pt"), tmp_path)
 
@@ -230,8 +278,31 @@ def test_an_interrupted_sweep_begins_no_further_run(tmp_path: Path) -> None:
     from test_gail_sweep import demonstrations, write_demos
 
     write_demos(tmp_path, demonstrations())
-    words = ["--env", PENDULUM, "--method", "gail", "--seed", "1", "2", "3", "--demos", str(tmp_path), "--workers", "1"]
-    command = [sys.executable, "-m", "gail", "sweep", *words, "--out", str(tmp_path / "out"), "--iterations", "100000"]
+    words = [
+        "--env",
+        PENDULUM,
+        "--method",
+        "gail",
+        "--seed",
+        "1",
+        "2",
+        "3",
+        "--demos",
+        str(tmp_path),
+        "--workers",
+        "1",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "gail",
+        "sweep",
+        *words,
+        "--out",
+        str(tmp_path / "out"),
+        "--iterations",
+        "100000",
+    ]
     sweep = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     runs = tmp_path / "out" / PENDULUM / "gail" / "n1"
     end = time.monotonic() + LIMIT
@@ -240,9 +311,12 @@ def test_an_interrupted_sweep_begins_no_further_run(tmp_path: Path) -> None:
         time.sleep(0.05)
     sweep.terminate()
     _, said = sweep.communicate(timeout=LIMIT)
-    assert sweep.returncode == 1 and said.strip().endswith("interrupted") and "Traceback" not in said, said
+    assert (
+        sweep.returncode == 1 and said.strip().endswith("interrupted") and "Traceback" not in said
+    ), said
     assert [path.name for path in runs.iterdir()] == ["seed1"]
-    assert (runs / "seed1" / "log").read_text().splitlines()[-1] == "gail: interrupted"  # the run ended by SIGTERM
+    # The run ended by SIGTERM
+    assert (runs / "seed1" / "log").read_text().splitlines()[-1] == "gail: interrupted"
 
 
 # ---- nothing is silently wrong ----
@@ -257,7 +331,9 @@ def test_a_flipped_bit_is_found(tmp_path: Path, tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("tenth", range(10))
-def test_a_truncated_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path, tenth: int) -> None:
+def test_a_truncated_checkpoint_is_refused(
+    tmp_path: Path, tiny_checkpoint: Path, tenth: int
+) -> None:
     content = tiny_checkpoint.read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[: len(content) * tenth // 10])
     with pytest.raises(ValueError, match=r"cut\.pt is not a checkpoint"):
@@ -265,9 +341,12 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path
 
 
 @pytest.mark.parametrize(
-    ("numbers", "words"), [((0, 2), "D-1 is missing"), ((1, 2), "D-0 is missing"), ((0, 1, 1), "D-1 comes twice")]
+    ("numbers", "words"),
+    [((0, 2), "D-1 is missing"), ((1, 2), "D-0 is missing"), ((0, 1, 1), "D-1 comes twice")],
 )
-def test_half_an_output_of_generate_is_not_scored(tmp_path: Path, numbers: tuple[int, ...], words: str) -> None:
+def test_half_an_output_of_generate_is_not_scored(
+    tmp_path: Path, numbers: tuple[int, ...], words: str
+) -> None:
     (tmp_path / "out").write_text("".join(f"T-{n}\ta b\nD-{n}\t-0.5\ta b\n" for n in numbers))
     with pytest.raises(ValueError, match=f"is not one whole output of fairseq-generate: {words}"):
         read(tmp_path / "out")
@@ -313,7 +392,9 @@ def test_a_title_cannot_leave_its_attribute() -> None:
         ("--best-checkpoint-metric rouge", "needs --task erpo_translation --eval-rouge"),
     ],
 )
-def test_flags_that_cannot_work_are_refused_at_once(tiny_data: Path, flags: str, words: str) -> None:
+def test_flags_that_cannot_work_are_refused_at_once(
+    tiny_data: Path, flags: str, words: str
+) -> None:
     from conftest import configuration
     from fairseq import tasks
 
@@ -325,7 +406,16 @@ def test_flags_that_cannot_work_are_refused_at_once(tiny_data: Path, flags: str,
 
 @pytest.mark.parametrize(
     "value",
-    ["gamma=5", "gamma=-1", "gae_lambda=7", "ent_coef=-3", "vf_coef=-1", "clip_range=1e9", "gamma=.9,gamma=.8", "gamma=nan"],
+    [
+        "gamma=5",
+        "gamma=-1",
+        "gae_lambda=7",
+        "ent_coef=-3",
+        "vf_coef=-1",
+        "clip_range=1e9",
+        "gamma=.9,gamma=.8",
+        "gamma=nan",
+    ],
 )
 def test_ppos_values_by_their_meaning(value: str) -> None:
     pytest.importorskip("gymnasium")
@@ -339,7 +429,9 @@ def test_ppos_values_by_their_meaning(value: str) -> None:
 # ---- checkpoints and data that do not belong together, or are damaged ----
 
 
-def test_a_dictionary_in_another_order_is_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path) -> None:
+def test_a_dictionary_in_another_order_is_refused(
+    tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path
+) -> None:
     """As large as the checkpoint's, so that every tensor fits."""
     import shutil
 
@@ -354,7 +446,9 @@ def test_a_dictionary_in_another_order_is_refused(tmp_path: Path, tiny_checkpoin
     words[0], words[1] = words[1], words[0]
     (other / "dict.en.txt").write_text("\n".join(words) + "\n")
     state = load(tiny_checkpoint)
-    state["task_state"] = {KEY: digests(tasks.setup_task(configuration(tiny_data, "--criterion erpo_mle").task))}
+    state["task_state"] = {
+        KEY: digests(tasks.setup_task(configuration(tiny_data, "--criterion erpo_mle").task))
+    }
     kept = tmp_path / "kept.pt"
     torch.save(state, kept)
     main(["inspect", str(kept), str(tiny_data), "--sentences", "1"])
@@ -377,7 +471,11 @@ def test_a_dictionary_in_another_order_is_refused(tmp_path: Path, tiny_checkpoin
 
 def test_a_model_of_nan_is_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_data: Path) -> None:
     state = load(tiny_checkpoint)
-    name = next(name for name, value in state["model"].items() if value.is_floating_point() and value.numel() > 1)
+    name = next(
+        name
+        for name, value in state["model"].items()
+        if value.is_floating_point() and value.numel() > 1
+    )
     state["model"][name].view(-1)[1] = float("nan")
     torch.save(state, tmp_path / "nan.pt")
     for verb in ("inspect", "variance"):
@@ -390,7 +488,9 @@ def test_a_model_of_nan_is_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_d
     [(None, "No such file"), (b"", "no samples"), (b"0\t1\tnowhere\n", "0.0% of the words"), (b"0_7\t1\ta\n", "underscore"),
      (b"\xff\n", ":1: expected"), (b"0\t1\n", ":1: expected")],
 )  # fmt: skip
-def test_a_samples_file_is_checked_before_training(tmp_path: Path, tiny_data: Path, content: bytes | None, words: str) -> None:
+def test_a_samples_file_is_checked_before_training(
+    tmp_path: Path, tiny_data: Path, content: bytes | None, words: str
+) -> None:
     from conftest import configuration
     from fairseq import tasks
 
@@ -417,14 +517,22 @@ def test_the_doctor_finds_nothing_where_all_is_well(
     assert "all finite" in found[f"checkpoint {tiny_checkpoint}"]["found"]
 
 
-def test_the_doctor_finds_infinite_weights(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_doctor_finds_infinite_weights(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, capsys: Any
+) -> None:
     state = load(tiny_checkpoint)
-    name = next(name for name, value in state["model"].items() if value.is_floating_point() and value.numel() > 1)
+    name = next(
+        name
+        for name, value in state["model"].items()
+        if value.is_floating_point() and value.numel() > 1
+    )
     state["model"][name].view(-1)[1] = float("-inf")
     torch.save(state, tmp_path / "inf.pt")
     with pytest.raises(SystemExit, match=r"1 of 7 checks failed: checkpoint .*inf\.pt"):
         main(["doctor", str(tiny_data), str(tmp_path / "inf.pt"), "--out", str(tmp_path)])
-    assert f"inf.pt: {name} is not finite; it may be of a run that diverged" in capsys.readouterr().out
+    assert (
+        f"inf.pt: {name} is not finite; it may be of a run that diverged" in capsys.readouterr().out
+    )
 
 
 def test_the_doctor_says_what_is_wrong(
@@ -439,7 +547,10 @@ def test_the_doctor_says_what_is_wrong(
     with pytest.raises(SystemExit, match=r"2 of 7 checks failed: data .*, checkpoint"):
         main(["doctor", str(damaged), str(tmp_path / "cut.pt"), "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "300 of 300 targets do not end with </s>" in printed and "-> run fairseq-preprocess again" in printed
+    assert (
+        "300 of 300 targets do not end with </s>" in printed
+        and "-> run fairseq-preprocess again" in printed
+    )
     assert "cut.pt is not a checkpoint: it was cut short" in printed
 
 
@@ -478,8 +589,26 @@ GAIL_READS = {
     "record": ["record", "--policy", "{file}", "--out", "{out}/d.npz"],
     "render": ["render", "{file}", "--out", "{out}/film.png"],
     "expert": ["evaluate", "--env", "InvertedPendulum-v5", "--expert", "{file}"],
-    "trajectories": ["record", "--env", "InvertedPendulum-v5", "--from-trajectories", "{file}", "--out", "{out}/d.npz"],
-    "demos": ["train", "--env", "InvertedPendulum-v5", "--method", "gail", "--demos", "{file}", "--out", "{out}/run"],
+    "trajectories": [
+        "record",
+        "--env",
+        "InvertedPendulum-v5",
+        "--from-trajectories",
+        "{file}",
+        "--out",
+        "{out}/d.npz",
+    ],
+    "demos": [
+        "train",
+        "--env",
+        "InvertedPendulum-v5",
+        "--method",
+        "gail",
+        "--demos",
+        "{file}",
+        "--out",
+        "{out}/run",
+    ],
     "doctor": ["doctor", "{file}"],
 }
 
@@ -497,9 +626,19 @@ def malicious(kind: str, folder: Path, suffix: str) -> Path:
         torch.save({"model": evil, "policy": evil, "cfg": {"a": 1}, "env_id": "trap:X-v0"}, path)
     else:
         with path.open("wb") as file:
-            np.savez(file, **dict.fromkeys(("observations", "obs", "W0", "policy", "model"), np.array([evil], dtype=object)))
+            np.savez(
+                file,
+                **dict.fromkeys(
+                    ("observations", "obs", "W0", "policy", "model"), np.array([evil], dtype=object)
+                ),
+            )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest = {"format": "gail-demonstrations", "version": 1, "env_id": "InvertedPendulum-v5", "sha256": digest}
+    manifest = {
+        "format": "gail-demonstrations",
+        "version": 1,
+        "env_id": "InvertedPendulum-v5",
+        "sha256": digest,
+    }
     path.with_suffix(".json").write_text(json.dumps(manifest | {"returns": [1.0], "lengths": [1]}))
     return path
 
@@ -519,7 +658,8 @@ def test_no_way_in_executes_a_file(kind: str, tmp_path: Path, tiny_data: Path) -
         cfg = configuration(tiny_data, f"{flags} {file} --save-dir {tmp_path}")
         with pytest.raises(SystemExit, match=r"^erpo: "):
             tasks.setup_task(cfg.task).build_criterion(cfg.criterion).check_start()
-    with pytest.raises(SystemExit, match=r"^erpo: "):  # fairseq-generate --path, and all that resumes
+    # Fairseq-generate --path, and all that resumes
+    with pytest.raises(SystemExit, match=r"^erpo: "):
         checkpoint_utils.load_model_ensemble_and_task([str(file)])
     assert not (tmp_path / "executed").exists()
 
@@ -546,7 +686,11 @@ def changed(**parts: Any) -> dict[str, Any]:
     """A checkpoint, so far as its structure is looked at."""
     good: dict[str, Any] = {
         "model": {"w": torch.zeros(4, 4)},
-        "cfg": {"model": {"encoder_layers": 1, "encoder_embed_dim": 4}, "task": {}, "criterion": None},
+        "cfg": {
+            "model": {"encoder_layers": 1, "encoder_embed_dim": 4},
+            "task": {},
+            "criterion": None,
+        },
         "optimizer_history": [{"num_updates": 3}],
     }
     return good | parts
@@ -558,7 +702,8 @@ def test_the_structure_of_a_checkpoint() -> None:
     from fairseq_erpo.plugin.structure import check_structure
 
     check_structure(changed())
-    check_structure(changed(cfg=None, args=Namespace(encoder_layers=1, all_gather_list_size=16384)))  # of the trainer
+    # Of the trainer
+    check_structure(changed(cfg=None, args=Namespace(encoder_layers=1, all_gather_list_size=16384)))
     for wrong in (
         [1],
         changed(model=[1]),
@@ -581,7 +726,13 @@ def test_the_structure_of_a_checkpoint() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("erpo_reward", [1]), ("erpo_reward", {"a": 1}), ("erpo_c", 5), ("erpo_c_model", "5"), ("erpo_samples", [2])],
+    [
+        ("erpo_reward", [1]),
+        ("erpo_reward", {"a": 1}),
+        ("erpo_c", 5),
+        ("erpo_c_model", "5"),
+        ("erpo_samples", [2]),
+    ],
 )
 def test_a_flag_of_a_configuration_has_its_type(name: str, value: Any) -> None:
     from fairseq_erpo.tools.load_run import flags_of
@@ -589,7 +740,12 @@ def test_a_flag_of_a_configuration_has_its_type(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{dashed(name)} "):
         flags_of({name: value})
     kept = {"erpo_c": "5", "erpo_c_model": 5, "erpo_samples": 2}
-    assert flags_of({**kept, "_name": "erpo_interp", "erpo_reward": None, "erpo_of_somebody_else": [1]}) == kept
+    assert (
+        flags_of(
+            {**kept, "_name": "erpo_interp", "erpo_reward": None, "erpo_of_somebody_else": [1]}
+        )
+        == kept
+    )
 
 
 def test_a_damaged_index_is_named(tmp_path: Path, tiny_data: Path) -> None:
@@ -604,7 +760,12 @@ def test_a_damaged_index_is_named(tmp_path: Path, tiny_data: Path) -> None:
         check_index(index)
 
     write(*good)
-    for broken in ((good[0][:10], good[1]), (good[0][:-9], good[1]), (good[0], good[1][:-9]), (bytes(900), good[1])):
+    for broken in (
+        (good[0][:10], good[1]),
+        (good[0][:-9], good[1]),
+        (good[0], good[1][:-9]),
+        (bytes(900), good[1]),
+    ):
         with pytest.raises(ValueError, match=r"x\.(idx|bin) is damaged"):
             write(*broken)
 
@@ -618,7 +779,11 @@ def test_data_that_are_none_cost_one_line(task: str, tmp_path: Path, tiny_data: 
 
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    for name, content in (("bad", "word without number x\n"), ("twice", "a 1\na 1\n"), ("binary", "\udcff\n")):
+    for name, content in (
+        ("bad", "word without number x\n"),
+        ("twice", "a 1\na 1\n"),
+        ("binary", "\udcff\n"),
+    ):
         shutil.copytree(tiny_data, tmp_path / name)
         (tmp_path / name / "dict.en.txt").write_text(content, errors="surrogateescape")
     shutil.copytree(tiny_data, tmp_path / "nodict", ignore=shutil.ignore_patterns("dict.*"))
@@ -631,7 +796,11 @@ def test_data_that_are_none_cost_one_line(task: str, tmp_path: Path, tiny_data: 
         ("bad", None, "Incorrect dictionary format"),
         ("twice", None, "Duplicate word"),
         ("binary", None, r"^erpo: .*binary: "),
-        ("bad", ("fr", "en"), r"has no dict\.fr\.txt; there are dictionaries of de, en: see --source-lang"),
+        (
+            "bad",
+            ("fr", "en"),
+            r"has no dict\.fr\.txt; there are dictionaries of de, en: see --source-lang",
+        ),
     ):
         cfg = copy.deepcopy(parsed)
         cfg.data = str(tmp_path / name)
@@ -656,13 +825,18 @@ def test_arrays_are_as_large_as_they_say(tmp_path: Path) -> None:
 
     whole, header = io.BytesIO(), io.BytesIO()
     np.save(whole, np.arange(3.0))
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**13, 4)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (10**13, 4)}
+    )
     good = archive("good.npz", a=whole.getvalue())
     assert read_arrays(good, ["a"])["a"].tolist() == [0, 1, 2]
     (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:-30])
     (tmp_path / "one.npz").write_bytes(whole.getvalue())
     for path, words in (
-        (archive("large.npz", a=header.getvalue()), "a is damaged: its header promises 320000000000000 bytes"),
+        (
+            archive("large.npz", a=header.getvalue()),
+            "a is damaged: its header promises 320000000000000 bytes",
+        ),
         (archive("other.npz", b=whole.getvalue()), "no array a"),
         (archive("text.npz", a=b"text"), "EOF"),
         (tmp_path / "cut.npz", "not an .npz archive"),
@@ -696,10 +870,19 @@ def test_experts_of_other_shapes() -> None:
     from gail.policies import check_expert
 
     box = (np.zeros(1), np.ones(1))
-    good = {"obs_mean": np.zeros(4), "obs_meansq": np.ones(4), "W0": np.zeros((4, 3)), "b0": np.zeros(3)}
+    good = {
+        "obs_mean": np.zeros(4),
+        "obs_meansq": np.ones(4),
+        "W0": np.zeros((4, 3)),
+        "b0": np.zeros(3),
+    }
     good |= {"W_out": np.zeros((3, 1)), "b_out": np.zeros(1), "log_std": np.zeros(1)}
     check_expert(good, box)
-    for name, array in (("W0", np.full((4, 3), np.nan)), ("log_std", np.array([1e9])), ("W0", np.zeros((9, 3)))):
+    for name, array in (
+        ("W0", np.full((4, 3), np.nan)),
+        ("log_std", np.array([1e9])),
+        ("W0", np.zeros((9, 3))),
+    ):
         with pytest.raises(ValueError, match=name):
             check_expert(good | {name: array}, box)
 
@@ -709,7 +892,12 @@ def test_trajectories_whose_lengths_do_not_fit(lengths: Any) -> None:
     pytest.importorskip("gymnasium")
     from gail.trajectories import check_fit
 
-    good = {"obs": np.zeros((7, 4)), "acts": np.zeros((5, 1)), "rews": np.zeros(5), "terminal": np.zeros(2, dtype=bool)}
+    good = {
+        "obs": np.zeros((7, 4)),
+        "acts": np.zeros((5, 1)),
+        "rews": np.zeros(5),
+        "terminal": np.zeros(2, dtype=bool),
+    }
     check_fit(good | {"lengths": np.array([2, 3])})
     with pytest.raises(ValueError, match="lengths"):
         check_fit(good | {"lengths": np.array(lengths)})
@@ -760,12 +948,15 @@ def test_demonstrations_have_the_steps_that_their_lengths_say() -> None:
 
     demos = demonstrations(trajectories=1)
     check_fit(demos, settings("gail"))
-    with pytest.raises(ValueError, match="lengths are of 1000000 steps and there are 1000; record anew"):
+    with pytest.raises(
+        ValueError, match="lengths are of 1000000 steps and there are 1000; record anew"
+    ):
         check_fit(replace(demos, lengths=demos.lengths * 1000), settings("gail"))
 
 
 def test_data_that_were_binarised_anew_are_decoded_again(tmp_path: Path) -> None:
-    """The kept output is named by contents: sizes, and time stamps that may be older, say nothing."""
+    """The kept output is named by contents: sizes, and time stamps that may be older, say nothing.
+    """
     from fairseq_erpo.tools.generate import digest_of
 
     files = [tmp_path / name for name in ("checkpoint_best.pt", "test.de-en.de.bin", "dict.de.txt")]
@@ -786,7 +977,12 @@ def test_data_that_were_binarised_anew_are_decoded_again(tmp_path: Path) -> None
 def test_a_folder_is_locked_against_other_processes(tmp_path: Path) -> None:
     from fairseq_erpo.files import lock
 
-    command = [sys.executable, "-c", "import sys; from fairseq_erpo.files import lock; lock(sys.argv[1], '--out')", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from fairseq_erpo.files import lock; lock(sys.argv[1], '--out')",
+        str(tmp_path),
+    ]
     with lock(tmp_path):
         second = subprocess.run(command, capture_output=True, text=True)
         assert f"another process is working in --out {tmp_path}" in second.stderr
@@ -801,7 +997,10 @@ def test_two_writers_of_a_file_have_two_parts(tmp_path: Path) -> None:
         one.write_text("1")
         other.write_text("2")
     assert (tmp_path / "a").read_text() == "1" and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(WriteError, match=r"--out .*cannot be written"), atomic_write(tmp_path / "a" / "b", "--out"):
+    with (
+        pytest.raises(WriteError, match=r"--out .*cannot be written"),
+        atomic_write(tmp_path / "a" / "b", "--out"),
+    ):
         pass  # a file where a folder should be
 
 
@@ -826,7 +1025,8 @@ for write in (
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    """Files of 8 kB at most: a checkpoint and a subword model are larger, the corpus's text is not."""
+    """Files of 8 kB at most: a checkpoint and a subword model are larger, the corpus's text is not.
+    """
     sources = texts(tmp_path)
     before = sorted(tmp_path.iterdir())
     command = [sys.executable, "-c", FULL, str(tmp_path), *map(str, sources)]
@@ -853,7 +1053,10 @@ def test_a_corpus_that_holds_more_is_not_replaced(tmp_path: Path) -> None:
             corpus.corpus_of(tmp_path / "corpus.json")
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.de", b"Gr\xf6\xdfe"), ("a.de.gz", b"xx"), ("a.zip", b"xx"), ("a.tgz", b"xx")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.de", b"Gr\xf6\xdfe"), ("a.de.gz", b"xx"), ("a.zip", b"xx"), ("a.tgz", b"xx")],
+)
 def test_texts_and_archives_that_are_none(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     sources = [tmp_path / name] if name.endswith(("zip", "tgz")) else [tmp_path / name] * 2
@@ -861,8 +1064,12 @@ def test_texts_and_archives_that_are_none(name: str, content: bytes, tmp_path: P
         corpus.read(sources, ("de", "en"))
 
 
-@pytest.mark.parametrize("words", ["--pairs -5", "--epochs 0,0", "--jobs 0", "--seeds 4,4", "--row a=interp_'x"])
-def test_a_tables_flags_are_refused_up_front(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words", ["--pairs -5", "--epochs 0,0", "--jobs 0", "--seeds 4,4", "--row a=interp_'x"]
+)
+def test_a_tables_flags_are_refused_up_front(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     import table
 
     flag, value = words.split()
@@ -874,13 +1081,21 @@ def test_a_tables_flags_are_refused_up_front(words: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("bin/fairseq-train", "erpo: interrupted; the same command goes on from the last checkpoint"),
-        ("fairseq_cli/train.py", "erpo: interrupted; the same command goes on from the last checkpoint"),
+        (
+            "bin/fairseq-train",
+            "erpo: interrupted; the same command goes on from the last checkpoint",
+        ),
+        (
+            "fairseq_cli/train.py",
+            "erpo: interrupted; the same command goes on from the last checkpoint",
+        ),
         ("bin/fairseq-generate", "erpo: interrupted"),
         ("train.py", "KeyboardInterrupt"),
     ],
 )
-def test_ctrl_c_is_one_line(command: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_one_line(
+    command: str, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fairseq_erpo.plugin.interrupt import hook
 
     monkeypatch.setattr("sys.argv", [command])

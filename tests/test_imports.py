@@ -14,7 +14,8 @@ from conftest import LIMIT
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Rooms of fairseq_erpo from the ground up: a module imports from its own room and from those below, never from above.
+# Rooms of fairseq_erpo from the ground up: a module imports from its own room and from those below,
+# never from above.
 FLOORS = (
     {""},
     {"mixture", "vocabulary", "files", "processes", "verbs", "scores", "coverage", "provenance"},
@@ -25,20 +26,41 @@ FLOORS = (
     {"tasks", "tools"},
     {"__main__"},
 )
-STANDARD_ONLY = {"", "mixture", "annealers", "vocabulary", "files", "verbs", "coverage", "provenance"}
-FAIRSEQ = {"plugin", "tasks", "tools.load_run", "tools.generate", "tools.variance", "tools.doctor", "tools.convert"}
+STANDARD_ONLY = {
+    "",
+    "mixture",
+    "annealers",
+    "vocabulary",
+    "files",
+    "verbs",
+    "coverage",
+    "provenance",
+}
+FAIRSEQ = {
+    "plugin",
+    "tasks",
+    "tools.load_run",
+    "tools.generate",
+    "tools.variance",
+    "tools.doctor",
+    "tools.convert",
+}
 SHARED_WITH_GAIL = {"mixture", "annealers", "files", "processes", "checkup", "verbs"}
 STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies", "sb3_policy"}
 
 
 def imports(path: Path, package: str) -> Iterator[str]:
-    """Every module that a file names in an import, at any depth, relative ones resolved: `a.b` or `a.b.name`."""
+    """Every module that a file names in an import, at any depth, relative ones resolved: `a.b` or
+    `a.b.name`.
+    """
     tree = ast.parse(path.read_text(), str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            parts = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join([*parts, *([node.module] if node.module else [])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
@@ -60,13 +82,21 @@ def tops(names: set[str]) -> set[str]:
 
 
 def inside(names: set[str], package: str) -> set[str]:
-    """The modules of `package` among `names`, which may be names in modules; "" for the package itself."""
+    """The modules of `package` among `names`, which may be names in modules; "" for the package
+    itself.
+    """
     known = {name for _, name, _ in modules(package)}
     found = set()
     for name in names:
         if name.split(".")[0] == package:
             parts = name.split(".")[1:]
-            found.add(next(".".join(parts[:n]) for n in range(len(parts), -1, -1) if ".".join(parts[:n]) in known))
+            found.add(
+                next(
+                    ".".join(parts[:n])
+                    for n in range(len(parts), -1, -1)
+                    if ".".join(parts[:n]) in known
+                )
+            )
     return found
 
 
@@ -85,7 +115,9 @@ def test_no_arrow_runs_up() -> None:
 
 @pytest.mark.parametrize("package", ["fairseq_erpo", "gail"])
 def test_no_circle(package: str) -> None:
-    """Among modules, whatever an import is for: TYPE_CHECKING and imports inside of functions count too."""
+    """Among modules, whatever an import is for: TYPE_CHECKING and imports inside of functions count
+    too.
+    """
     found = {name: imported for _, name, imported in modules(package)}
     rules = {
         name: {other for other in inside(imported, package) if other in found and other != name}
@@ -103,19 +135,25 @@ def test_no_circle(package: str) -> None:
 def test_foreign_packages() -> None:
     for file, name, found in modules("fairseq_erpo"):
         if name not in FAIRSEQ and room_of(name) not in FAIRSEQ:
-            assert not tops(found) & {"fairseq", "fairseq_cli", "omegaconf", "hydra"}, f"{file} must not know fairseq"
+            assert not tops(found) & {"fairseq", "fairseq_cli", "omegaconf", "hydra"}, (
+                f"{file} must not know fairseq"
+            )
         assert "stable_baselines3" not in tops(found), f"{file} must not know stable-baselines3"
         assert "gail" not in tops(found), f"{file} must not know gail"
         if room_of(name) in STANDARD_ONLY:
             foreign = tops(found) - sys.stdlib_module_names - {"fairseq_erpo"}
-            assert not foreign, f"{file} may import the standard library only, not {sorted(foreign)}"
+            assert not foreign, (
+                f"{file} may import the standard library only, not {sorted(foreign)}"
+            )
 
 
 def test_gail() -> None:
     for file, name, found in modules("gail"):
         assert not tops(found) & {"fairseq", "fairseq_cli"}, f"{file} must not know fairseq"
         extra = {room_of(other) for other in inside(found, "fairseq_erpo")} - SHARED_WITH_GAIL
-        assert not extra, f"{file} may import {sorted(SHARED_WITH_GAIL)} of fairseq_erpo, not {sorted(extra)}"
+        assert not extra, (
+            f"{file} may import {sorted(SHARED_WITH_GAIL)} of fairseq_erpo, not {sorted(extra)}"
+        )
         if name not in STABLE_BASELINES:
             assert "stable_baselines3" not in tops(found), f"{file} must not know stable-baselines3"
 
@@ -142,6 +180,8 @@ def test_every_public_name_can_be_imported(package: str) -> None:
 def test_light(statement: str, absent: tuple[str, ...]) -> None:
     code = f"{statement}, sys; print(*sorted(set({absent!r}) & set(sys.modules)))"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=LIMIT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []

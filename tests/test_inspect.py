@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo`: the sequences shown are those that training draws, each token with where it came from."""
+"""`python -m fairseq_erpo`: the sequences shown are those that training draws, each token with
+where it came from.
+"""
 
 import io
 import json
@@ -117,9 +119,13 @@ class Page(HTMLParser):
         return [(token, *mark.split(" ")) for token, mark in self.tokens]  # type: ignore[misc]
 
 
-def example(tokens: list[Token], clipped: bool = False, source: list[str] | None = None) -> Inspection:
+def example(
+    tokens: list[Token], clipped: bool = False, source: list[str] | None = None
+) -> Inspection:
     sentence = Sentence(3, source, ["a", "b"], tokens, -0.5, clipped)
-    conditions = Conditions("run/x.pt", "data-bin", "valid", "--erpo-preset robust", Mixture(0.24, 0.32, 0.44), 1, 9)
+    conditions = Conditions(
+        "run/x.pt", "data-bin", "valid", "--erpo-preset robust", Mixture(0.24, 0.32, 0.44), 1, 9
+    )
     return Inspection(conditions, [sentence])
 
 
@@ -135,7 +141,9 @@ def printed(inspection: Inspection, **how: Any) -> str:
 def test_path_prints_the_folder_and_imports_neither_fairseq_nor_torch():
     code = "import sys; from fairseq_erpo.__main__ import main; main(['path']); print(*sys.modules, file=sys.stderr)"
     for arguments in (["-c", code], ["-m", "fairseq_erpo", "path"]):
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
+        )
         assert done.stdout == f"{Path(fairseq_erpo.__file__).parent}\n"
         assert not {"fairseq", "torch", "rich"} & set(done.stderr.split())
 
@@ -151,7 +159,11 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("program", "extra"), [("fairseq_erpo", ""), ("gail", "; install this package with its extra: pip install '.[gail]'")]
+    ("program", "extra"),
+    [
+        ("fairseq_erpo", ""),
+        ("gail", "; install this package with its extra: pip install '.[gail]'"),
+    ],
 )
 def test_a_missing_module_is_named_with_the_extra_that_brings_it(program: str, extra: str):
     with pytest.raises(SystemExit) as ended:
@@ -159,7 +171,9 @@ def test_a_missing_module_is_named_with_the_extra_that_brings_it(program: str, e
     assert ended.value.code == f"x: No module named 'nosuchmodule'{extra}"
 
 
-@pytest.mark.parametrize("arguments", [[], ["inspekt"], ["path", "x"], ["inspect", "a.pt", "b", "--erpo-rewrad", "bleu"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["inspekt"], ["path", "x"], ["inspect", "a.pt", "b", "--erpo-rewrad", "bleu"]]
+)
 def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -170,12 +184,18 @@ def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixtu
 # ---- what is drawn ----
 
 
-@pytest.mark.parametrize("flags", ["--erpo-preset robust", "--erpo-preset paper --erpo-reward bleu --erpo-c 5 --erpo-c-model 1"])
+@pytest.mark.parametrize(
+    "flags",
+    ["--erpo-preset robust", "--erpo-preset paper --erpo-reward bleu --erpo-c 5 --erpo-c-model 1"],
+)
 def test_shows_every_token_that_training_would_draw(
     flags: str, tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path
 ):
     share = "model=.4,reward=.3,data=.3"
-    built = build(tiny_data, f"--criterion erpo_interp --seed 7 --erpo-schedule constant --erpo-lambda {share} {flags}")
+    built = build(
+        tiny_data,
+        f"--criterion erpo_interp --seed 7 --erpo-schedule constant --erpo-lambda {share} {flags}",
+    )
     state = load(tiny_checkpoint)
     built.model.load_state_dict(state["model"])
     built.task.clock.update = state["optimizer_history"][-1]["num_updates"]
@@ -185,7 +205,9 @@ def test_shows_every_token_that_training_would_draw(
     for i, n in enumerate(sample["id"].tolist()):
         z, dr = drawn.sample.origin[i].tolist(), drawn.sample.delta_r[i].tolist()
         words = [
-            built.task.target_dictionary[w] for w in drawn.sample.tokens[i].tolist() if w != built.task.target_dictionary.pad()
+            built.task.target_dictionary[w]
+            for w in drawn.sample.tokens[i].tolist()
+            if w != built.task.target_dictionary.pad()
         ]
         expected[n] = [(word, LETTERS[Expert(z[t])], number(dr[t])) for t, word in enumerate(words)]
     letters = {letter for sentence in expected.values() for _, letter, _ in sentence}
@@ -193,23 +215,40 @@ def test_shows_every_token_that_training_would_draw(
 
     html = tmp_path / "new" / "page.html"
     output = inspect(
-        tiny_checkpoint, tiny_data, "--lambda", share, "--sentences", 40, "--seed", 7, *flags.split(), "--html", html
+        tiny_checkpoint,
+        tiny_data,
+        "--lambda",
+        share,
+        "--sentences",
+        40,
+        "--seed",
+        7,
+        *flags.split(),
+        "--html",
+        html,
     )
     assert "\x1b" not in output
     found = blocks(output)
-    assert list(found) == list(range(40))  # in the data's order, not by length as in fairseq's batch
+    # In the data's order, not by length as in fairseq's batch
+    assert list(found) == list(range(40))
     for n, sentence in found.items():
         assert triples(sentence["sampled"]) == expected[n]
     for i, n in enumerate(sample["id"].tolist()):
         end = ", clipped at the length cap" if drawn.sample.clipped[i] else ""
-        assert found[n]["title"] == [f"sentence {n}: reward {number(float(drawn.sample.reward[i]))}{end}"]
+        assert found[n]["title"] == [
+            f"sentence {n}: reward {number(float(drawn.sample.reward[i]))}{end}"
+        ]
     assert Page(html.read_text()).triples == [triple for n in range(40) for triple in expected[n]]
     assert [file.name for file in html.parent.iterdir()] == ["page.html"]
 
 
-def test_source_and_reference_are_those_of_the_data(tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
+def test_source_and_reference_are_those_of_the_data(
+    tiny_data: Path, tiny_checkpoint: Path, inspect: Run
+):
     text = tiny_data.parent / "text"
-    sources, references = ((text / f"test.{language}").read_text().splitlines() for language in ("de", "en"))
+    sources, references = (
+        (text / f"test.{language}").read_text().splitlines() for language in ("de", "en")
+    )
     found = blocks(inspect(tiny_checkpoint, tiny_data, "--split", "test", "--sentences", 5))
     assert len(found) == 5
     for n in found:
@@ -218,38 +257,68 @@ def test_source_and_reference_are_those_of_the_data(tiny_data: Path, tiny_checkp
 
 
 @pytest.mark.parametrize("reward", ["edit", "bleu"])
-def test_all_data_is_the_reference_itself(reward: str, tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
-    output = inspect(tiny_checkpoint, tiny_data, "--lambda", "data=1", "--erpo-reward", reward, "--sentences", 40)
+def test_all_data_is_the_reference_itself(
+    reward: str, tiny_data: Path, tiny_checkpoint: Path, inspect: Run
+):
+    output = inspect(
+        tiny_checkpoint, tiny_data, "--lambda", "data=1", "--erpo-reward", reward, "--sentences", 40
+    )
     for sentence in blocks(output).values():
         tokens = triples(sentence["sampled"])
-        assert [token for token, _, _ in tokens] == [*" ".join(sentence["reference"]).split(), "</s>"]
+        assert [token for token, _, _ in tokens] == [
+            *" ".join(sentence["reference"]).split(),
+            "</s>",
+        ]
         assert {letter for _, letter, _ in tokens} == {"d"}
-        # Nothing is missed: edit stays at 0, sentence BLEU+1 reaches 1 (text: Φ(∅) + ΣΔR is the metric).
+        # Nothing is missed: edit stays at 0, sentence BLEU+1 reaches 1 (text: Φ(∅) + ΣΔR is the
+        # metric).
         assert sentence["title"][0].endswith("reward 0" if reward == "edit" else "reward +1")
     assert "drew 100%  of the tokens" in output and "in the reference 100% of the tokens" in output
 
 
-def test_batches_do_not_matter(tiny_data: Path, tiny_checkpoint: Path, inspect: Run, monkeypatch: pytest.MonkeyPatch):
+def test_batches_do_not_matter(
+    tiny_data: Path, tiny_checkpoint: Path, inspect: Run, monkeypatch: pytest.MonkeyPatch
+):
     whole = inspect(tiny_checkpoint, tiny_data, "--sentences", 10)
     monkeypatch.setattr(inspect_draw, "AT_ONCE", 3)
     assert inspect(tiny_checkpoint, tiny_data, "--sentences", 10) == whole
     started = []
-    monkeypatch.setattr(row_inputs, "Pool", lambda name, workers: started.append(name) or Pool(name, 1))
-    inspect(tiny_checkpoint, tiny_data, "--sentences", 10, "--erpo-preset", "corpus", "--erpo-reward", "chrf")
+    monkeypatch.setattr(
+        row_inputs, "Pool", lambda name, workers: started.append(name) or Pool(name, 1)
+    )
+    inspect(
+        tiny_checkpoint,
+        tiny_data,
+        "--sentences",
+        10,
+        "--erpo-preset",
+        "corpus",
+        "--erpo-reward",
+        "chrf",
+    )
     assert started == ["chrf"]
 
 
-def test_corpus_bleu_is_that_of_the_checkpoints_update(tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path):
+def test_corpus_bleu_is_that_of_the_checkpoints_update(
+    tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path
+):
     """Of the counts beside the checkpoint the newest that is not of a later update."""
     update = load(tiny_checkpoint)["optimizer_history"][-1]["num_updates"]
     shutil.copy(tiny_checkpoint, tmp_path / "x.pt")
-    corpora = [CorpusStatistics((m, 4.0, 2.0, 1.0), (12.0, 11.0, 10.0, 9.0), 12.0, 12.0, 1.0) for m in (5.0, 6.0, 7.0)]
+    corpora = [
+        CorpusStatistics((m, 4.0, 2.0, 1.0), (12.0, 11.0, 10.0, 9.0), 12.0, 12.0, 1.0)
+        for m in (5.0, 6.0, 7.0)
+    ]
     counts = [{"update": update + n, **asdict(corpus)} for n, corpus in enumerate(corpora, -1)]
 
     def shown(found: list[Any]) -> tuple[str, list[str]]:
         (tmp_path / "erpo_corpus.json").write_text(json.dumps(found))
-        output = inspect(tmp_path / "x.pt", tiny_data, "--erpo-preset", "corpus", "--lambda", "data=.5,model=.5")
-        return " ".join(output.split()), [sentence["title"][0] for sentence in blocks(output).values()]
+        output = inspect(
+            tmp_path / "x.pt", tiny_data, "--erpo-preset", "corpus", "--lambda", "data=.5,model=.5"
+        )
+        return " ".join(output.split()), [
+            sentence["title"][0] for sentence in blocks(output).values()
+        ]
 
     text, rewards = shown(counts)
     assert "of no model's statistics" not in text and rewards == shown([counts[1]])[1]
@@ -260,11 +329,15 @@ def test_corpus_bleu_is_that_of_the_checkpoints_update(tiny_data: Path, tiny_che
         shown([1])
 
 
-def test_sentences_are_spread_over_those_of_middle_length_or_chosen_by_seed(tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
+def test_sentences_are_spread_over_those_of_middle_length_or_chosen_by_seed(
+    tiny_data: Path, tiny_checkpoint: Path, inspect: Run
+):
     def chosen(*arguments: Any) -> list[int]:
         return list(blocks(inspect(tiny_checkpoint, tiny_data, *arguments)))
 
-    lengths = [len(line.split()) for line in (tiny_data.parent / "text/valid.en").read_text().splitlines()]
+    lengths = [
+        len(line.split()) for line in (tiny_data.parent / "text/valid.en").read_text().splitlines()
+    ]
     low, high = sorted(lengths)[9], sorted(lengths)[-10]
     assert chosen() == sorted(chosen()) and len(set(chosen())) == 8 and chosen()[-1] > 20
     assert all(low <= lengths[number] <= high for number in chosen())
@@ -274,22 +347,43 @@ def test_sentences_are_spread_over_those_of_middle_length_or_chosen_by_seed(tiny
     assert len(set(by_seed)) == 8
 
 
-def test_sources_can_be_left_out(tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path):
+def test_sources_can_be_left_out(
+    tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path
+):
     output = inspect(tiny_checkpoint, tiny_data, "--no-sources", "--html", tmp_path / "page.html")
-    assert "source" not in output and "source" not in Page((tmp_path / "page.html").read_text()).text
+    assert (
+        "source" not in output and "source" not in Page((tmp_path / "page.html").read_text()).text
+    )
 
 
 @pytest.mark.parametrize(
     ("criterion", "typed", "line"),
     [
-        ({"_name": "erpo_mle"}, "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
-        ({"_name": "cross_entropy"}, "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
-        ({"_name": "erpo_interp", "erpo_preset": "robust"}, "", "λ model=0.12,reward=0.16,data=0.72 · --erpo-preset robust ·"),
+        (
+            {"_name": "erpo_mle"},
+            "",
+            f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·",
+        ),
+        (
+            {"_name": "cross_entropy"},
+            "",
+            f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·",
+        ),
+        (
+            {"_name": "erpo_interp", "erpo_preset": "robust"},
+            "",
+            "λ model=0.12,reward=0.16,data=0.72 · --erpo-preset robust ·",
+        ),
         # A constant row has one of its own.
         ({"_name": "erpo_pg"}, "", f"λ model=1,reward=0,data=0 · --erpo-preset {DEFAULT} ·"),
         ({"_name": "erpo_raml"}, "", f"λ model=0,reward=1,data=0 · --erpo-preset {DEFAULT} ·"),
         (
-            {"_name": "erpo_interp", "erpo_preset": "paper", "erpo_c": "5", "erpo_lambda": "model=.5,data=.5"},
+            {
+                "_name": "erpo_interp",
+                "erpo_preset": "paper",
+                "erpo_c": "5",
+                "erpo_lambda": "model=.5,data=.5",
+            },
             "",
             "λ model=0.5,reward=0,data=0.5 · --erpo-preset paper --erpo-c 5 ·",
         ),
@@ -304,11 +398,21 @@ def test_sources_can_be_left_out(tiny_data: Path, tiny_checkpoint: Path, inspect
             "--erpo-preset robust",
             "λ model=0.4286,reward=0.5714,data=0 · --erpo-preset robust ·",
         ),
-        (Namespace(_name="label_smoothed_cross_entropy"), "", f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·"),
+        (
+            Namespace(_name="label_smoothed_cross_entropy"),
+            "",
+            f"λ model=0.24,reward=0.32,data=0.44 · --erpo-preset {DEFAULT} ·",
+        ),
     ],
 )
 def test_what_is_left_out_is_as_in_the_run(
-    criterion: Any, typed: str, line: str, tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path
+    criterion: Any,
+    typed: str,
+    line: str,
+    tiny_data: Path,
+    tiny_checkpoint: Path,
+    inspect: Run,
+    tmp_path: Path,
 ):
     state = load(tiny_checkpoint)
     state["cfg"]["criterion"] = criterion
@@ -319,9 +423,13 @@ def test_what_is_left_out_is_as_in_the_run(
 
 
 @pytest.mark.parametrize("row", FAMILY)
-def test_a_checkpoint_of_any_row_can_be_inspected(row: str, tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path):
+def test_a_checkpoint_of_any_row_can_be_inspected(
+    row: str, tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path
+):
     state = load(tiny_checkpoint)
-    defaults = {name: FAMILY[row].defaults.get(name, FLAGS[name].default) for name in FAMILY[row].flags}
+    defaults = {
+        name: FAMILY[row].defaults.get(name, FLAGS[name].default) for name in FAMILY[row].flags
+    }
     state["cfg"]["criterion"] = {"_name": f"erpo_{row}"} | defaults
     torch.save(state, tmp_path / "x.pt")
     assert len(blocks(inspect(tmp_path / "x.pt", tiny_data, "--sentences", 3))) == 3
@@ -344,10 +452,15 @@ def test_the_page_holds_every_token_escaped_and_needs_nothing_from_elsewhere():
     text = page(example(TOKENS, source=["<script>", "&"]))
     shown = Page(text)
     assert not shown.open
-    assert shown.triples == [(token.text, LETTERS[token.origin], number(token.delta_r)) for token in TOKENS]
+    assert shown.triples == [
+        (token.text, LETTERS[token.origin], number(token.delta_r)) for token in TOKENS
+    ]
     assert shown.titles[1] == "token 2, drawn by reward, ΔR 0.123450, in the reference"
     assert "<script> &" in shown.text and "clipped at" not in shown.text
-    assert all(text in shown.text for text in ("reward", "+1.062", "mean length", "5.0 without EOS", "--erpo-preset robust"))
+    assert all(
+        text in shown.text
+        for text in ("reward", "+1.062", "mean length", "5.0 without EOS", "--erpo-preset robust")
+    )
     assert not re.search(r"https?://|<script|<b>|url\(|@import", text)
     assert not shown.attributes & {"src", "href", "onclick", "style"}
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
@@ -378,14 +491,22 @@ def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch):
     assert "\x1b[1;38;2;47;129;247m<b>\x1b[0m" in coloured  # model: bold blue
     assert "\x1b[4;38;2;217;115;13m&amp;\x1b[0m" in coloured  # reward: underlined orange
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "38;2" not in printed(example(TOKENS), width=80, force_terminal=True, color_system="truecolor")
+    assert "38;2" not in printed(
+        example(TOKENS), width=80, force_terminal=True, color_system="truecolor"
+    )
     assert "\x1b" not in printed(example(TOKENS), width=80)
 
 
 def test_the_summary_counts():
     inspection = example(TOKENS)
-    rows = [(look.letter, share, realised, mean) for look, share, realised, mean in inspection.experts()]
-    assert rows == [("m", 0.24, 2 / 6, "-0.5"), ("r", 0.32, 2 / 6, "+1.062"), ("d", 0.44, 2 / 6, "+0.25")]
+    rows = [
+        (look.letter, share, realised, mean) for look, share, realised, mean in inspection.experts()
+    ]
+    assert rows == [
+        ("m", 0.24, 2 / 6, "-0.5"),
+        ("r", 0.32, 2 / 6, "+1.062"),
+        ("d", 0.44, 2 / 6, "+0.25"),
+    ]
     # Three of the five tokens before EOS; a clipped sentence has no EOS to leave out.
     assert inspection.figures() == {
         "in the reference": "60% of the tokens",
@@ -395,16 +516,24 @@ def test_the_summary_counts():
     }
     assert example(TOKENS, clipped=True).figures()["mean length"].startswith("6.0")
     only_eos = example(TOKENS[-1:])
-    assert only_eos.figures()["in the reference"].startswith("0%") and next(only_eos.experts())[3] == "-"
+    assert (
+        only_eos.figures()["in the reference"].startswith("0%")
+        and next(only_eos.experts())[3] == "-"
+    )
 
 
-def test_control_characters_do_not_reach_the_terminal(tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path):
+def test_control_characters_do_not_reach_the_terminal(
+    tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path
+):
     data = shutil.copytree(tiny_data, tmp_path / "data")
     for language in ("de", "en"):
         file = data / f"dict.{language}.txt"
         file.write_text(re.sub(r"(?i)w00", "\x1b[2J\x9b", file.read_text()))
-    torch.save(load(tiny_checkpoint) | {"task_state": {}}, tmp_path / "model.pt")  # of a version that kept no dictionaries
-    output = inspect(tmp_path / "model.pt", data, "--sentences", 40, "--html", tmp_path / "page.html")
+    # Of a version that kept no dictionaries
+    torch.save(load(tiny_checkpoint) | {"task_state": {}}, tmp_path / "model.pt")
+    output = inspect(
+        tmp_path / "model.pt", data, "--sentences", 40, "--html", tmp_path / "page.html"
+    )
     for text in (output, (tmp_path / "page.html").read_text()):
         assert "\\x1b[2J\\x9b" in text and not re.search(r"[\x1b\x9b]", text)
 
@@ -435,12 +564,16 @@ def test_files_that_are_not_there_or_something_else(
     assert "notes.pt holds no fairseq model" in refused(other, tiny_data)
     assert "no checkpoint at" in refused(tmp_path / "none.pt", tiny_data)
     assert f"no folder {tmp_path / 'none'}" in refused(tiny_checkpoint, tmp_path / "none")
-    assert f"no folder {tmp_path / 'none'}" in refused(tiny_checkpoint, tiny_data, "--user-dir", tmp_path / "none")
+    assert f"no folder {tmp_path / 'none'}" in refused(
+        tiny_checkpoint, tiny_data, "--user-dir", tmp_path / "none"
+    )
     assert f"cannot be used with {tmp_path}: " in refused(tiny_checkpoint, tmp_path)
     assert "--split dev: " in refused(tiny_checkpoint, tiny_data, "--split", "dev")
 
 
-def test_values_that_mean_nothing(tiny_data: Path, tiny_checkpoint: Path, refused: Callable[..., str]):
+def test_values_that_mean_nothing(
+    tiny_data: Path, tiny_checkpoint: Path, refused: Callable[..., str]
+):
     def wrong(*arguments: Any) -> str:
         return refused(tiny_checkpoint, tiny_data, *arguments)
 
@@ -448,10 +581,14 @@ def test_values_that_mean_nothing(tiny_data: Path, tiny_checkpoint: Path, refuse
     assert "--lambda: λ is written as" in wrong("--lambda", "modle=1")
     assert "--sentences must be at least 1" in wrong("--sentences", 0)
     assert "--erpo-reward 'blue' is unknown" in wrong("--erpo-reward", "blue")
-    assert "--erpo-preset must be finish or corpus or risk or robust or paper" in wrong("--erpo-preset", "papers")
+    assert "--erpo-preset must be finish or corpus or risk or robust or paper" in wrong(
+        "--erpo-preset", "papers"
+    )
 
 
-def test_dictionaries_of_another_size(tiny_data: Path, tiny_checkpoint: Path, refused: Callable[..., str], tmp_path: Path):
+def test_dictionaries_of_another_size(
+    tiny_data: Path, tiny_checkpoint: Path, refused: Callable[..., str], tmp_path: Path
+):
     data = shutil.copytree(tiny_data, tmp_path / "data")
     file = data / "dict.en.txt"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-8]))
@@ -459,7 +596,9 @@ def test_dictionaries_of_another_size(tiny_data: Path, tiny_checkpoint: Path, re
     state = load(tiny_checkpoint)
     state["task_state"] = {}  # as fairseq's own tasks leave it: only sizes tell
     torch.save(state, tmp_path / "plain.pt")
-    assert f"the dictionaries in {data} are not those of" in (message := refused(tmp_path / "plain.pt", data))
+    assert f"the dictionaries in {data} are not those of" in (
+        message := refused(tmp_path / "plain.pt", data)
+    )
     assert "size mismatch for decoder.embed_tokens.weight" in message
 
 
@@ -484,13 +623,18 @@ def test_what_only_an_unknown_plugin_has(
     state["cfg"][part] = Namespace(**values)
     torch.save(state, tmp_path / "x.pt")
     message = refused(tmp_path / "x.pt", tiny_data)
-    assert f"no {kind} 'mine', which {tmp_path / 'x.pt'} is of" in message and "--user-dir" in message
+    assert (
+        f"no {kind} 'mine', which {tmp_path / 'x.pt'} is of" in message and "--user-dir" in message
+    )
 
 
 def test_what_0_means_is_said_of_edit_only(tiny_data: Path, tiny_checkpoint: Path, inspect: Run):
     words = ["--sentences", 1, "--erpo-preset", "paper", "--erpo-reward"]
     shown = [inspect(tiny_checkpoint, tiny_data, *words, reward) for reward in ("edit", "bleu")]
-    assert ["a token that adds no edit" in " ".join(text.split()) for text in shown] == [True, False]
+    assert ["a token that adds no edit" in " ".join(text.split()) for text in shown] == [
+        True,
+        False,
+    ]
 
 
 def test_a_language_model_has_no_source_to_draw_for(
@@ -498,15 +642,26 @@ def test_a_language_model_has_no_source_to_draw_for(
 ):
     shutil.copy(tiny_data / "dict.en.txt", tmp_path / "dict.txt")
     words = f"{tmp_path} --task language_modeling --arch transformer_lm --decoder-layers 1 --decoder-embed-dim 8 --cpu"
-    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), words.split()))
+    cfg = convert_namespace_to_omegaconf(
+        options.parse_args_and_arch(options.get_training_parser(), words.split())
+    )
     model = tasks.setup_task(cfg.task).build_model(cfg.model)
     plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    torch.save(load(tiny_checkpoint) | {"cfg": plain, "model": model.state_dict(), "task_state": {}}, tmp_path / "lm.pt")
-    assert "TransformerLanguageModel is not an encoder-decoder model" in refused(tmp_path / "lm.pt", tmp_path)
+    torch.save(
+        load(tiny_checkpoint) | {"cfg": plain, "model": model.state_dict(), "task_state": {}},
+        tmp_path / "lm.pt",
+    )
+    assert "TransformerLanguageModel is not an encoder-decoder model" in refused(
+        tmp_path / "lm.pt", tmp_path
+    )
 
 
 def test_the_page_is_whole_or_as_it_was(
-    tiny_data: Path, tiny_checkpoint: Path, inspect: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path,
+    tiny_checkpoint: Path,
+    inspect: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     html = tmp_path / "page.html"
     html.write_text("before")
@@ -517,7 +672,8 @@ def test_the_page_is_whole_or_as_it_was(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(
-        SystemExit, match=r"^erpo: --html .*page.html cannot be written: No space left on device; it is left as it was$"
+        SystemExit,
+        match=r"^erpo: --html .*page.html cannot be written: No space left on device; it is left as it was$",
     ):
         inspect(tiny_checkpoint, tiny_data, "--sentences", 1, "--html", html)
     assert html.read_text() == "before"

@@ -5,7 +5,9 @@ from fairseq_erpo.mixture import MLE, PAPER_END, Mixture
 
 def test_shares_go_by_name():
     assert Mixture(data=1, reward=0, model=0) == MLE
-    assert str(Mixture.parse("data=.72, model=.12,reward=.16")) == "model=0.12,reward=0.16,data=0.72"
+    assert (
+        str(Mixture.parse("data=.72, model=.12,reward=.16")) == "model=0.12,reward=0.16,data=0.72"
+    )
     assert Mixture.parse("model=3/7,reward=4/7") == PAPER_END
     assert Mixture.parse(str(Mixture(0.25, 0.25, 0.5))) == Mixture(0.25, 0.25, 0.5)
 
@@ -38,7 +40,10 @@ def test_rounded_shares_are_normalised():
 
 
 def test_shares_may_miss_one_by_a_thousandth():
-    assert Mixture(0.5, 0.5005, 0).model == pytest.approx(0.5 / 1.0005) and Mixture(0.5, 0.4995, 0).model > 0.5
+    assert (
+        Mixture(0.5, 0.5005, 0).model == pytest.approx(0.5 / 1.0005)
+        and Mixture(0.5, 0.4995, 0).model > 0.5
+    )
     for sum_to in (1.0015, 0.9985):
         with pytest.raises(ValueError, match="sums to"):
             Mixture(0.5, sum_to - 0.5, 0)
@@ -57,7 +62,13 @@ def test_towards():
     assert MLE.towards(PAPER_END, 0) == MLE
     assert MLE.towards(PAPER_END, 1) == PAPER_END
     end = Mixture(0.3, 0.4, 0.3)
-    for start in (MLE, Mixture(0.1, 0.2, 0.7), Mixture(0.7, 0.1, 0.2), Mixture(0.9, 0.05, 0.05), Mixture(0.8, 0, 0.2)):
+    for start in (
+        MLE,
+        Mixture(0.1, 0.2, 0.7),
+        Mixture(0.7, 0.1, 0.2),
+        Mixture(0.9, 0.05, 0.05),
+        Mixture(0.8, 0, 0.2),
+    ):
         assert start.towards(end, 1) == end  # to the last bit
     with pytest.raises(ValueError, match="leave the simplex"):
         MLE.towards(PAPER_END, 1.12)

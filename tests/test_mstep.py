@@ -19,9 +19,15 @@ VOCABULARY = world(5)
 # Padding, repeated tokens, UNK on both sides, a clipped sentence without EOS.
 TARGET = torch.tensor([[4, 5, 4, EOS], [6, UNK, EOS, PAD], [7, EOS, PAD, PAD]])
 TOKENS = torch.tensor([[4, 8, UNK, 5, EOS], [6, EOS, PAD, PAD, PAD], [7, 7, 4, 8, 5]])
-MODEL, REWARD, DATA, NONE = (int(e) for e in (Expert.MODEL, Expert.REWARD, Expert.DATA, Expert.NONE))
+MODEL, REWARD, DATA, NONE = (
+    int(e) for e in (Expert.MODEL, Expert.REWARD, Expert.DATA, Expert.NONE)
+)
 ORIGIN = torch.tensor(
-    [[DATA, REWARD, MODEL, REWARD, REWARD], [REWARD, DATA, NONE, NONE, NONE], [MODEL, MODEL, REWARD, REWARD, MODEL]]
+    [
+        [DATA, REWARD, MODEL, REWARD, REWARD],
+        [REWARD, DATA, NONE, NONE, NONE],
+        [MODEL, MODEL, REWARD, REWARD, MODEL],
+    ]
 )
 N, T = TOKENS.shape
 
@@ -39,37 +45,54 @@ def candidates() -> Candidates:
 
 def drawn(reward_log_q: Tensor | None = None, **others: Any) -> Drawn:
     rewards, clipped = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([False, False, True])
-    return Drawn(Sample(TOKENS, ORIGIN, torch.zeros(N, T), rewards, clipped, reward_log_q=reward_log_q), **others)
+    return Drawn(
+        Sample(TOKENS, ORIGIN, torch.zeros(N, T), rewards, clipped, reward_log_q=reward_log_q),
+        **others,
+    )
 
 
-def losses_of(log_p: Tensor, drawn: Drawn, candidates: Candidates | None = None, smoothing: float = 0.0) -> Tensor:
+def losses_of(
+    log_p: Tensor, drawn: Drawn, candidates: Candidates | None = None, smoothing: float = 0.0
+) -> Tensor:
     """`drawn_losses`, at their places.  -> [N, T]"""
     at = Packing.from_targets(drawn.learnt, PAD).at
     found = mstep.drawn_losses(log_p.flatten(0, 1)[at], drawn, at, candidates, smoothing)
     return torch.zeros(N * T, dtype=found.dtype).index_copy(0, at, found).view(N, T)
 
 
-def by_loops(log_p: Tensor, target: Tensor, weight: Tensor, smoothing: float = 0.0) -> list[list[float]]:
-    """- w_t ((1 - ε - ε/(V-1)) log p(target_t) + ε/(V-1) Σ_v log p(v)): fairseq's label smoothing."""
+def by_loops(
+    log_p: Tensor, target: Tensor, weight: Tensor, smoothing: float = 0.0
+) -> list[list[float]]:
+    """- w_t ((1 - ε - ε/(V-1)) log p(target_t) + ε/(V-1) Σ_v log p(v)): fairseq's label smoothing.
+    """
     loss = [[0.0] * T for _ in range(N)]
     for n in range(N):
         for t in range(T):
             if target[n, t] != PAD:
                 row = log_p[n, t].tolist()
                 each = smoothing / (len(row) - 1)
-                loss[n][t] = -float(weight[n, t]) * ((1 - smoothing - each) * row[int(target[n, t])] + each * sum(row))
+                loss[n][t] = -float(weight[n, t]) * (
+                    (1 - smoothing - each) * row[int(target[n, t])] + each * sum(row)
+                )
     return loss
 
 
 def assert_equals(found: Tensor, expected: list[list[float]]) -> None:
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_what_an_advantage_weighs_is_not_smoothed(log_p: Tensor) -> None:
-    """A negative weight times a smoothed target would take mass from all words alike, and sharpen the model."""
+    """A negative weight times a smoothed target would take mass from all words alike, and sharpen
+    the model.
+    """
     weights = torch.where(ORIGIN.eq(MODEL), -0.7, 1.0)
     found = losses_of(log_p, drawn(weights=weights, advantage=ORIGIN.eq(MODEL)), smoothing=0.1)
-    plain, smooth = (torch.tensor(by_loops(log_p, TOKENS, weights, epsilon), dtype=torch.float64) for epsilon in (0.0, 0.1))
+    plain, smooth = (
+        torch.tensor(by_loops(log_p, TOKENS, weights, epsilon), dtype=torch.float64)
+        for epsilon in (0.0, 0.1)
+    )
     assert_equals(found, torch.where(ORIGIN.eq(MODEL), plain, smooth).tolist())
     assert not torch.equal(plain, smooth)
 
@@ -91,7 +114,9 @@ def test_label_smoothing_is_fairseqs_token_by_token(log_p: Tensor, smoothing: fl
 
     found = losses_of(log_p, drawn(), smoothing=smoothing)
     flat = log_p.view(-1, VOCABULARY.size)
-    expected, _ = label_smoothed_nll_loss(flat, TOKENS.flatten(), smoothing, ignore_index=PAD, reduce=False)
+    expected, _ = label_smoothed_nll_loss(
+        flat, TOKENS.flatten(), smoothing, ignore_index=PAD, reduce=False
+    )
     torch.testing.assert_close(found.flatten(), expected.flatten(), rtol=1e-12, atol=0)
 
 
@@ -100,15 +125,22 @@ def test_without_weights_it_is_cross_entropy_bit_for_bit(log_p: Tensor) -> None:
         losses = losses_of(log_p.to(dtype), drawn())
         gold = mstep.gold_loss(log_p.to(dtype), TOKENS, PAD, reduce=False)
         assert torch.equal(losses.flatten(), gold)
-    assert mstep.gold_loss(log_p, TOKENS, PAD, reduce=True) == pytest.approx(float(gold.sum()), rel=1e-12)
+    assert mstep.gold_loss(log_p, TOKENS, PAD, reduce=True) == pytest.approx(
+        float(gold.sum()), rel=1e-12
+    )
 
 
-@pytest.mark.parametrize("c", [InverseTemperature(number=1.0), InverseTemperature(eps=0.1), InverseTemperature(eps=0.001)])
+@pytest.mark.parametrize(
+    "c",
+    [InverseTemperature(number=1.0), InverseTemperature(eps=0.1), InverseTemperature(eps=0.001)],
+)
 @pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
 def test_soft_targets_are_the_reward_experts_whole_distribution(
     log_p: Tensor, candidates: Candidates, c: InverseTemperature, reward: str
 ) -> None:
-    """- w_t Σ_v q(v) log p(v) where the reward expert drew, q over the whole vocabulary; the drawn token elsewhere."""
+    """- w_t Σ_v q(v) log p(v) where the reward expert drew, q over the whole vocabulary; the drawn
+    token elsewhere.
+    """
     gains = gains_along(make_reward(reward), candidates.reference, TOKENS, VOCABULARY)
     steps = [type(gains)(*(column[:, t] for column in gains)) for t in range(T)]
     logs = [reward_log_weights(step, candidates, c, t) for t, step in enumerate(steps)]
@@ -121,21 +153,31 @@ def test_soft_targets_are_the_reward_experts_whole_distribution(
         for t in range(T):
             if ORIGIN[n, t] == REWARD:
                 pairs = zip(q[n, t].tolist(), log_p[n, t].tolist(), strict=True)
-                expected[n][t] = -float(weight[n, t]) * sum(share * value for share, value in pairs if share)
+                expected[n][t] = -float(weight[n, t]) * sum(
+                    share * value for share, value in pairs if share
+                )
     found = losses_of(log_p, drawn(shares, weights=weight), candidates)
     # The shares are float32.
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        found, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("tilt", [-1e6, 1e6, -200.0])
-def test_the_product_is_finite_however_much_is_at_stake(log_p: Tensor, candidates: Candidates, tilt: float) -> None:
-    """At a small α: where all of y* is worse than the rest, it is taken out; where it is better, nothing else is left."""
+def test_the_product_is_finite_however_much_is_at_stake(
+    log_p: Tensor, candidates: Candidates, tilt: float
+) -> None:
+    """At a small α: where all of y* is worse than the rest, it is taken out; where it is better,
+    nothing else is left.
+    """
     tilts = torch.full((N, T, TARGET.size(1) + 1), tilt)
     sample = drawn().sample._replace(tilt=tilts)
     rows = log_p.clone().requires_grad_()
     at = Packing.from_targets(TOKENS, PAD).at
     weights = torch.ones(N, T)
-    mstep.drawn_losses(rows.flatten(0, 1)[at], Drawn(sample, weights=weights), at, candidates, 0).sum().backward()
+    mstep.drawn_losses(
+        rows.flatten(0, 1)[at], Drawn(sample, weights=weights), at, candidates, 0
+    ).sum().backward()
     assert rows.grad is not None and rows.grad.isfinite().all()
     taught = -rows.grad[ORIGIN.eq(REWARD)]
     named = torch.zeros(N, VOCABULARY.size, dtype=torch.bool).scatter_(1, candidates.ids, True)
@@ -147,14 +189,24 @@ def test_the_product_is_finite_however_much_is_at_stake(log_p: Tensor, candidate
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("whole", ["", "soft", "product"])
-def test_the_total_is_the_sum_of_what_tokens_lose(log_p: Tensor, whole: str, weighted: bool, smoothing: float) -> None:
-    """Whatever short cut it takes, for S samples of each reference; beside it the plain likelihood of the same tokens."""
+def test_the_total_is_the_sum_of_what_tokens_lose(
+    log_p: Tensor, whole: str, weighted: bool, smoothing: float
+) -> None:
+    """Whatever short cut it takes, for S samples of each reference; beside it the plain likelihood
+    of the same tokens.
+    """
     target = TARGET[[0, 1]]  # two samples of the first, one and a copy of y* of the second
     twice = [0, 1, 1, 2]
     numbers = torch.Generator().manual_seed(9)
     tokens, origin = TOKENS[twice], ORIGIN[twice]
-    references = Candidates.from_reference(Reference.from_target(target.repeat_interleave(2, 0), VOCABULARY), VOCABULARY)
-    log_q = torch.randn(4, T, target.size(1) + 2, generator=numbers).log_softmax(2) if whole == "soft" else None
+    references = Candidates.from_reference(
+        Reference.from_target(target.repeat_interleave(2, 0), VOCABULARY), VOCABULARY
+    )
+    log_q = (
+        torch.randn(4, T, target.size(1) + 2, generator=numbers).log_softmax(2)
+        if whole == "soft"
+        else None
+    )
     tilt = torch.randn(4, T, target.size(1) + 1, generator=numbers) if whole == "product" else None
     parts = torch.zeros(4, T), torch.zeros(4), torch.zeros(4, dtype=torch.bool)
     sample = Sample(tokens, origin, *parts, reward_log_q=log_q, tilt=tilt)
@@ -181,7 +233,9 @@ def test_the_one_dense_gradient_is_the_slope(log_p: Tensor, uniform: bool) -> No
 
 
 def test_baseline_is_fitted_to_the_reward_where_the_model_drew() -> None:
-    baseline = torch.randn(N, T + 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    baseline = torch.randn(
+        N, T + 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
     rewards, total = drawn().sample.reward.tolist(), 0.0
     for n in range(N):
         for t in range(T):
@@ -196,7 +250,9 @@ def test_baseline_is_linear_in_each_steps_features_and_leaves_them_alone() -> No
     baseline = StepBaseline(3)
     with torch.no_grad():
         baseline.weight.normal_(generator=torch.Generator().manual_seed(6))
-    features = torch.randn(2, MAX_STEPS + 2, 3, generator=torch.Generator().manual_seed(7), requires_grad=True)
+    features = torch.randn(
+        2, MAX_STEPS + 2, 3, generator=torch.Generator().manual_seed(7), requires_grad=True
+    )
     value = baseline(features)
     for t in (0, 1, MAX_STEPS - 1, MAX_STEPS, MAX_STEPS + 1):
         weight = baseline.weight[min(t, MAX_STEPS - 1)].tolist()

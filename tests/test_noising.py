@@ -1,4 +1,6 @@
-"""Whole-sequence draws against worlds small enough to enumerate: the exact probability of every sequence is written out."""
+"""Whole-sequence draws against worlds small enough to enumerate: the exact probability of every
+sequence is written out.
+"""
 
 import functools
 import itertools
@@ -25,7 +27,8 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 torch.set_num_threads(1)
 
-# BOS, PAD, EOS, UNK as fairseq has them, three words, a filler in between: real words are not contiguous.
+# BOS, PAD, EOS, UNK as fairseq has them, three words, a filler in between: real words are not
+# contiguous.
 BOS, PAD, EOS, UNK, A, FILLER, B, C = range(8)
 VOCABULARY = Vocabulary(size=8, pad=PAD, eos=EOS, unk=UNK, never=(BOS, PAD, FILLER))
 WORDS = real_words(VOCABULARY)
@@ -34,7 +37,8 @@ CORPUS = [[A, B, B, EOS], [A, C, EOS], [B, A, B, UNK, EOS]]
 STATISTICS = NoiseStatistics.count(CORPUS, 8, EOS)
 REFERENCES = [[], [A], [UNK], [A, C], [B, UNK, A], [A, B, B]]
 DRAWN = 20000
-# Fixed seeds: a test always passes or always fails; this is the chance that a choice of seeds refuses a right distribution.
+# Fixed seeds: a test always passes or always fails; this is the chance that a choice of seeds
+# refuses a right distribution.
 UNLIKELY = 1e-3
 
 Sequence = tuple[int, ...]
@@ -51,7 +55,9 @@ def draws(rows: int, first: int = 0) -> Draws:
 
 
 def assert_drawn_from(exact: dict[Sequence, float], drawn: Tensor) -> None:
-    """Chi-square of the rows of `drawn` against probabilities; cells that expect less than five are taken together."""
+    """Chi-square of the rows of `drawn` against probabilities; cells that expect less than five are
+    taken together.
+    """
     assert math.isclose(sum(exact.values()), 1, rel_tol=1e-9)
     counts = Counter(map(tuple, drawn.tolist()))
     possible = {sequence for sequence, probability in exact.items() if probability > 0}
@@ -73,7 +79,8 @@ def assert_drawn_from(exact: dict[Sequence, float], drawn: Tensor) -> None:
 
 
 def product(independent: list[dict[int, float]]) -> dict[Sequence, float]:
-    """Of independent positions, EOS at the end.  Ids outside the distributions have probability 0."""
+    """Of independent positions, EOS at the end.  Ids outside the distributions have probability 0.
+    """
     exact: dict[Sequence, float] = Counter()
     for choice in itertools.product(*(position.items() for position in independent)):
         exact[(*(token for token, _ in choice), EOS)] += math.prod(p for _, p in choice)
@@ -87,27 +94,41 @@ AFTER = {A: {B, C}, B: {B, EOS, A, UNK}, C: {EOS}, UNK: {EOS}}
 BY_HAND = {
     "unigram": (dict.fromkeys(UNIGRAM, 1.0), UNIGRAM),
     "blank": (dict.fromkeys(UNIGRAM, 1.0), {UNK: 1}),
-    "kneser_ney": ({x: len(AFTER[x]) / UNIGRAM[x] for x in UNIGRAM}, {x: len(BEFORE[x]) for x in UNIGRAM}),
+    "kneser_ney": (
+        {x: len(AFTER[x]) / UNIGRAM[x] for x in UNIGRAM},
+        {x: len(BEFORE[x]) for x in UNIGRAM},
+    ),
 }
 
 
 def test_statistics_by_hand():
     dense = lambda counts: [counts.get(i, 0) for i in range(8)]  # noqa: E731
     assert STATISTICS.unigram.tolist() == dense(UNIGRAM | {EOS: 3})
-    assert STATISTICS.continuations_before.tolist() == dense({x: len(y) for x, y in BEFORE.items()} | {EOS: 3})
-    assert STATISTICS.continuations_after.tolist() == dense({x: len(y) for x, y in AFTER.items()} | {EOS: 2})
+    assert STATISTICS.continuations_before.tolist() == dense(
+        {x: len(y) for x, y in BEFORE.items()} | {EOS: 3}
+    )
+    assert STATISTICS.continuations_after.tolist() == dense(
+        {x: len(y) for x, y in AFTER.items()} | {EOS: 2}
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.sampled_from([A, B, C, UNK]), max_size=6), max_size=8), st.integers(1, 9))
+@given(
+    st.lists(st.lists(st.sampled_from([A, B, C, UNK]), max_size=6), max_size=8), st.integers(1, 9)
+)
 def test_statistics_equal_a_set_of_bigrams(corpus: list[list[int]], chunk: int):
     bigrams = {pair for sentence in corpus for pair in itertools.pairwise([EOS, *sentence, EOS])}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noising, "CHUNK", chunk)
         # Lists, arrays and tensors, with and without EOS, as a stream that can be read once.
         kinds: list[Callable] = [list, np.array, torch.tensor]
-        closed = ([*sentence, EOS] if i % 2 or not sentence else sentence for i, sentence in enumerate(corpus))
-        counted = NoiseStatistics.count((kinds[i % 3](sentence) for i, sentence in enumerate(closed)), 8, EOS)
+        closed = (
+            [*sentence, EOS] if i % 2 or not sentence else sentence
+            for i, sentence in enumerate(corpus)
+        )
+        counted = NoiseStatistics.count(
+            (kinds[i % 3](sentence) for i, sentence in enumerate(closed)), 8, EOS
+        )
     for x in range(8):
         assert counted.unigram[x] == sum([*sentence, EOS].count(x) for sentence in corpus)
         assert counted.continuations_before[x] == sum(second == x for _, second in bigrams)
@@ -141,7 +162,11 @@ def test_data_noising_draws_the_enumerated_distribution(scheme: str, reference: 
     total = sum(proposal.values())
     exact = product(
         [
-            {x: gamma * rate[token] * proposal.get(x, 0) / total + (1 - gamma * rate[token]) * (x == token) for x in UNIGRAM}
+            {
+                x: gamma * rate[token] * proposal.get(x, 0) / total
+                + (1 - gamma * rate[token]) * (x == token)
+                for x in UNIGRAM
+            }
             for token in reference
         ]
     )
@@ -152,14 +177,21 @@ def test_data_noising_draws_the_enumerated_distribution(scheme: str, reference: 
 def test_noising_at_the_ends_of_gamma():
     y = target([A, B, C], [UNK])
     assert Noising.from_statistics("blank", STATISTICS, VOCABULARY, 0)(y, draws(2)).equal(y)
-    assert Noising.from_statistics("blank", STATISTICS, VOCABULARY, 1)(y, draws(2)).equal(target([UNK, UNK, UNK], [UNK]))
-    changed = Noising.from_statistics("blank", STATISTICS, VOCABULARY)(target([A] * 99).repeat(500, 1), draws(500)).eq(UNK)
+    assert Noising.from_statistics("blank", STATISTICS, VOCABULARY, 1)(y, draws(2)).equal(
+        target([UNK, UNK, UNK], [UNK])
+    )
+    changed = Noising.from_statistics("blank", STATISTICS, VOCABULARY)(
+        target([A] * 99).repeat(500, 1), draws(500)
+    ).eq(UNK)
     assert abs(changed[:, :99].float().mean() - GAMMA) < 0.01  # five standard deviations
 
 
 def test_a_token_never_seen_is_noised_like_one_seen_once():
     unseen = NoiseStatistics.count([[A, B]], 8, EOS)
-    assert Noising.from_statistics("kneser_ney", unseen, VOCABULARY, 0.5).rate[[A, C]].tolist() == [0.5, 0.5]
+    assert Noising.from_statistics("kneser_ney", unseen, VOCABULARY, 0.5).rate[[A, C]].tolist() == [
+        0.5,
+        0.5,
+    ]
 
 
 def test_only_words_are_proposed_even_where_others_are_counted():
@@ -175,13 +207,17 @@ def test_a_uniform_on_the_edge_of_two_proposals_takes_the_one_with_mass():
     cdf = torch.tensor([0, 0.25, 0.25, 1, 1], dtype=torch.float64)
     for u, proposed in ((2.0**-53, 1), (0.25, 3), (1 - 2.0**-53, 3)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Draws, "__call__", lambda *_, u=u: torch.tensor([[u, u]], dtype=torch.float64))
+            patch.setattr(
+                Draws, "__call__", lambda *_, u=u: torch.tensor([[u, u]], dtype=torch.float64)
+            )
             noise = Noising(torch.full((5,), 2.0), cdf, pad=4, eos=2)
             assert noise(torch.tensor([[0, 2]]), draws(1)).tolist() == [[proposed, 2]]
 
 
 def test_noising_that_cannot_be():
-    with pytest.raises(ValueError, match="no noising scheme 'bigram', only unigram, blank, kneser_ney"):
+    with pytest.raises(
+        ValueError, match="no noising scheme 'bigram', only unigram, blank, kneser_ney"
+    ):
         Noising.from_statistics("bigram", STATISTICS, VOCABULARY)
     for gamma in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="not a probability"):
@@ -209,14 +245,19 @@ def ngram_replacement(reference: list[int]) -> dict[Sequence, float]:
 
 @pytest.mark.parametrize("reference", [*REFERENCES, [C, A, B, UNK, A, B]], ids=str)
 def test_ngram_replacement_draws_the_enumerated_distribution(reference: list[int]):
-    drawn = raml_ngram(target(reference).repeat(DRAWN // 2, 1), WORDS, 3, draws(DRAWN // 2), VOCABULARY)
+    drawn = raml_ngram(
+        target(reference).repeat(DRAWN // 2, 1), WORDS, 3, draws(DRAWN // 2), VOCABULARY
+    )
     truth, *others = drawn.view(DRAWN // 2, 3, -1).unbind(1)
     assert truth.equal(target(reference).repeat(DRAWN // 2, 1))
     exact = ngram_replacement(reference)
     assert_drawn_from(exact, torch.cat(others))
-    # The two samples are drawn apart from each other: they agree as often as chance has it (within four standard deviations).
+    # The two samples are drawn apart from each other: they agree as often as chance has it (within
+    # four standard deviations).
     agree = sum(probability**2 for probability in exact.values())
-    assert abs(others[0].eq(others[1]).all(1).double().mean() - agree) <= 4 * math.sqrt(max(agree * (1 - agree), 0) / len(truth))
+    assert abs(others[0].eq(others[1]).all(1).double().mean() - agree) <= 4 * math.sqrt(
+        max(agree * (1 - agree), 0) / len(truth)
+    )
 
 
 def test_no_more_than_four_tokens_are_replaced():
@@ -224,17 +265,28 @@ def test_no_more_than_four_tokens_are_replaced():
     drawn = raml_ngram(target(reference).repeat(3000, 1), WORDS, 2, draws(3000), VOCABULARY)[1::2]
     changed = drawn.ne(A)[:, :30]
     position = torch.arange(30)
-    span = torch.where(changed, position, -1).amax(1) - torch.where(changed, position, 99).amin(1) + 1
-    assert span[changed.any(1)].max() == 4 and not changed[:, 29].any() and changed[:, 0].any() and changed[:, 28].any()
+    span = (
+        torch.where(changed, position, -1).amax(1) - torch.where(changed, position, 99).amin(1) + 1
+    )
+    assert (
+        span[changed.any(1)].max() == 4
+        and not changed[:, 29].any()
+        and changed[:, 0].any()
+        and changed[:, 28].any()
+    )
 
 
 def hamming_payoff(reference: list[int], tau: float) -> dict[Sequence, float]:
-    """Norouzi et al.: every sequence of the same length, of weight exp(-e/τ) (W-1)^(-e/τ), e words other than in y*."""
+    """Norouzi et al.: every sequence of the same length, of weight exp(-e/τ) (W-1)^(-e/τ), e words
+    other than in y*.
+    """
     weight = {}
     for sequence in itertools.product(*({token, A, B, C} for token in reference)):
         e = sum(x != y for x, y in zip(sequence, reference, strict=True))
         # UNK has W others where a word has W-1: the weight of e stays what it is, shared by more.
-        others = math.prod(3 / 2 for x, y in zip(sequence, reference, strict=True) if x != y and y == UNK)
+        others = math.prod(
+            3 / 2 for x, y in zip(sequence, reference, strict=True) if x != y and y == UNK
+        )
         weight[(*sequence, EOS)] = math.exp(-e / tau) * 2 ** (-e / tau) / others
     return {sequence: w / sum(weight.values()) for sequence, w in weight.items()}
 
@@ -242,7 +294,9 @@ def hamming_payoff(reference: list[int], tau: float) -> dict[Sequence, float]:
 @pytest.mark.parametrize("tau", [0.4, 1.0, 5.0])
 @pytest.mark.parametrize("reference", REFERENCES, ids=str)
 def test_hamming_payoff_draws_the_enumerated_distribution(reference: list[int], tau: float):
-    drawn = raml_hamming(target(reference).repeat(DRAWN // 2, 1), WORDS, 2, tau, draws(DRAWN // 2), VOCABULARY)
+    drawn = raml_hamming(
+        target(reference).repeat(DRAWN // 2, 1), WORDS, 2, tau, draws(DRAWN // 2), VOCABULARY
+    )
     assert_drawn_from(hamming_payoff(reference, tau), drawn)
 
 
@@ -253,7 +307,10 @@ def test_number_of_edits_of_different_lengths_and_a_large_vocabulary():
     r = torch.tensor(lengths).repeat_interleave(4000)
     drawn = neighbours._edits(r, words, tau, 70, u.repeat(4).unsqueeze(1)).view(4, 4000)
     for e, length in zip(drawn, lengths, strict=True):
-        log = [math.log(math.comb(length, k)) - k / tau + (k - k / tau) * math.log(words - 1) for k in range(length + 1)]
+        log = [
+            math.log(math.comb(length, k)) - k / tau + (k - k / tau) * math.log(words - 1)
+            for k in range(length + 1)
+        ]
         cdf = np.cumsum(np.exp(np.array(log) - max(log)))
         assert e.tolist() == np.searchsorted(cdf / cdf[-1], u.numpy(), side="right").tolist()
     top = torch.tensor([[1 - 2.0**-53]])
@@ -270,7 +327,9 @@ def draw(drawer: str, noise: Noising | None, words: Tensor, y: Tensor, u: Draws)
 
 
 DRAWERS = {
-    scheme: functools.partial(draw, scheme, Noising.from_statistics(scheme, STATISTICS, VOCABULARY, 0.5), WORDS)
+    scheme: functools.partial(
+        draw, scheme, Noising.from_statistics(scheme, STATISTICS, VOCABULARY, 0.5), WORDS
+    )
     for scheme in SCHEMES
 }
 DRAWERS |= {drawer: functools.partial(draw, drawer, None, WORDS) for drawer in ("ngram", "hamming")}
@@ -283,12 +342,18 @@ def test_batch_equals_one_by_one_whatever_the_padding(drawer: str):
     references = [*REFERENCES, [A, C] * 9, [B] * 5] * 5
     batch = target(*references)
     drawn = draw_all(batch, draws(len(references), first=100))
-    assert drawn.shape == (len(references) * samples, batch.size(1)) and drawn.ne(batch.repeat_interleave(samples, 0)).any()
+    assert (
+        drawn.shape == (len(references) * samples, batch.size(1))
+        and drawn.ne(batch.repeat_interleave(samples, 0)).any()
+    )
     for b, reference in enumerate(references):
         for width in (0, 25):
             alone = draw_all(target(reference, width=width), draws(1, first=100 + b))
             expected = drawn[b * samples : (b + 1) * samples, : len(reference) + 1]
-            assert alone[:, : len(reference) + 1].equal(expected) and alone[:, len(reference) + 1 :].eq(PAD).all()
+            assert (
+                alone[:, : len(reference) + 1].equal(expected)
+                and alone[:, len(reference) + 1 :].eq(PAD).all()
+            )
 
 
 @pytest.mark.parametrize("drawer", DRAWERS)
@@ -301,14 +366,21 @@ def test_eos_and_padding_stay(drawer: str):
     assert not torch.isin(drawn, torch.tensor([BOS, FILLER])).any()
     # A target that was cut off has no EOS to keep and gets none.
     cut = DRAWERS[drawer](torch.tensor([[A, B, C]] * 300), draws(300))
-    assert not torch.isin(cut, torch.tensor([EOS, PAD])).any() and cut[:, 2].ne(C).any() == (drawer != "ngram")
+    assert not torch.isin(cut, torch.tensor([EOS, PAD])).any() and cut[:, 2].ne(C).any() == (
+        drawer != "ngram"
+    )
 
 
 @pytest.mark.parametrize("drawer", DRAWERS)
 def test_draws_follow_seed_update_and_sentence(drawer: str):
     batch, ids = target([A, B] * 20).repeat(2, 1), torch.tensor([5, 6])
-    drawn = [DRAWERS[drawer](batch, Draws(ids, seed, update)) for seed, update in ((1, 1), (1, 1), (1, 2), (2, 1))]
-    assert drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2]) and not drawn[0].equal(drawn[3])
+    drawn = [
+        DRAWERS[drawer](batch, Draws(ids, seed, update))
+        for seed, update in ((1, 1), (1, 1), (1, 2), (2, 1))
+    ]
+    assert (
+        drawn[0].equal(drawn[1]) and not drawn[0].equal(drawn[2]) and not drawn[0].equal(drawn[3])
+    )
     assert not drawn[0][: len(drawn[0]) // 2].equal(drawn[0][len(drawn[0]) // 2 :])
 
 
@@ -316,8 +388,13 @@ def test_draws_follow_seed_update_and_sentence(drawer: str):
 def test_stays_on_the_device_without_synchronisation(drawer: str):
     """A tensor elsewhere, `.item()` and a branch on a value raise under a fake device."""
     with torch.no_grad(), FakeTensorMode():
-        batch, ids = (torch.empty(shape, dtype=torch.int64, device="cuda") for shape in ((6, 4), (6,)))
-        rate, cdf, words = (torch.empty(8, dtype=kind, device="cuda") for kind in (torch.float32, torch.float64, torch.int64))
+        batch, ids = (
+            torch.empty(shape, dtype=torch.int64, device="cuda") for shape in ((6, 4), (6,))
+        )
+        rate, cdf, words = (
+            torch.empty(8, dtype=kind, device="cuda")
+            for kind in (torch.float32, torch.float64, torch.int64)
+        )
         drawn = draw(drawer, Noising(rate, cdf, PAD, EOS), words, batch, Draws(ids, 1, 2))
         weights = raml_weights(torch.empty(12, device="cuda"), 3, 0.4)
     assert drawn.device.type == weights.device.type == "cuda"
@@ -360,8 +437,11 @@ def predrawn(tmp_path: Path, content: str | bytes) -> PredrawnSamples:
 
 
 def test_predrawn_samples(tmp_path: Path):
-    # Sentences in any order, an empty sample, a word of several bytes, a Windows line end, no line end at the end.
-    samples = predrawn(tmp_path, "7\t1\ta b\n7\t.25\té\n2\t-1e-1\t\r\n2\t0\tc c c\n40\t1\ta\n40\t1\tb")
+    # Sentences in any order, an empty sample, a word of several bytes, a Windows line end, no line
+    # end at the end.
+    samples = predrawn(
+        tmp_path, "7\t1\ta b\n7\t.25\té\n2\t-1e-1\t\r\n2\t0\tc c c\n40\t1\ta\n40\t1\tb"
+    )
     assert samples.samples == 2
     tokens, reward = samples.read([2, 40, 7, 2])
     empty, ccc = [EOS, PAD, PAD, PAD], [C, C, C, EOS]
@@ -375,7 +455,9 @@ def test_predrawn_samples(tmp_path: Path):
         empty,
         ccc,
     ]
-    torch.testing.assert_close(reward, torch.tensor([-0.1, 0, 1, 1, 1, 0.25, -0.1, 0]), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        reward, torch.tensor([-0.1, 0, 1, 1, 1, 0.25, -0.1, 0]), rtol=0, atol=1e-8
+    )
     for absent in (0, 3, 41):
         with pytest.raises(ValueError, match=rf"samples\.tsv: no samples of sentence {absent}"):
             samples.read([absent])
@@ -413,5 +495,7 @@ def test_predrawn_samples_are_indexed_not_kept(tmp_path: Path):
     kept = sum(value.nbytes for value in vars(samples).values() if isinstance(value, np.ndarray))
     assert kept == 3 * 8 * n and samples.samples == 3
     tokens, reward = samples.read([n - 1 - 777, 0])
-    assert tokens.tolist() == [[A, B, EOS]] * 3 + [["abc".index("abc"[(n - 1) % 3]) and B, B, EOS]] * 3
+    assert (
+        tokens.tolist() == [[A, B, EOS]] * 3 + [["abc".index("abc"[(n - 1) % 3]) and B, B, EOS]] * 3
+    )
     assert reward.tolist() == [0, 1, 2] * 2

@@ -1,4 +1,6 @@
-"""The notebooks in examples/notebooks run from the first cell to the last, and are committed without outputs."""
+"""The notebooks in examples/notebooks run from the first cell to the last, and are committed
+without outputs.
+"""
 
 import json
 import os
@@ -15,13 +17,17 @@ NOTEBOOKS = sorted((ROOT / "examples/notebooks").glob("*.ipynb"))
 
 def cells(path: Path) -> list[dict[str, object]]:
     """The code cells."""
-    return [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    return [
+        cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_outputs(path: Path) -> None:
     for cell in cells(path):
-        assert not cell["outputs"] and cell["execution_count"] is None, "clear the outputs before committing"
+        assert not cell["outputs"] and cell["execution_count"] is None, (
+            "clear the outputs before committing"
+        )
 
 
 @pytest.mark.slow
@@ -31,5 +37,7 @@ def test_runs(path: Path) -> None:
     sources = ["".join(cell["source"]) for cell in cells(path)]  # type: ignore[arg-type]
     code = "\n\n".join([*sources, "import sys; assert 'fairseq' not in sys.modules"])
     env = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=LIMIT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.returncode == 0, done.stderr

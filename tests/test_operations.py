@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-# Behind all others: benchmarks/gail.py must not stand in for the package, here or in processes that inherit the path.
+# Behind all others: benchmarks/gail.py must not stand in for the package, here or in processes that
+# inherit the path.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from measure import operations
@@ -23,7 +24,9 @@ def workload() -> Workload:
 
 @pytest.mark.parametrize("mixture", ["model=.12,reward=.16,data=.72", "model=3/7,reward=4/7"])
 def test_a_position_costs_so_many_operations_at_most(workload: Workload, mixture: str) -> None:
-    """Beyond a step of cross-entropy, with all that is there once a batch: the encoder's second pass, the pieces of the loss."""
+    """Beyond a step of cross-entropy, with all that is there once a batch: the encoder's second
+    pass, the pieces of the loss.
+    """
     plain = operations(workload.step("cross_entropy")).count
     flags = f"--erpo-preset paper --erpo-schedule constant --erpo-lambda {mixture}"
     drawn = operations(workload.step(f"erpo_interp {flags}")).count

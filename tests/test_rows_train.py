@@ -1,4 +1,6 @@
-"""Every row of the family trains: in this process through fairseq's Trainer, by fairseq-train, and in two processes."""
+"""Every row of the family trains: in this process through fairseq's Trainer, by fairseq-train, and
+in two processes.
+"""
 
 import dataclasses
 import math
@@ -41,12 +43,18 @@ NEEDS = {
 
 @pytest.fixture(scope="module")
 def prior(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint by fairseq's Trainer whose model is near, but not at, the one that `build` makes."""
+    """A checkpoint by fairseq's Trainer whose model is near, but not at, the one that `build`
+    makes.
+    """
     arguments = "--criterion erpo_mle --no-save-optimizer-state"
     built = build(tiny_data, arguments)
-    built.model.load_state_dict({name: value * 1.1 for name, value in built.model.state_dict().items()})
+    built.model.load_state_dict(
+        {name: value * 1.1 for name, value in built.model.state_dict().items()}
+    )
     path = tmp_path_factory.mktemp("prior") / "prior.pt"
-    trainer(built, tiny_data, arguments).save_checkpoint(str(path), {"train_iterator": {"epoch": 1}})
+    trainer(built, tiny_data, arguments).save_checkpoint(
+        str(path), {"train_iterator": {"epoch": 1}}
+    )
     return path
 
 
@@ -63,7 +71,8 @@ def trainer(built: Built, data: Path, arguments: str) -> Any:
 
 
 def train(data: Path, arguments: str, *updates: list[list[int]]) -> tuple[Built, dict[str, Tensor]]:
-    """Updates of micro-batches of sentences, in float64 and without dropout.  -> what moved by how much
+    """Updates of micro-batches of sentences, in float64 and without dropout.  -> what moved by how
+    much
 
     Plain gradient descent, so that a wrong scale of the gradient is not divided out again.
     """
@@ -82,35 +91,58 @@ def train(data: Path, arguments: str, *updates: list[list[int]]) -> tuple[Built,
 
 def parameters(built: Built) -> dict[str, Tensor]:
     modules = {"model": built.model, "criterion": built.criterion}
-    return {f"{place}.{name}": p.detach().clone() for place, module in modules.items() for name, p in module.named_parameters()}
+    return {
+        f"{place}.{name}": p.detach().clone()
+        for place, module in modules.items()
+        for name, p in module.named_parameters()
+    }
 
 
 # In this process
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_two_micro_batches_are_one_double_batch(tiny_data: Path, row_flags: Callable[[str], str], name: str) -> None:
-    """`--update-freq 2`: draws belong to sentences, and the loss is a sum divided by what it summed over."""
+def test_two_micro_batches_are_one_double_batch(
+    tiny_data: Path, row_flags: Callable[[str], str], name: str
+) -> None:
+    """`--update-freq 2`: draws belong to sentences, and the loss is a sum divided by what it summed
+    over.
+    """
     _, parts = train(tiny_data, row_flags(name), [IDS[:3], IDS[3:]])
     _, whole = train(tiny_data, row_flags(name), [IDS])
     largest = max(float(moved.abs().max()) for moved in whole.values())
     assert largest > 1e-4
     for parameter, moved in whole.items():
-        # Rewards and weights are float32: relative to the largest step of the parameter. A key's bias adds the same to all scores
-        # of a query, so that its gradient is zero but for rounding, which depends on the CPU.
-        tolerance = 1e-6 * largest if parameter.endswith("k_proj.bias") else 1e-5 * float(moved.abs().max()) + 1e-12
-        torch.testing.assert_close(parts[parameter], moved, rtol=0, atol=tolerance, msg=lambda m, p=parameter: f"{p}: {m}")
+        # Rewards and weights are float32: relative to the largest step of the parameter. A key's
+        # bias adds the same to all scores of a query, so that its gradient is zero but for
+        # rounding, which depends on the CPU.
+        tolerance = (
+            1e-6 * largest
+            if parameter.endswith("k_proj.bias")
+            else 1e-5 * float(moved.abs().max()) + 1e-12
+        )
+        torch.testing.assert_close(
+            parts[parameter], moved, rtol=0, atol=tolerance, msg=lambda m, p=parameter: f"{p}: {m}"
+        )
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_row_trains_update_after_update(tiny_data: Path, row_flags: Callable[[str], str], name: str) -> None:
-    """Other sentences at each update, the clock moving on; every parameter that the model uses has moved, and is finite."""
-    updates = [[list(range(start, start + 4)), list(range(start + 4, start + 8))] for start in (0, 8, 16)]
+def test_row_trains_update_after_update(
+    tiny_data: Path, row_flags: Callable[[str], str], name: str
+) -> None:
+    """Other sentences at each update, the clock moving on; every parameter that the model uses has
+    moved, and is finite.
+    """
+    updates = [
+        [list(range(start, start + 4)), list(range(start + 4, start + 8))] for start in (0, 8, 16)
+    ]
     built, moved = train(tiny_data, row_flags(name), *updates)
     assert built.task.clock.update == 2
     assert all(torch.isfinite(value).all() for value in moved.values())
     # A key's bias adds the same to all scores of a query: its gradient is zero but for rounding.
-    assert all(value.abs().max() > 0 for name, value in moved.items() if not name.endswith("k_proj.bias"))
+    assert all(
+        value.abs().max() > 0 for name, value in moved.items() if not name.endswith("k_proj.bias")
+    )
     drawn = built.criterion.train().draw(built.model, built.batch(IDS))
     assert (drawn is None) == (name == "mle")
 
@@ -126,7 +158,9 @@ def test_rows_expose_their_own_flags_only() -> None:
     from fairseq_erpo.plugin.register import BORROWED
 
     for name, row in FAMILY.items():
-        exposed = {field.name for field in dataclasses.fields(CRITERION_DATACLASS_REGISTRY[f"erpo_{name}"])}
+        exposed = {
+            field.name for field in dataclasses.fields(CRITERION_DATACLASS_REGISTRY[f"erpo_{name}"])
+        }
         assert exposed - {"_name"} == set(row.flags) | set(BORROWED), name
 
 
@@ -153,10 +187,16 @@ def registries() -> Iterator[None]:
 
 
 def test_a_row_is_added_at_run_time(tiny_data: Path, registries: None) -> None:
-    """The example of the family's docstring, word for word and with its imports: one call, and fairseq trains with it."""
+    """The example of the family's docstring, word for word and with its imports: one call, and
+    fairseq trains with it.
+    """
     assert family.__doc__ is not None
     # The indented paragraph.
-    example = textwrap.dedent("\n".join(line for line in family.__doc__.splitlines() if line.startswith("    ") or not line))
+    example = textwrap.dedent(
+        "\n".join(
+            line for line in family.__doc__.splitlines() if line.startswith("    ") or not line
+        )
+    )
     exec(example, {})
     built, moved = train(tiny_data, "--criterion erpo_half_model --erpo-reward rouge", [IDS])
     assert built.criterion.row is FAMILY["half_model"]
@@ -189,16 +229,30 @@ MANY = ["interp", "spg", "pg", "self_critic", "mixer", "mixer_alike", "sequence_
 
 
 def test_every_row_with_the_flag_draws_several_samples() -> None:
-    assert {name for name, row in FAMILY.items() if "erpo_samples" in row.flags} == {*MANY, "raml", "mrt"}
+    assert {name for name, row in FAMILY.items() if "erpo_samples" in row.flags} == {
+        *MANY,
+        "raml",
+        "mrt",
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "arch"), [*((name, "") for name in MANY), *(("self_critic", arch) for arch in (LSTM, CONVOLUTIONS["fconv"]))]
+    ("name", "arch"),
+    [
+        *((name, "") for name in MANY),
+        *(("self_critic", arch) for arch in (LSTM, CONVOLUTIONS["fconv"])),
+    ],
 )
-def test_three_samples_are_three_copies(tiny_data: Path, row_flags: Callable[[str], str], name: str, arch: str) -> None:
-    """Sample s of sentence i is what a sentence with its id draws alone; one encoder pass for the draws, one for the loss."""
+def test_three_samples_are_three_copies(
+    tiny_data: Path, row_flags: Callable[[str], str], name: str, arch: str
+) -> None:
+    """Sample s of sentence i is what a sentence with its id draws alone; one encoder pass for the
+    draws, one for the loss.
+    """
     arguments = f"{row_flags(name)} {arch}"
-    together, alone = (drawing(tiny_data, f"{arguments} --erpo-samples {samples}") for samples in (3, 1))
+    together, alone = (
+        drawing(tiny_data, f"{arguments} --erpo-samples {samples}") for samples in (3, 1)
+    )
     sample = together.batch(IDS[:4])
     passes = []
     together.criterion.check(together.model, sample)  # what the first batch is asked besides
@@ -212,13 +266,19 @@ def test_three_samples_are_three_copies(tiny_data: Path, row_flags: Callable[[st
         ids = sample_ids(sample["id"], 3)[copy::3]
         part, part_size, part_log = alone.criterion(alone.model, {**sample, "id": ids})
         part.backward()
-        total, sizes, tokens = total + float(part.detach()), sizes + float(part_size), tokens + int(part_log["drawn_tokens"])
+        total, sizes, tokens = (
+            total + float(part.detach()),
+            sizes + float(part_size),
+            tokens + int(part_log["drawn_tokens"]),
+        )
     assert (float(loss.detach()), float(size)) == (pytest.approx(total, rel=1e-6), sizes)
     assert log["drawn_tokens"] == tokens
     pairs = zip(together.model.parameters(), alone.model.parameters(), strict=True)
     for p, q in pairs:
         if p.grad is not None:
-            torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=1e-5 * float(q.grad.abs().max()) + 1e-12)
+            torch.testing.assert_close(
+                p.grad, q.grad, rtol=0, atol=1e-5 * float(q.grad.abs().max()) + 1e-12
+            )
 
 
 def test_raml_draws_six_with_one_encoder_pass(tiny_data: Path) -> None:
@@ -247,7 +307,13 @@ def test_raml_reads_samples_drawn_before(tiny_data: Path, tmp_path: Path) -> Non
         lines[i] = [" ".join(gold), " ".join(gold[1:]), " ".join([*gold, gold[0]])]
         rewards[i] = [1.0, 0.25 + i / 1000, -0.5]
     file = tmp_path / "samples.tsv"
-    file.write_text("".join(f"{i}\t{r}\t{text}\n" for i in lines for r, text in zip(rewards[i], lines[i], strict=True)))
+    file.write_text(
+        "".join(
+            f"{i}\t{r}\t{text}\n"
+            for i in lines
+            for r, text in zip(rewards[i], lines[i], strict=True)
+        )
+    )
     built = drawing(tiny_data, f"--criterion erpo_raml --erpo-samples-file {file} --erpo-tau .8")
     sample = built.batch(IDS)
     drawn = built.criterion.draw(built.model, sample)
@@ -259,7 +325,9 @@ def test_raml_reads_samples_drawn_before(tiny_data: Path, tmp_path: Path) -> Non
             assert words.string(tokens[tokens.ne(PAD)]) == lines[i][s]
             assert tokens[tokens.ne(PAD)][-1] == EOS
             share = math.exp(rewards[i][s] / 0.8) / mass
-            assert weights[tokens.ne(PAD)].tolist() == pytest.approx([share] * int(tokens.ne(PAD).sum()))
+            assert weights[tokens.ne(PAD)].tolist() == pytest.approx(
+                [share] * int(tokens.ne(PAD).sum())
+            )
             assert weights[tokens.eq(PAD)].eq(0).all()
     loss, size, _ = built.criterion(built.model, sample)
     assert math.isfinite(loss.item()) and float(size) == pytest.approx(float(drawn.weights.sum()))
@@ -302,7 +370,9 @@ def fake_batch(device: torch.device, row: Row, **flags: Any) -> Batch:
         draws=Draws(torch.empty(4, dtype=torch.int64, device=device), 1, 2),
         mixture=Mixture(0.3, 0.4, 0.3),
         stage=1,
-        settings=row.settings({"erpo_preset": "robust"} | flags if "erpo_preset" in row.flags else flags),
+        settings=row.settings(
+            {"erpo_preset": "robust"} | flags if "erpo_preset" in row.flags else flags
+        ),
         vocabulary=vocabulary,
         max_positions=20,
         start=lambda copies: FakeDecoder(),  # type: ignore[arg-type,return-value]
@@ -320,16 +390,27 @@ DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
         {"erpo_model_targets": "drop", "erpo_reward_targets": "soft", "erpo_samples": 2},
         TILTED,
         PAID,
-        {**PAID, "erpo_layout": "sentence", "erpo_advantage": "batch", "erpo_reward_targets": "soft"},
+        {
+            **PAID,
+            "erpo_layout": "sentence",
+            "erpo_advantage": "batch",
+            "erpo_reward_targets": "soft",
+        },
         {**AT_RISK, "erpo_teacher": "edit", "erpo_reward": "corpus_bleu", "label_smoothing": 0.1},
     ],
-    "pg": [{"erpo_baseline": baseline, "erpo_samples": 2} for baseline in ("none", "greedy", "leave_one_out", "learned")],
+    "pg": [
+        {"erpo_baseline": baseline, "erpo_samples": 2}
+        for baseline in ("none", "greedy", "leave_one_out", "learned")
+    ],
 }
 
 
-@pytest.mark.parametrize(("name", "flags"), [(name, flags) for name in FAMILY for flags in DEVICE_FLAGS.get(name, [{}])])
+@pytest.mark.parametrize(
+    ("name", "flags"), [(name, flags) for name in FAMILY for flags in DEVICE_FLAGS.get(name, [{}])]
+)
 def test_row_runs_on_a_device_without_leaving_it(name: str, flags: dict[str, Any]) -> None:
-    """Layout, weights, baseline and loss of each row on fake CUDA tensors: a tensor elsewhere, `.item()` and `bool()` raise.
+    """Layout, weights, baseline and loss of each row on fake CUDA tensors: a tensor elsewhere,
+    `.item()` and `bool()` raise.
 
     The sampler's own loop asks once a step who goes on; test_sampler has its pieces.
     """
@@ -338,9 +419,13 @@ def test_row_runs_on_a_device_without_leaving_it(name: str, flags: dict[str, Any
         batch = fake_batch(device, row, **flags)
         vocabulary, samples = batch.vocabulary, batch.settings.samples
         baseline = BASELINES[batch.settings.baseline]
-        candidates = Candidates.from_reference(Reference.from_target(batch.copies(samples)[0], vocabulary), vocabulary)
+        candidates = Candidates.from_reference(
+            Reference.from_target(batch.copies(samples)[0], vocabulary), vocabulary
+        )
         with StaysOnCuda():
-            drawn = planned(row.draw, batch) if isinstance(row.draw, FromExperts) else row.draw(batch)
+            drawn = (
+                planned(row.draw, batch) if isinstance(row.draw, FromExperts) else row.draw(batch)
+            )
             if drawn is None:
                 return
             drawn = row.weigh(batch, drawn)
@@ -352,7 +437,10 @@ def test_row_runs_on_a_device_without_leaving_it(name: str, flags: dict[str, Any
             assert mstep.drawn_losses(log_p, drawn, at, candidates, 0.1).shape == at.shape
             assert (drawn.sample.features is not None) == baseline.learned
             if drawn.sample.features is not None:
-                assert mstep.baseline_loss(batch.inputs.baseline(drawn.sample.features), drawn).dim() == 0
+                assert (
+                    mstep.baseline_loss(batch.inputs.baseline(drawn.sample.features), drawn).dim()
+                    == 0
+                )
 
 
 def planned(draw: FromExperts, batch: Batch) -> Drawn:
@@ -382,7 +470,9 @@ def test_statistics_of_noise_follow_the_batch() -> None:
     """Counted once on the host, then moved."""
     counts = torch.ones(10, dtype=torch.int64)
     vocabulary = Vocabulary(10, pad=1, eos=2, unk=3, never=(0, 1))
-    moved = Noising.from_statistics("unigram", NoiseStatistics(counts, counts, counts), vocabulary).to("meta")
+    moved = Noising.from_statistics(
+        "unigram", NoiseStatistics(counts, counts, counts), vocabulary
+    ).to("meta")
     assert moved.rate.device.type == moved.cdf.device.type == "meta"
 
 
@@ -394,7 +484,9 @@ def test_statistics_of_noise_follow_the_batch() -> None:
 def test_fairseq_train_runs_every_row(
     fairseq: Fairseq, tiny_data: Path, tmp_path: Path, row_flags: Callable[[str], str], name: str
 ) -> None:
-    """An epoch in one process with --update-freq 2, and the same epoch in two: equal draws and losses at the first update."""
+    """An epoch in one process with --update-freq 2, and the same epoch in two: equal draws and
+    losses at the first update.
+    """
     flags = f"{row_flags(name)} --max-epoch 1 --no-epoch-checkpoints --dropout 0"
     port = free_port()
     jobs = {"alone": fairseq.train(tiny_data, tmp_path / "alone", f"{flags} --update-freq 2")}
@@ -405,12 +497,30 @@ def test_fairseq_train_runs_every_row(
         job.succeed()
     alone, both = by_update(tmp_path / "alone" / "log"), by_update(tmp_path / "0" / "log")
     assert alone.keys() == both.keys() and len(alone) >= 8
-    for key in ("loss", "nll_loss", "seq_reward", "sampled_length", "in_reference", "clipped", "z_model", "z_reward", "gnorm"):
+    for key in (
+        "loss",
+        "nll_loss",
+        "seq_reward",
+        "sampled_length",
+        "in_reference",
+        "clipped",
+        "z_model",
+        "z_reward",
+        "gnorm",
+    ):
         assert (key in alone[1]) == (key in both[1])
         if key in alone[1]:
-            assert alone[1][key] == pytest.approx(both[1][key], rel=2e-3, abs=2e-3), key  # what rounding to 3 digits leaves
+            # What rounding to 3 digits leaves
+            assert alone[1][key] == pytest.approx(both[1][key], rel=2e-3, abs=2e-3), key
     assert ("seq_reward" in alone[1]) == (name != "mle")
     for folder in ("alone", "0"):
         state = load(tmp_path / folder / LAST)
-        assert all(torch.isfinite(value).all() for value in state["model"].values() if value.is_floating_point())
-        assert all(math.isfinite(record["loss"]) for record in by_update(tmp_path / folder / "log").values())
+        assert all(
+            torch.isfinite(value).all()
+            for value in state["model"].values()
+            if value.is_floating_point()
+        )
+        assert all(
+            math.isfinite(record["loss"])
+            for record in by_update(tmp_path / folder / "log").values()
+        )

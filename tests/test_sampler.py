@@ -1,4 +1,6 @@
-"""Algorithm 1 against exact enumeration, at its corners, and against itself under batching and padding."""
+"""Algorithm 1 against exact enumeration, at its corners, and against itself under batching and
+padding.
+"""
 
 import math
 
@@ -22,7 +24,12 @@ from scipy.stats import chisquare
 
 from fairseq_erpo.algorithm.answers import Answer, AnswersForAll
 from fairseq_erpo.algorithm.batch import Expert, asks_model, previous_tokens
-from fairseq_erpo.algorithm.estep import Candidates, ExpertSettings, InverseTemperature, reward_log_weights
+from fairseq_erpo.algorithm.estep import (
+    Candidates,
+    ExpertSettings,
+    InverseTemperature,
+    reward_log_weights,
+)
 from fairseq_erpo.algorithm.layouts import draw_experts
 from fairseq_erpo.algorithm.sampler import Request, Sampler, Scan, length_caps
 from fairseq_erpo.algorithm.step import Step, draw_step, product_tilt
@@ -55,11 +62,15 @@ def draw(
     width = max(map(len, many)) + 1 + pads
     target = torch.tensor([[*y, EOS, *[PAD] * (width - len(y) - 1)] for y in many])
     reference = Reference.from_target(target, vocabulary)
-    draws = Draws(torch.arange(len(many)) if ids is None else torch.tensor(ids), seed=1, update=update)
+    draws = Draws(
+        torch.arange(len(many)) if ids is None else torch.tensor(ids), seed=1, update=update
+    )
     caps = length_caps(reference, cap or 10**6)
     if origin is None:
         origin = draw_experts(mixture, draws(Channel.ORIGIN, int(caps.max()) + pads))
-    sampler = Sampler(make_reward(reward), experts or ExpertSettings(SHARP), vocabulary, alpha=alpha)
+    sampler = Sampler(
+        make_reward(reward), experts or ExpertSettings(SHARP), vocabulary, alpha=alpha
+    )
     model = model or TableModel(vocabulary)
     return sampler.draw(reference, origin, caps, draws, lambda: model)
 
@@ -90,7 +101,10 @@ def test_model_corner_is_the_model():
     vocabulary = world(2)
     model = TableModel(vocabulary)
     sample = draw([4, 5], Mixture(1, 0, 0), vocabulary, model=model, n=N, cap=3)
-    assert_distributed(lines(sample), {y: sequence_probability(y, model.drawable) for y in sequences(vocabulary, 3)})
+    assert_distributed(
+        lines(sample),
+        {y: sequence_probability(y, model.drawable) for y in sequences(vocabulary, 3)},
+    )
 
 
 # Interior
@@ -98,7 +112,9 @@ def test_model_corner_is_the_model():
 
 def auto(prefix, y_star, vocabulary, eps):
     """c of `auto:EPS` by its definition, from ΔR of every token."""
-    drawable = [w for w in range(vocabulary.size) if w not in vocabulary.never and (w != EOS or prefix)]
+    drawable = [
+        w for w in range(vocabulary.size) if w not in vocabulary.never and (w != EOS or prefix)
+    ]
     delta_r = {w: edit_delta_r(prefix, w, y_star) for w in drawable}
     own = set(y_star) - {UNK}
     misses = [w for w in drawable if w not in own and w != EOS]
@@ -117,33 +133,65 @@ def test_interior_is_the_mixture_of_algorithm_1(c, mixture, y_star):
     temperature = InverseTemperature.parse(c)
 
     def q(prefix):
-        number = auto(prefix, y_star, vocabulary, temperature.eps) if temperature.eps else temperature.number
+        number = (
+            auto(prefix, y_star, vocabulary, temperature.eps)
+            if temperature.eps
+            else temperature.number
+        )
         rewarded = reward_conditional(prefix, y_star, vocabulary, number)
         data = y_star[len(prefix)] if len(prefix) < len(y_star) else EOS
         p = model.drawable(prefix, power=2.0)
-        return [mixture.model * p[w] + mixture.reward * rewarded[w] + mixture.data * (w == data) for w in range(vocabulary.size)]
+        return [
+            mixture.model * p[w] + mixture.reward * rewarded[w] + mixture.data * (w == data)
+            for w in range(vocabulary.size)
+        ]
 
-    sample = draw(y_star, mixture, vocabulary, experts=ExpertSettings(temperature, c_model=2.0), model=model, n=N, cap=3)
-    assert_distributed(lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)})
+    sample = draw(
+        y_star,
+        mixture,
+        vocabulary,
+        experts=ExpertSettings(temperature, c_model=2.0),
+        model=model,
+        n=N,
+        cap=3,
+    )
+    assert_distributed(
+        lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)}
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.5, 2.0])
 def test_product_expert_is_eq_4(alpha):
-    """Eq. 4 with β = 0: p_θ exp{ΔR / α}, EOS included; c of the model's own draws is not the product's."""
+    """Eq. 4 with β = 0: p_θ exp{ΔR / α}, EOS included; c of the model's own draws is not the
+    product's.
+    """
     vocabulary = world(3)
     model = TableModel(vocabulary, seed=4)
     y_star = (4, 5)
 
     def q(prefix):
         weights = [
-            p * math.exp(edit_delta_r(prefix, w, y_star) / alpha) if p else 0.0 for w, p in enumerate(model.drawable(prefix))
+            p * math.exp(edit_delta_r(prefix, w, y_star) / alpha) if p else 0.0
+            for w, p in enumerate(model.drawable(prefix))
         ]
         return [weight / sum(weights) for weight in weights]
 
     origin = torch.full((N, 3), int(Expert.PRODUCT))
     experts = ExpertSettings(SHARP, c_model=2.0)
-    sample = draw(y_star, None, vocabulary, experts=experts, alpha=alpha, model=model, n=N, cap=3, origin=origin)
-    assert_distributed(lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)})
+    sample = draw(
+        y_star,
+        None,
+        vocabulary,
+        experts=experts,
+        alpha=alpha,
+        model=model,
+        n=N,
+        cap=3,
+        origin=origin,
+    )
+    assert_distributed(
+        lines(sample), {y: sequence_probability(y, q) for y in sequences(vocabulary, 3)}
+    )
 
 
 def test_the_best_tokens_share_equally():
@@ -165,14 +213,18 @@ def mass_on_reference(c, reward, size, r):
     reference = Reference.from_target(torch.tensor([[*range(4, 4 + r), EOS]]), vocabulary)
     engine = make_reward(reward)
     candidates = Candidates.from_reference(reference, vocabulary)
-    weights = reward_log_weights(engine.gains(engine.start(reference)), candidates, InverseTemperature.parse(c), t=0)
+    weights = reward_log_weights(
+        engine.gains(engine.start(reference)), candidates, InverseTemperature.parse(c), t=0
+    )
     return float(weights.softmax(1)[0, :-2].sum())
 
 
 def test_c_one_is_uniform_noise_and_auto_is_not():
-    """The older code's c = 1 puts a thousandth on all reference tokens together: V = 22,820, |y*| = 20.
+    """The older code's c = 1 puts a thousandth on all reference tokens together: V = 22,820, |y*| =
+    20.
 
-    Uniform noise would put 20 / 22,820 = .0009 there; the first token's ΔBLEU of 0 against -.159 lifts that by 17 %.
+    Uniform noise would put 20 / 22,820 = .0009 there; the first token's ΔBLEU of 0 against -.159
+    lifts that by 17 %.
     """
     assert mass_on_reference("1", "bleu", 22_820, 20) == pytest.approx(0.00103, abs=5e-6)
     for reward in REWARDS:
@@ -189,7 +241,11 @@ def test_what_is_no_temperature_is_refused(text):
 def test_temperatures_are_read_to_their_bounds():
     for text, number in (("0", 0), ("5", 5), (" 1e6 ", 1e6), ("inf", math.inf), (".5", 0.5)):
         assert InverseTemperature.parse(text) == InverseTemperature(number=number)
-    assert InverseTemperature.parse("auto") == InverseTemperature.parse("auto:.1") == InverseTemperature(eps=0.1)
+    assert (
+        InverseTemperature.parse("auto")
+        == InverseTemperature.parse("auto:.1")
+        == InverseTemperature(eps=0.1)
+    )
     with pytest.raises(ValueError, match="c must be a number"):
         InverseTemperature.parse("1.5e6")
     assert ExpertSettings() == ExpertSettings(InverseTemperature.parse("auto"), 1.0)
@@ -203,7 +259,11 @@ def test_temperatures_are_read_to_their_bounds():
 def test_nothing_is_kept_that_was_not_asked_for():
     sample = draw([4, 5], Mixture(0.3, 0.4, 0.3), world(4), n=20)
     assert (sample.features, sample.reward_log_q, sample.tilt) == (None, None, None)
-    assert all(line[-1] == EOS for line, clipped in zip(lines(sample), sample.clipped.tolist(), strict=True) if not clipped)
+    assert all(
+        line[-1] == EOS
+        for line, clipped in zip(lines(sample), sample.clipped.tolist(), strict=True)
+        if not clipped
+    )
     assert all(EOS not in line[:-1] for line in lines(sample))  # nothing is drawn behind it
 
 
@@ -213,17 +273,25 @@ def test_nothing_to_gain_is_uniform():
     reference = Reference.from_target(torch.tensor([[4, 5, EOS]]), vocabulary)
     reward = make_reward("rouge2")
     candidates = Candidates.from_reference(reference, vocabulary)
-    weights = reward_log_weights(reward.gains(reward.start(reference)), candidates, InverseTemperature(eps=0.1), t=0)
+    weights = reward_log_weights(
+        reward.gains(reward.start(reference)), candidates, InverseTemperature(eps=0.1), t=0
+    )
     q = reward_q(weights, candidates, vocabulary)[0]
     assert q.tolist() == pytest.approx([0, 0, 0, *[1 / 6] * 6])  # every drawable token but EOS
 
 
-@pytest.mark.parametrize(("best", "eps"), [(0.0, 0.1), (1.0, 0.9)], ids=["nothing to gain", "few misses"])
+@pytest.mark.parametrize(
+    ("best", "eps"), [(0.0, 0.1), (1.0, 0.9)], ids=["nothing to gain", "few misses"]
+)
 def test_auto_never_prefers_what_is_worse(best, eps):
-    """Where nothing can be gained all weigh the same, EOS at a loss too; where EPS is more than uniform noise has, c is 0."""
+    """Where nothing can be gained all weigh the same, EOS at a loss too; where EPS is more than
+    uniform noise has, c is 0.
+    """
     vocabulary = world(3)
     reference = Reference.from_target(torch.tensor([[4, 5, EOS]]), vocabulary)
-    gains = Gains(hit=torch.tensor([[best, best, 0.0]]), miss=torch.zeros(1), eos=torch.tensor([-1.0]))
+    gains = Gains(
+        hit=torch.tensor([[best, best, 0.0]]), miss=torch.zeros(1), eos=torch.tensor([-1.0])
+    )
     candidates = Candidates.from_reference(reference, vocabulary)
     weights = reward_log_weights(gains, candidates, InverseTemperature(eps=eps), t=1)
     q = reward_q(weights, candidates, vocabulary)[0]
@@ -236,7 +304,8 @@ def test_auto_never_prefers_what_is_worse(best, eps):
 def test_the_cap_invents_no_eos():
     vocabulary = world(3)
     model = TableModel(vocabulary)
-    model.row = lambda prefix: torch.tensor([0.0, 0, -1e9, -1e9, 0, 0, 0]).log_softmax(0)  # never ends
+    # Never ends
+    model.row = lambda prefix: torch.tensor([0.0, 0, -1e9, -1e9, 0, 0, 0]).log_softmax(0)
     sample = draw([4, 5, 6], Mixture(1, 0, 0), vocabulary, model=model, n=8)
     assert sample.clipped.all()
     assert sample.tokens.shape == (8, 3 * 3 // 2 + 5)
@@ -246,7 +315,8 @@ def test_the_cap_invents_no_eos():
 def test_each_sentence_has_its_own_cap():
     vocabulary = world(3)
     model = TableModel(vocabulary)
-    model.row = lambda prefix: torch.tensor([0.0, 0, -1e9, -1e9, 0, 0, 0]).log_softmax(0)  # never ends
+    # Never ends
+    model.row = lambda prefix: torch.tensor([0.0, 0, -1e9, -1e9, 0, 0, 0]).log_softmax(0)
     sample = draw([[4], [4, 5, 6]], Mixture(1, 0, 0), vocabulary, model=model)
     assert sample.tokens.ne(PAD).sum(1).tolist() == [1 * 3 // 2 + 5, 3 * 3 // 2 + 5]
 
@@ -255,7 +325,12 @@ def test_the_reward_expert_ends_no_sentence_before_its_first_token():
     """ΔROUGE(EOS) = 0 beats a miss, so only the rule keeps it from ending at once."""
     vocabulary = world(3)
     sample = draw(
-        [4], Mixture(0, 1, 0), vocabulary, reward="rouge", experts=ExpertSettings(InverseTemperature(number=0.0)), n=500
+        [4],
+        Mixture(0, 1, 0),
+        vocabulary,
+        reward="rouge",
+        experts=ExpertSettings(InverseTemperature(number=0.0)),
+        n=500,
     )
     assert not sample.tokens[:, 0].eq(EOS).any()
     assert sample.tokens[:, 1].eq(EOS).any()
@@ -263,7 +338,13 @@ def test_the_reward_expert_ends_no_sentence_before_its_first_token():
 
 def test_rewards_add_up_and_padding_is_empty():
     vocabulary = world(4)
-    sample = draw([[4, 5, 6], [7, 4]] * 50, Mixture(0.4, 0.4, 0.2), vocabulary, reward="bleu", experts=ExpertSettings())
+    sample = draw(
+        [[4, 5, 6], [7, 4]] * 50,
+        Mixture(0.4, 0.4, 0.2),
+        vocabulary,
+        reward="bleu",
+        experts=ExpertSettings(),
+    )
     padding = sample.tokens.eq(PAD)
     assert sample.delta_r[padding].eq(0).all()
     assert sample.origin[padding].eq(Expert.NONE).all()
@@ -289,7 +370,9 @@ def test_a_batch_draws_what_its_sentences_draw_alone(reward):
 @pytest.mark.parametrize("reward", ["bleu", "rouge", "edit"])
 @pytest.mark.parametrize("stride", [1, 3, 8])
 def test_asking_for_all_draws_what_asking_for_some_draws(reward, stride):
-    """A GPU decodes every sentence at every position and asks now and then who has ended; all five experts draw."""
+    """A GPU decodes every sentence at every position and asks now and then who has ended; all five
+    experts draw.
+    """
     vocabulary = world(6)
     references = [[4, 5, 6], [7], [9, 9, 4, 5, 9], [8, 7, 6, 5, 4, 4, 5, 6]] * 25
     target = torch.tensor([[*y, EOS, *[PAD] * (8 - len(y))] for y in references])
@@ -342,7 +425,15 @@ def test_draws_belong_to_update_and_sentence():
     y = [4, 5, 6, 7, 8, 9]
     first = lines(draw([y], Mixture(1, 0, 0), vocabulary, ids=[3], update=5))
     assert first == lines(draw([y], Mixture(1, 0, 0), vocabulary, ids=[3], update=5))
-    assert len({lines(draw([y], Mixture(1, 0, 0), vocabulary, ids=[3], update=u))[0] for u in range(20)}) > 10
+    assert (
+        len(
+            {
+                lines(draw([y], Mixture(1, 0, 0), vocabulary, ids=[3], update=u))[0]
+                for u in range(20)
+            }
+        )
+        > 10
+    )
     assert len(set(lines(draw([y] * 20, Mixture(1, 0, 0), vocabulary)))) > 10
 
 
@@ -399,16 +490,24 @@ def test_product_and_mixture_agree_at_the_corners_only():
     candidates = Candidates.from_reference(reference, vocabulary)
     log_p = TableModel(vocabulary).row(())[None]
     log_p = model_q(log_p, 1.0, vocabulary).log()
-    rewarded = reward_q(reward_log_weights(gains, candidates, InverseTemperature(number=1.0), t=1), candidates, vocabulary)
+    rewarded = reward_q(
+        reward_log_weights(gains, candidates, InverseTemperature(number=1.0), t=1),
+        candidates,
+        vocabulary,
+    )
     y_0 = torch.tensor([4])
     dense = dense_gains(gains, reference, vocabulary)
     for mixture, product in (
         (Mixture(0, 1, 0), log_q(log_p, dense, alpha=0, beta=1)),
         (Mixture(1, 0, 0), log_q(log_p, torch.zeros_like(dense), alpha=1, beta=0)),
     ):
-        assert torch.allclose(mixture_q(mixture, log_p.exp(), rewarded, y_0), product.exp(), atol=1e-6)
+        assert torch.allclose(
+            mixture_q(mixture, log_p.exp(), rewarded, y_0), product.exp(), atol=1e-6
+        )
     inside = log_q(log_p, dense, alpha=1, beta=1).exp()
-    assert not torch.allclose(mixture_q(Mixture(0.5, 0.5, 0), log_p.exp(), rewarded, y_0), inside, atol=1e-2)
+    assert not torch.allclose(
+        mixture_q(Mixture(0.5, 0.5, 0), log_p.exp(), rewarded, y_0), inside, atol=1e-2
+    )
 
 
 # Devices
@@ -430,10 +529,15 @@ def test_drawing_runs_on_a_device_without_leaving_it(reward):
         at = torch.empty(2, dtype=torch.int64, device="cuda")
         half = {"device": "cuda", "dtype": torch.float16}
         some = Answer(at, torch.empty(2, vocabulary.size, **half), torch.empty(2, 8, **half))
-        all_of_them = Answer(None, torch.empty(4, vocabulary.size, **half), torch.empty(4, 8, **half))
+        all_of_them = Answer(
+            None, torch.empty(4, vocabulary.size, **half), torch.empty(4, 8, **half)
+        )
         with StaysOnCuda():
             for t, answer in enumerate([some, all_of_them, None]):
-                u = [draws(channel, 12)[:, t] for channel in (Channel.MODEL, Channel.REWARD, Channel.MISS)]
+                u = [
+                    draws(channel, 12)[:, t]
+                    for channel in (Channel.MODEL, Channel.REWARD, Channel.MISS)
+                ]
                 gains = engine.gains(state)
                 step = Step(t, origin[:, t], gains, *u, product_tilt(gains, reference, 0.5))
                 token, _ = draw_step(step, candidates, experts, vocabulary, answer)
@@ -443,7 +547,9 @@ def test_drawing_runs_on_a_device_without_leaving_it(reward):
 
 
 def test_scheduled_sampling_earns_nothing_behind_its_eos() -> None:
-    """It goes on reading what the model draws behind an EOS; the logged reward is that of the sequence up to there."""
+    """It goes on reading what the model draws behind an EOS; the logged reward is that of the
+    sequence up to there.
+    """
     from fairseq_erpo.family import FAMILY
     from fairseq_erpo.tools.exploration import Moment
 

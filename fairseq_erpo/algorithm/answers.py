@@ -24,7 +24,9 @@ class StepDecoder(Protocol):
         """Forget all but these of the kept sentences.  [k] int64, increasing"""
 
     def teacher_forced(self, previous: Tensor) -> Tensor:
-        """Features of all positions at once, before the first `step`.  [n, T] int64, EOS first -> [n, T, D]"""
+        """Features of all positions at once, before the first `step`.  [n, T] int64, EOS first ->
+        [n, T, D]
+        """
 
 
 class GraphDecoder(StepDecoder, Protocol):
@@ -64,12 +66,16 @@ class Answers(Protocol):
     """Where a scan gets p_θ from."""
 
     def answer(self, t: int, live: Tensor, previous: Tensor) -> Answer | None:
-        """p_θ at step t for the sentences that ask; None if no sentence does.  [N] bool, [N, t + 1] int64"""
+        """p_θ at step t for the sentences that ask; None if no sentence does.  [N] bool, [N, t + 1]
+        int64
+        """
 
 
 @contextmanager
 def outside_inference_mode() -> Iterator[None]:
-    """Call the model without gradient, but not in inference mode: models cache masks and positions that the loss will use."""
+    """Call the model without gradient, but not in inference mode: models cache masks and positions
+    that the loss will use.
+    """
     with torch.inference_mode(False), torch.no_grad():
         yield
 
@@ -83,7 +89,9 @@ class NoAnswers:
 
 
 class AnswersForAll:
-    """All sentences at every step, finished or not: where starting an operation costs more than its arithmetic, on a GPU."""
+    """All sentences at every step, finished or not: where starting an operation costs more than its
+    arithmetic, on a GPU.
+    """
 
     def __init__(self, decoder: StepDecoder) -> None:
         self.decoder = decoder
@@ -96,7 +104,9 @@ class AnswersForAll:
 
 
 class StepwiseAnswers:
-    """Only sentences that will ask again, projected only where one asks: what costs least arithmetic, on a CPU."""
+    """Only sentences that will ask again, projected only where one asks: what costs least
+    arithmetic, on a CPU.
+    """
 
     def __init__(self, asks: Tensor, start: Callable[[], StepDecoder]) -> None:
         self.asks = asks  # [N, T] bool

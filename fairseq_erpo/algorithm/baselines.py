@@ -37,7 +37,8 @@ def _leave_one_out(batch: Batch, drawn: Drawn) -> Tensor:
 
 
 def _group(batch: Batch, drawn: Drawn) -> Tensor:
-    """The mean reward of all samples of the same sentence, its own too (Shao et al. 2024, GRPO).  -> [N]
+    """The mean reward of all samples of the same sentence, its own too (Shao et al. 2024, GRPO).
+    -> [N]
 
     R minus it is (S - 1)/S of what leave_one_out gives: the same direction, a little smaller.
     """

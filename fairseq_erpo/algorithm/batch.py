@@ -1,6 +1,7 @@
 """The records that the steps of the algorithm hand to each other: Batch -> Sample -> Drawn.
 
-B sentences, S samples of each, N = B·S drawn sequences (row b·S + s), T steps, R reference positions, D features, V words.
+B sentences, S samples of each, N = B·S drawn sequences (row b·S + s), T steps, R reference
+positions, D features, V words.
 """
 
 from collections.abc import Callable
@@ -82,7 +83,8 @@ class Batch:
     settings: Settings
     vocabulary: Vocabulary
     max_positions: int
-    start: Callable[[int], StepDecoder]  # a decoder for so many copies of each sentence, after one encoder pass
+    # A decoder for so many copies of each sentence, after one encoder pass
+    start: Callable[[int], StepDecoder]
     inputs: RowInputs
     recorder: "Recorder | None" = None  # of a GPU's draws
 
@@ -96,11 +98,16 @@ class Batch:
         """log p of drawn tokens, 0 at padding.  [B·S, T] -> [B·S, T] float32"""
         features = decoder.teacher_forced(previous_tokens(tokens, self.vocabulary))
         log_p = decoder.log_probs(features.flatten(0, 1)).unflatten(0, tokens.shape)
-        return log_p.gather(2, tokens[:, :, None])[:, :, 0].float().masked_fill(tokens.eq(self.vocabulary.pad), 0)
+        return (
+            log_p.gather(2, tokens[:, :, None])[:, :, 0]
+            .float()
+            .masked_fill(tokens.eq(self.vocabulary.pad), 0)
+        )
 
     def model_log_p(self, sample: "Sample", samples: int) -> Tensor:
-        """log p_θ of drawn tokens, 0 at padding: as kept while drawing, and one pass for the sequences
-        that the model was not asked for throughout.  S samples of each sentence -> [B·S, T] float32"""
+        """log p_θ of drawn tokens, 0 at padding: as kept while drawing, and one pass for the
+        sequences that the model was not asked for throughout.  S samples of each sentence -> [B·S,
+        T] float32"""
         if sample.log_p is None:
             return self.log_p(self.start(samples), sample.tokens)
         known = sample.log_p.masked_fill(sample.tokens.eq(self.vocabulary.pad), 0)
@@ -113,17 +120,23 @@ class Batch:
 
 
 class Sample(NamedTuple):
-    """Drawn sequences.  They are padded on the right; EOS closes every sentence that was not clipped."""
+    """Drawn sequences.  They are padded on the right; EOS closes every sentence that was not
+    clipped.
+    """
 
     tokens: Tensor  # [N, T] int64: y of the paper
     origin: Tensor  # [N, T] int64: Expert, NONE at padding
     delta_r: Tensor  # [N, T] float32: Eq. 3 of the drawn tokens, 0 at padding
     reward: Tensor  # [N] float32: Φ(∅) + ΣΔR
     clipped: Tensor  # [N] bool: True where the length cap ended the sentence, without EOS
-    features: Tensor | None = None  # [N, T, D]: the decoder's, where the model was asked; 0 elsewhere
-    log_p: Tensor | None = None  # [N, T] float32: log p_θ of the drawn token; not a number where the model was not asked
-    reward_log_q: Tensor | None = None  # [N, T, R + 2] float32: the reward expert's distribution, `estep.reward_log_weights`
-    tilt: Tensor | None = None  # [N, T, R + 1] float32: what the product adds to log p_θ, `step.product_tilt`
+    # [N, T, D]: the decoder's, where the model was asked; 0 elsewhere
+    features: Tensor | None = None
+    # [N, T] float32: log p_θ of the drawn token; not a number where the model was not asked
+    log_p: Tensor | None = None
+    # [N, T, R + 2] float32: the reward expert's distribution, `estep.reward_log_weights`
+    reward_log_q: Tensor | None = None
+    # [N, T, R + 1] float32: what the product adds to log p_θ, `step.product_tilt`
+    tilt: Tensor | None = None
 
 
 class Drawn(NamedTuple):
@@ -131,13 +144,16 @@ class Drawn(NamedTuple):
 
     sample: Sample
     samples: int = 1  # S
-    soft: Tensor | None = None  # [N, T] bool: True where the whole distribution is learnt; None: where the reward expert drew
+    # [N, T] bool: True where the whole distribution is learnt; None: where the reward expert drew
+    soft: Tensor | None = None
     targets: Tensor | None = None  # [N, T] int64: the targets, if they are not the drawn tokens
     weights: Tensor | None = None  # [N, T] float32: w_t; None stands for 1
-    size: Tensor | None = None  # scalar: what the loss is divided by; None stands for the number of targets
+    # Scalar: what the loss is divided by; None stands for the number of targets
+    size: Tensor | None = None
     sequences: int | None = None  # what --sentence-avg divides by; None stands for N
     greedy: Tensor | None = None  # [B] float32: reward of the greedy output
-    advantage: Tensor | None = None  # [N, T] bool: True where the weight is an advantage, which may be negative; None: nowhere
+    # [N, T] bool: True where the weight is an advantage, which may be negative; None: nowhere
+    advantage: Tensor | None = None
     with_data: bool = False  # the last of each sentence's samples is y* itself
 
     @property
@@ -153,11 +169,16 @@ class Drawn(NamedTuple):
 
 def without_last(sample: Sample, samples: int) -> Sample:
     """All but the last of each sentence's samples.  [B·S, ...] -> [B·(S - 1), ...]"""
-    parts = (None if part is None else part.unflatten(0, (-1, samples))[:, :-1].flatten(0, 1) for part in sample)
+    parts = (
+        None if part is None else part.unflatten(0, (-1, samples))[:, :-1].flatten(0, 1)
+        for part in sample
+    )
     return Sample(*parts)  # type: ignore[arg-type]
 
 
 def previous_tokens(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """The decoder's inputs for teacher forcing: EOS, then the tokens shifted by one; padding stays.  [N, T] -> [N, T] int64"""
+    """The decoder's inputs for teacher forcing: EOS, then the tokens shifted by one; padding stays.
+    [N, T] -> [N, T] int64
+    """
     shifted = torch.cat([torch.full_like(tokens[:, :1], vocabulary.eos), tokens[:, :-1]], 1)
     return shifted.masked_fill(tokens.eq(vocabulary.pad), vocabulary.pad)

@@ -11,22 +11,27 @@ from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample
 
 
 def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
-    """Eq. 2's mixture over sequences: y* of weight λ_data, not drawn but always there, and S samples that share the rest.
+    """Eq. 2's mixture over sequences: y* of weight λ_data, not drawn but always there, and S
+    samples that share the rest.
 
-    y* weighs S λ_data, each sample 1 - λ_data, in the loss and in what the loss is divided by. λ_data = 1 is MLE, and λ_data = 0
-    leaves the samples alone. y* becomes the last sample of its sentence.
+    y* weighs S λ_data, each sample 1 - λ_data, in the loss and in what the loss is divided by.
+    λ_data = 1 is MLE, and λ_data = 0 leaves the samples alone. y* becomes the last sample of its
+    sentence.
     """
     share, samples, sample = batch.mixture.data, drawn.samples, drawn.sample
     gold = Sample(
         tokens=batch.target,
-        origin=torch.where(batch.target.eq(batch.vocabulary.pad), int(Expert.NONE), int(Expert.DATA)),
+        origin=torch.where(
+            batch.target.eq(batch.vocabulary.pad), int(Expert.NONE), int(Expert.DATA)
+        ),
         delta_r=torch.zeros_like(batch.target, dtype=torch.float32),
         reward=torch.zeros_like(batch.target[:, 0], dtype=torch.float32),
         clipped=torch.zeros_like(batch.target[:, 0], dtype=torch.bool),
     )
     fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
     steps = max(sample.tokens.size(1), batch.target.size(1))
-    both = Sample(*(_joined(*parts, samples, steps) for parts in zip(sample, gold, fill, strict=True)))  # type: ignore[arg-type]
+    fields = zip(sample, gold, fill, strict=True)
+    both = Sample(*(_joined(*parts, samples, steps) for parts in fields))  # type: ignore[arg-type]
     real = sample.origin.ne(Expert.NONE)
     weights = (real.float() if drawn.weights is None else drawn.weights) * (1 - share)
     size = real.sum() if drawn.size is None else drawn.size
@@ -36,15 +41,21 @@ def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
         samples=samples + 1,
         soft=None if drawn.soft is None else _joined(drawn.soft, None, False, samples, steps),
         weights=_joined(weights, gold_weights, 0, samples, steps),
-        advantage=None if drawn.advantage is None else _joined(drawn.advantage, None, False, samples, steps),
+        advantage=None
+        if drawn.advantage is None
+        else _joined(drawn.advantage, None, False, samples, steps),
         size=size * (1 - share) + gold_weights.sum(),
         sequences=len(batch.target) * samples,
         with_data=True,
     )
 
 
-def _joined(drawn: Tensor | None, gold: Tensor | None, fill: float, samples: int, steps: int) -> Tensor | None:
-    """A part of the samples, and that of y* behind each sentence's; what has steps is filled up to so many.  [B·S, T], [B, T']"""
+def _joined(
+    drawn: Tensor | None, gold: Tensor | None, fill: float, samples: int, steps: int
+) -> Tensor | None:
+    """A part of the samples, and that of y* behind each sentence's; what has steps is filled up to
+    so many.  [B·S, T], [B, T']
+    """
     if drawn is None:
         return None
     drawn = drawn.unflatten(0, (-1, samples))

@@ -1,4 +1,5 @@
-"""How a row draws its sequences: whole ones around y*, or token by token from the experts (Algorithm 1).
+"""How a row draws its sequences: whole ones around y*, or token by token from the experts
+(Algorithm 1).
 
 B sentences, S samples of each, N = B·S drawn sequences (row b·S + s), T steps.
 """
@@ -49,20 +50,35 @@ def _neighbours(batch: Batch) -> Drawn:
         samples = len(tokens) // len(batch.target)
         return Drawn(score(batch, tokens, Expert.REWARD, samples)._replace(reward=reward), samples)
     draw = PAYOFFS[settings.payoff].draw
-    tokens = draw(batch.target, inputs.words, settings.samples, settings.tau, batch.draws, batch.vocabulary)
-    return Drawn(paid(batch, score(batch, tokens, Expert.REWARD, settings.samples), settings.samples), settings.samples)
+    tokens = draw(
+        batch.target, inputs.words, settings.samples, settings.tau, batch.draws, batch.vocabulary
+    )
+    return Drawn(
+        paid(batch, score(batch, tokens, Expert.REWARD, settings.samples), settings.samples),
+        settings.samples,
+    )
 
 
 def _candidates(batch: Batch) -> Drawn:
     """The model's best outputs, by beam search: a set to choose from."""
     samples = batch.settings.samples
-    return Drawn(paid(batch, score(batch, batch.inputs.beam(samples), Expert.MODEL, samples), samples), samples)
+    return Drawn(
+        paid(batch, score(batch, batch.inputs.beam(samples), Expert.MODEL, samples), samples),
+        samples,
+    )
 
 
 def score(batch: Batch, tokens: Tensor, origin: Expert, samples: int = 1) -> Sample:
-    """Whole sequences of one expert, with the teacher's ΔR and its sum as their reward.  [B·S, T] -> Sample"""
+    """Whole sequences of one expert, with the teacher's ΔR and its sum as their reward.  [B·S, T]
+    -> Sample
+    """
     target, _ = batch.copies(samples)
-    scores = replay(batch.settings.teacher, Reference.from_target(target, batch.vocabulary), tokens, batch.vocabulary)
+    scores = replay(
+        batch.settings.teacher,
+        Reference.from_target(target, batch.vocabulary),
+        tokens,
+        batch.vocabulary,
+    )
     padding = tokens.eq(batch.vocabulary.pad)
     return Sample(
         tokens=tokens,
@@ -81,7 +97,9 @@ def gold(batch: Batch) -> Drawn:
 # Eq. 6: q = 1 at y*. Nothing has to be drawn.
 GOLD = WholeSequences(lambda batch: None, "-", "(0, 0, 1)", Point("R_δ", "→ 0", "1"))
 NOISED = WholeSequences(_noised, "-", "(0, 0, 1) on g(y*)", Point("R_δ at g(y*)", "→ 0", "1"))
-NEIGHBOURS = WholeSequences(_neighbours, "whole sequences", "(0, 1, 0), c = 1/τ", Point("reward", "→ 0", "τ"))
+NEIGHBOURS = WholeSequences(
+    _neighbours, "whole sequences", "(0, 1, 0), c = 1/τ", Point("reward", "→ 0", "τ")
+)
 
 
 class Plan(NamedTuple):
@@ -97,7 +115,9 @@ class Plan(NamedTuple):
     def run(self, batch: Batch) -> Sample:
         """Draw."""
         start = partial(batch.start, self.rows)
-        return self.sampler.draw(self.reference, self.origin, self.caps, self.draws, start, batch.recorder)
+        return self.sampler.draw(
+            self.reference, self.origin, self.caps, self.draws, start, batch.recorder
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +144,8 @@ class FromExperts:
     @property
     def point(self) -> Point:
         assert self.layout is not None
-        return Point("-", "-", "-") if self.as_inputs else self.layout.point  # scheduled sampling lies outside the space
+        # Scheduled sampling lies outside the space
+        return Point("-", "-", "-") if self.as_inputs else self.layout.point
 
     def __call__(self, batch: Batch) -> Drawn | None:
         """None where λ_data = 1: the batch as fairseq made it."""

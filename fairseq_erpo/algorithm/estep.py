@@ -1,6 +1,8 @@
-"""The reward expert of Algorithm 1, z = reward: exp{c ΔR} over the vocabulary, without a vocabulary-sized tensor.
+"""The reward expert of Algorithm 1, z = reward: exp{c ΔR} over the vocabulary, without a
+vocabulary-sized tensor.
 
-N sentences, R reference positions, R + 2 candidates (the reference tokens, EOS, all other tokens as one).
+N sentences, R reference positions, R + 2 candidates (the reference tokens, EOS, all other tokens as
+one).
 """
 
 import math
@@ -23,8 +25,9 @@ MOST_C = 1e6  # beyond it exp{c ΔR} is an arg max, which `inf` says
 class InverseTemperature:
     """c of Algorithm 1's exp{c ΔR}: a number, `inf` (arg max), or `auto:EPS`.
 
-    `auto:EPS` leaves about EPS of the mass to tokens that are neither best nor in y*, whatever metric, step and V:
-    c = ln(M (1-ε) / (ε K_best)) / (ΔR_best - ΔR_miss) with M other tokens and K_best best ones.
+    `auto:EPS` leaves about EPS of the mass to tokens that are neither best nor in y*, whatever
+    metric, step and V: c = ln(M (1-ε) / (ε K_best)) / (ΔR_best - ΔR_miss) with M other tokens and
+    K_best best ones.
     """
 
     number: float = math.inf
@@ -54,7 +57,8 @@ class InverseTemperature:
 class ExpertSettings:
     """How sharply the experts of Algorithm 1 draw.
 
-    Departs from the paper: it has one c; here the model's c is 1 unless told otherwise, and the reward has its own.
+    Departs from the paper: it has one c; here the model's c is 1 unless told otherwise, and the
+    reward has its own.
     """
 
     c_reward: InverseTemperature = InverseTemperature(eps=0.1)
@@ -62,7 +66,9 @@ class ExpertSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.c_model <= MOST_C:
-            raise ValueError(f"c of the model must be positive and at most {MOST_C:g}, not {self.c_model}")
+            raise ValueError(
+                f"c of the model must be positive and at most {MOST_C:g}, not {self.c_model}"
+            )
 
 
 class Candidates(NamedTuple):
@@ -71,8 +77,10 @@ class Candidates(NamedTuple):
     reference: Reference
     ids: Tensor  # [N, R + 1] int64: reference tokens, then EOS
     misses: Tensor  # [N] float32: M, how many other drawable tokens there are
-    drawable: Tensor  # [N, R + 2] bool: the reference tokens, each once; EOS; whether there is any other token
-    shift: Tensor  # [N, R + F] int64: sorted excluded ids minus their rank, which maps 0..M-1 past them
+    # [N, R + 2] bool: the reference tokens, each once; EOS; whether there is any other token
+    drawable: Tensor
+    # [N, R + F] int64: sorted excluded ids minus their rank, which maps 0..M-1 past them
+    shift: Tensor
     never: Tensor  # [F - 1] int64: ids that no expert draws
 
     @classmethod
@@ -81,7 +89,11 @@ class Candidates(NamedTuple):
         fixed = outside.expand(reference.tokens.size(0), -1)
         width = reference.tokens.size(1) + fixed.size(1)
         beyond = vocabulary.size + width  # stays beyond every id after subtracting its rank
-        excluded = torch.cat([reference.tokens.masked_fill(~reference.owner, beyond), fixed], 1).sort(1).values
+        excluded = (
+            torch.cat([reference.tokens.masked_fill(~reference.owner, beyond), fixed], 1)
+            .sort(1)
+            .values
+        )
         misses = (vocabulary.drawable - 1 - reference.owner.sum(1)).float()
         eos = torch.ones_like(misses[:, None], dtype=torch.bool)
         return cls(
@@ -99,8 +111,11 @@ class Candidates(NamedTuple):
         return rank + torch.searchsorted(self.shift, rank[:, None], right=True)[:, 0]
 
 
-def reward_log_weights(gains: Gains, candidates: Candidates, c_reward: InverseTemperature, t: int) -> Tensor:
-    """Algorithm 1, z = reward: log weights of exp{c ΔR} for reference tokens, EOS, and all other tokens together.
+def reward_log_weights(
+    gains: Gains, candidates: Candidates, c_reward: InverseTemperature, t: int
+) -> Tensor:
+    """Algorithm 1, z = reward: log weights of exp{c ΔR} for reference tokens, EOS, and all other
+    tokens together.
 
     Where nothing can be gained (best = miss), auto:EPS lets all drawable tokens weigh the same.
     -> [N, R + 2] float32, unnormalised
@@ -118,8 +133,12 @@ def reward_log_weights(gains: Gains, candidates: Candidates, c_reward: InverseTe
         k_best = is_best[:, :-1].sum(1, keepdim=True)
         odds = misses.clamp(min=1) * (1 - c_reward.eps) / (c_reward.eps * k_best.clamp(min=1))
         # With nothing to gain the gap is 0; c = 0 then lets all weigh the same.
-        c = odds.clamp(min=1).log() / (best - gains.miss[:, None]).clamp(min=torch.finfo(best.dtype).tiny)
+        c = odds.clamp(min=1).log() / (best - gains.miss[:, None]).clamp(
+            min=torch.finfo(best.dtype).tiny
+        )
         c = c.masked_fill(best.le(gains.miss[:, None]), 0)
     # A value that equals the best weighs 1 even at c = inf, where 0 · inf would be nan.
     energy = torch.where(is_best, 0.0, c * (value - best))
-    return torch.cat([energy[:, :-1], energy[:, -1:] + misses.log()], 1).masked_fill(~drawable, -torch.inf)
+    return torch.cat([energy[:, :-1], energy[:, -1:] + misses.log()], 1).masked_fill(
+        ~drawable, -torch.inf
+    )

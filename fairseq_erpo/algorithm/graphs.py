@@ -81,7 +81,8 @@ class Graphs:
             with outside_inference_mode():
                 decoder = start()
         reads = () if decoder is None else getattr(decoder, "inputs", None)
-        if reads is None or torch.is_autocast_enabled("cuda"):  # whose cast weights no graph may keep
+        # Whose cast weights no graph may keep
+        if reads is None or torch.is_autocast_enabled("cuda"):
             request = Request.make(reference, origin, caps, draws, sampler.vocabulary, experts)
             return one_by_one(Scan(sampler, request, answers(decoder)))
         rows, width = origin.size(0), reference.tokens.size(1)
@@ -106,7 +107,9 @@ class Graphs:
             sample = recording.replay(inputs)
         return without_room(sample, rows, width)
 
-    def _recording(self, key: Hashable, leaves: list[Any], scan: Callable[[list[Any]], Scan]) -> Recording | None:
+    def _recording(
+        self, key: Hashable, leaves: list[Any], scan: Callable[[list[Any]], Scan]
+    ) -> Recording | None:
         """The recording of this key, made when it comes for the second time."""
         if key in self.recordings:
             self.recordings.move_to_end(key)
@@ -159,7 +162,9 @@ def one_by_one(scan: Scan) -> Sample:
 
 
 def room_for(rows: int) -> int:
-    """The number of sentences that a batch is filled up to: an eighth more at most, or a multiple of 8."""
+    """The number of sentences that a batch is filled up to: an eighth more at most, or a multiple
+    of 8.
+    """
     step = max(8, 1 << max(rows.bit_length() - 4, 0))
     return -(-rows // step) * step
 
@@ -172,7 +177,9 @@ def roomy(
     draws: Draws,
     experts: frozenset[int],
 ) -> Request:
-    """The batch filled up with sentences that end before they begin, and with steps behind all caps."""
+    """The batch filled up with sentences that end before they begin, and with steps behind all
+    caps.
+    """
     rows = room_for(len(caps))
     width, steps = (-(-size // STEP) * STEP for size in (reference.tokens.size(1), origin.size(1)))
     more = rows - len(caps)

@@ -20,7 +20,9 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class PlainInputs:
-    """Enough for every row but those with a learned baseline or a frozen prior, which raise ValueError."""
+    """Enough for every row but those with a learned baseline or a frozen prior, which raise
+    ValueError.
+    """
 
     noising: Noising
     words: Tensor  # [W] int64
@@ -28,7 +30,11 @@ class PlainInputs:
 
     @classmethod
     def from_targets(
-        cls, targets: Iterable[Sequence[int]], settings: Settings, vocabulary: Vocabulary, device: torch.device | str = "cpu"
+        cls,
+        targets: Iterable[Sequence[int]],
+        settings: Settings,
+        vocabulary: Vocabulary,
+        device: torch.device | str = "cpu",
     ) -> Self:
         """Counted in one pass over the training targets, ids with or without EOS."""
         counts = NoiseStatistics.count(targets, vocabulary.size, vocabulary.eos)
@@ -45,7 +51,9 @@ class PlainInputs:
 
     def baseline(self, features: Tensor) -> Tensor:
         """MIXER's learned baseline.  [N, T, D] -> [N, T]"""
-        raise ValueError("--erpo-baseline learned needs fairseq's criterion: choose another baseline, or another row")
+        raise ValueError(
+            "--erpo-baseline learned needs fairseq's criterion: choose another baseline, or another row"
+        )
 
     def prior(self, samples: int) -> StepDecoder:
         """Sequence Tutor's frozen prior."""

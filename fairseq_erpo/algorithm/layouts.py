@@ -27,7 +27,9 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout: (batch, references, uniforms [N, T]) -> [N, T] Expert, and its words in the table."""
+    """One layout: (batch, references, uniforms [N, T]) -> [N, T] Expert, and its words in the
+    table.
+    """
 
     place: Callable[[Batch, Reference, Tensor], Tensor]
     text: str
@@ -36,9 +38,15 @@ class Layout:
 
 
 def draw_experts(mixture: Mixture, u: Tensor) -> Tensor:
-    """Algorithm 1, line 5: z ~ (λ_model, λ_reward, λ_data), for each token of each sentence.  [N, T] -> [N, T] Expert"""
+    """Algorithm 1, line 5: z ~ (λ_model, λ_reward, λ_data), for each token of each sentence.  [N,
+    T] -> [N, T] Expert
+    """
     z = torch.full_like(u, int(Expert.MODEL), dtype=torch.int64)
-    z = z.masked_fill(u < mixture.data + mixture.reward, int(Expert.REWARD)) if mixture.reward else z
+    z = (
+        z.masked_fill(u < mixture.data + mixture.reward, int(Expert.REWARD))
+        if mixture.reward
+        else z
+    )
     return z.masked_fill(u < mixture.data, int(Expert.DATA))
 
 
@@ -56,7 +64,9 @@ def _without_data(mixture: Mixture) -> Mixture:
 
 
 def _prefix(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
-    """Section 5.1, MIXER-alike: data for t < round(λ_data r), then model and reward in λ's proportion."""
+    """Section 5.1, MIXER-alike: data for t < round(λ_data r), then model and reward in λ's
+    proportion.
+    """
     m = (batch.mixture.data * reference.length).round()
     return _data_before(m, draw_experts(_without_data(batch.mixture), u))
 
@@ -73,20 +83,33 @@ def _falling_prefix(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
 
 
 def _data_before(m: Tensor, origin: Tensor) -> Tensor:
-    return origin.masked_fill(torch.arange(origin.size(1), device=m.device) < m[:, None], int(Expert.DATA))
+    return origin.masked_fill(
+        torch.arange(origin.size(1), device=m.device) < m[:, None], int(Expert.DATA)
+    )
 
 
 def _product(batch: Batch, reference: Reference, u: Tensor) -> Tensor:
-    """Softmax policy gradient: the product everywhere; in the bang-bang form the model alone with probability p_drop."""
+    """Softmax policy gradient: the product everywhere; in the bang-bang form the model alone with
+    probability p_drop.
+    """
     origin = torch.full_like(u, int(Expert.PRODUCT), dtype=torch.int64)
     return origin.masked_fill(u < (batch.settings.bang_bang or 0), int(Expert.MODEL))
 
 
 ANNEALED = Point("R_δ → reward", "annealed", "annealed")
 PER_TOKEN = Layout(_per_token, "per token", "(λ_model, λ_reward, λ_data)", ANNEALED)
-PREFIX = Layout(_prefix, "prefix, m = round(λ_data r)", "(0, 0, 1), then (λ_model, λ_reward, 0)", ANNEALED)
-SENTENCE = Layout(_by_sentence, "y* of weight λ_data, samples of 1 - λ_data", "(λ_model, λ_reward, 0), and y*", ANNEALED)
-MODEL_ONLY = Layout(_model_only, "every token", "(1, 0, 0) as proposal", Point("log R_PG", "1", "0"))
+PREFIX = Layout(
+    _prefix, "prefix, m = round(λ_data r)", "(0, 0, 1), then (λ_model, λ_reward, 0)", ANNEALED
+)
+SENTENCE = Layout(
+    _by_sentence,
+    "y* of weight λ_data, samples of 1 - λ_data",
+    "(λ_model, λ_reward, 0), and y*",
+    ANNEALED,
+)
+MODEL_ONLY = Layout(
+    _model_only, "every token", "(1, 0, 0) as proposal", Point("log R_PG", "1", "0")
+)
 FALLING_PREFIX = Layout(
     _falling_prefix,
     "prefix, m = T - 3k",

@@ -19,10 +19,14 @@ BASELINE_WEIGHT = 0.01  # Ranzato et al. 2016: of the baseline's squared error
 
 
 class _Expected(torch.autograd.Function):
-    """Σ_v weight(v) log p(v), row by row, with one vocabulary-sized gradient however many words are named."""
+    """Σ_v weight(v) log p(v), row by row, with one vocabulary-sized gradient however many words are
+    named.
+    """
 
     @staticmethod
-    def forward(ctx: Any, log_p: Tensor, ids: Tensor, weight: Tensor, uniform_weight: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, log_p: Tensor, ids: Tensor, weight: Tensor, uniform_weight: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(ids, weight, uniform_weight)
         ctx.words = log_p.size(1)
         found = (log_p.gather(1, ids) * weight).sum(1)
@@ -32,15 +36,30 @@ class _Expected(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = gradients
         ids, weight, uniform_weight = ctx.saved_tensors
-        dense = gradient.new_zeros(len(ids)) if uniform_weight is None else (gradient * uniform_weight).to(gradient.dtype)
+        dense = (
+            gradient.new_zeros(len(ids))
+            if uniform_weight is None
+            else (gradient * uniform_weight).to(gradient.dtype)
+        )
         dense = dense[:, None].repeat(1, ctx.words)
-        return dense.scatter_add_(1, ids, (gradient[:, None] * weight).to(dense.dtype)), None, None, None
+        return (
+            dense.scatter_add_(1, ids, (gradient[:, None] * weight).to(dense.dtype)),
+            None,
+            None,
+            None,
+        )
 
 
 def total_loss(
-    log_p: Tensor, drawn: Drawn, at: Tensor, target: Tensor, vocabulary: Vocabulary, smoothing: float
+    log_p: Tensor,
+    drawn: Drawn,
+    at: Tensor,
+    target: Tensor,
+    vocabulary: Vocabulary,
+    smoothing: float,
 ) -> tuple[Tensor, Tensor]:
-    """The weighted loss of what was drawn for the references `target` [B, T], and the plain - Σ log p_θ of the same tokens.
+    """The weighted loss of what was drawn for the references `target` [B, T], and the plain - Σ log
+    p_θ of the same tokens.
 
     [m, V] at the positions `at` of the flattened batch -> scalar, scalar
     """
@@ -55,8 +74,11 @@ def total_loss(
     return drawn_losses(log_p, drawn, at, candidates, smoothing).sum(), nll.detach()
 
 
-def drawn_losses(log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates | None, smoothing: float) -> Tensor:
-    """- w_t Σ_v weight(v) log p_θ(v | inputs_<t) at the positions `at` of the flattened batch (`packing`).  [m, V] -> [m]
+def drawn_losses(
+    log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates | None, smoothing: float
+) -> Tensor:
+    """- w_t Σ_v weight(v) log p_θ(v | inputs_<t) at the positions `at` of the flattened batch
+      (`packing`).  [m, V] -> [m]
 
     `candidates` are needed where a whole distribution is learnt.
     """
@@ -68,20 +90,30 @@ def drawn_losses(log_p: Tensor, drawn: Drawn, at: Tensor, candidates: Candidates
         soft = sample.origin.eq(Expert.REWARD) if drawn.soft is None else drawn.soft
         where, sentence = soft.flatten()[at], at // sample.origin.size(1)
         if sample.reward_log_q is not None:
-            targets = soft_targets(targets, where, sample.reward_log_q.flatten(0, 1)[at], sentence, candidates)
+            targets = soft_targets(
+                targets, where, sample.reward_log_q.flatten(0, 1)[at], sentence, candidates
+            )
         if sample.tilt is not None:
-            targets = product_targets(log_p, targets, where, sample.tilt.flatten(0, 1)[at], sentence, candidates)
+            targets = product_targets(
+                log_p, targets, where, sample.tilt.flatten(0, 1)[at], sentence, candidates
+            )
     loss = -_Expected.apply(log_p, *targets)
     return loss if drawn.weights is None else loss * drawn.weights.flatten()[at]
 
 
 def gold_loss(log_p: Tensor, target: Tensor, pad: int, reduce: bool) -> Tensor:
-    """Eq. 5 by the same operations as fairseq's cross_entropy, so that it is equal to the last bit.  [..., V], [...] -> scalar"""
+    """Eq. 5 by the same operations as fairseq's cross_entropy, so that it is equal to the last bit.
+    [..., V], [...] -> scalar
+    """
     flat = log_p.view(-1, log_p.size(-1))
-    return F.nll_loss(flat, target.view(-1), ignore_index=pad, reduction="sum" if reduce else "none")
+    return F.nll_loss(
+        flat, target.view(-1), ignore_index=pad, reduction="sum" if reduce else "none"
+    )
 
 
 def baseline_loss(baseline: Tensor, drawn: Drawn) -> Tensor:
-    """The learned baseline's squared error against the reward, where the model drew.  [N, T] -> scalar"""
+    """The learned baseline's squared error against the reward, where the model drew.  [N, T] ->
+    scalar
+    """
     error = (baseline[:, : drawn.sample.tokens.size(1)] - drawn.sample.reward[:, None]).square()
     return BASELINE_WEIGHT * error.masked_fill(drawn.sample.origin.ne(Expert.MODEL), 0).sum()

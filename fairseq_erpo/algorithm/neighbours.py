@@ -1,7 +1,8 @@
-"""RAML's neighbours of y*, Eq. 8: sequences drawn around the data without a model, and their weights exp{R/τ}.
+"""RAML's neighbours of y*, Eq. 8: sequences drawn around the data without a model, and their
+weights exp{R/τ}.
 
-Targets are right-padded and close with EOS, which stays where it is. Everything runs on the target's device without
-synchronisation; the only randomness comes from a `Draws`.
+Targets are right-padded and close with EOS, which stays where it is. Everything runs on the
+target's device without synchronisation; the only randomness comes from a `Draws`.
 
 B sentences, S samples of each, T positions with EOS, r = |y*| tokens without EOS, W real words.
 """
@@ -21,21 +22,28 @@ LONGEST_NGRAM = 4  # Ma et al. 2017; A.3.2 takes over their sampling
 
 
 def real_words(vocabulary: Vocabulary) -> Tensor:
-    """The ids that RAML puts in: drawable, neither EOS nor UNK.  -> [W] int64, ascending.  Make it once, keep it on the device.
+    """The ids that RAML puts in: drawable, neither EOS nor UNK.  -> [W] int64, ascending.  Make it
+    once, keep it on the device.
 
     Raises ValueError if there are fewer than two.
     """
-    words = sorted(set(range(vocabulary.size)) - {*vocabulary.never, vocabulary.eos, vocabulary.unk})
+    words = sorted(
+        set(range(vocabulary.size)) - {*vocabulary.never, vocabulary.eos, vocabulary.unk}
+    )
     if len(words) < 2:
         raise ValueError(f"{vocabulary} has no two real words to exchange")
     return torch.tensor(words)
 
 
-def raml_ngram(target: Tensor, words: Tensor, samples: int, draws: Draws, vocabulary: Vocabulary) -> Tensor:
-    """A.3.2, n-gram replacement (Ma et al. 2017): one n-gram of y* becomes random words, n ~ U{1..min(r-1, 4)}.
+def raml_ngram(
+    target: Tensor, words: Tensor, samples: int, draws: Draws, vocabulary: Vocabulary
+) -> Tensor:
+    """A.3.2, n-gram replacement (Ma et al. 2017): one n-gram of y* becomes random words, n ~
+    U{1..min(r-1, 4)}.
 
-    Row b·S + s is sample s of sentence b; s = 0 is the truth. The start is uniform; the last token is never replaced, so a
-    one-token target has the truth S times. A random word may be the word it replaces.  [B, T], [W] -> [B·S, T] int64
+    Row b·S + s is sample s of sentence b; s = 0 is the truth. The start is uniform; the last token
+    is never replaced, so a one-token target has the truth S times. A random word may be the word it
+    replaces.  [B, T], [W] -> [B·S, T] int64
     """
     draws, target = draws.samples(samples), target.repeat_interleave(samples, 0)
     width = target.size(1)
@@ -45,26 +53,37 @@ def raml_ngram(target: Tensor, words: Tensor, samples: int, draws: Draws, vocabu
     start = _integer(u.select(1, 1), (r - n).clamp(min=1))
     changes = (torch.arange(len(target), device=target.device) % samples > 0) & (r > 1)
     position = torch.arange(width, device=target.device)
-    site = (position >= start.unsqueeze(1)) & (position < (start + n).unsqueeze(1)) & changes.unsqueeze(1)
+    site = (
+        (position >= start.unsqueeze(1))
+        & (position < (start + n).unsqueeze(1))
+        & changes.unsqueeze(1)
+    )
     word = words.take(_integer(draws(Channel.NGRAM_TOKEN, width, torch.float64), len(words)))
     return torch.where(site, word, target)
 
 
-def raml_hamming(target: Tensor, words: Tensor, samples: int, tau: float, draws: Draws, vocabulary: Vocabulary) -> Tensor:
-    """Eq. 8 with R = -Hamming distance (Norouzi et al. 2016): S exact draws a sentence.  [B, T], [W] -> [B·S, T] int64
+def raml_hamming(
+    target: Tensor, words: Tensor, samples: int, tau: float, draws: Draws, vocabulary: Vocabulary
+) -> Tensor:
+    """Eq. 8 with R = -Hamming distance (Norouzi et al. 2016): S exact draws a sentence.  [B, T],
+    [W] -> [B·S, T] int64
 
-    First e, the number of replaced tokens, of weight C(r, e) exp(-e/τ) (W-1)^{e - e/τ}; then e positions without replacement;
-    each gets a uniform other word. (W-1)^{-e/τ} is Norouzi et al.'s scaling of τ, without which every token would be
-    replaced. The payoff is in the draws, the truth among them: their weights are equal, do not apply `raml_weights`.
-    Raises ValueError unless τ > 0.
+    First e, the number of replaced tokens, of weight C(r, e) exp(-e/τ) (W-1)^{e - e/τ}; then e
+    positions without replacement; each gets a uniform other word. (W-1)^{-e/τ} is Norouzi et al.'s
+    scaling of τ, without which every token would be replaced. The payoff is in the draws, the truth
+    among them: their weights are equal, do not apply `raml_weights`. Raises ValueError unless τ >
+    0.
     """
     _check_tau(tau)
     draws, target = draws.samples(samples), target.repeat_interleave(samples, 0)
     width = target.size(1)
     tokens = real_tokens(target, vocabulary.pad, vocabulary.eos)
     edits = _edits(tokens.sum(1), len(words), tau, width, draws(Channel.EDITS, 1, torch.float64))
-    # A uniform permutation of the tokens, padding behind: any e positions are equally likely to hold the numbers below e.
-    permutation = torch.where(tokens, draws(Channel.EDIT_SITE, width, torch.float64), 1.0).argsort(dim=1, stable=True)
+    # A uniform permutation of the tokens, padding behind: any e positions are equally likely to
+    # hold the numbers below e.
+    permutation = torch.where(tokens, draws(Channel.EDIT_SITE, width, torch.float64), 1.0).argsort(
+        dim=1, stable=True
+    )
     site = permutation < edits.unsqueeze(1)
     at = torch.searchsorted(words, target).clamp(max=len(words) - 1)
     is_word = words.take(at).eq(target)
@@ -85,7 +104,8 @@ def _edits(r: Tensor, words: int, tau: float, width: int, u: Tensor) -> Tensor:
 
 
 def raml_weights(reward: Tensor, samples: int, tau: float) -> Tensor:
-    """Eq. 8: exp(R/τ), normalised over the S samples of one sentence; a sample drawn twice counts twice.  [B·S] -> [B·S]
+    """Eq. 8: exp(R/τ), normalised over the S samples of one sentence; a sample drawn twice counts
+    twice.  [B·S] -> [B·S]
 
     Raises ValueError unless τ > 0.
     """
@@ -111,10 +131,13 @@ class Payoff(NamedTuple):
     tau: float  # the default temperature
 
 
-# τ: Ma et al. 2017, and Norouzi et al. 2016's best. With .4 the Hamming payoff would leave nearly every sentence as it is.
+# τ: Ma et al. 2017, and Norouzi et al. 2016's best. With .4 the Hamming payoff would leave nearly
+# every sentence as it is.
 PAYOFFS: Mapping[str, Payoff] = {
     "ngram": Payoff(
-        lambda target, words, samples, tau, draws, vocabulary: raml_ngram(target, words, samples, draws, vocabulary),
+        lambda target, words, samples, tau, draws, vocabulary: raml_ngram(
+            target, words, samples, draws, vocabulary
+        ),
         weighted=True,
         tau=0.4,
     ),

@@ -1,6 +1,8 @@
-"""Targets without their padding: drawn sequences differ in length, so they are learnt in pieces of similar length.
+"""Targets without their padding: drawn sequences differ in length, so they are learnt in pieces of
+similar length.
 
-fairseq batches sentences of similar length; the sequences drawn for them have a tail of longer ones, which would widen the batch.
+fairseq batches sentences of similar length; the sequences drawn for them have a tail of longer
+ones, which would widen the batch.
 
 N sequences, T steps, m positions that are not padding.
 """
@@ -26,7 +28,8 @@ class Packing(NamedTuple):
     """All sequences, each in one piece."""
 
     pieces: list[Piece]
-    at: Tensor  # [m] int64: the pieces' positions, one piece after the other, in the flattened [N, T]
+    # [m] int64: the pieces' positions, one piece after the other, in the flattened [N, T]
+    at: Tensor
 
     @classmethod
     def from_targets(cls, learnt: Tensor, pad: int) -> Self:
@@ -37,14 +40,20 @@ class Packing(NamedTuple):
         for width in widths(length.tolist(), worth):
             rows = (length.gt(shorter) & length.le(width)).nonzero()[:, 0]
             real = torch.arange(width) < length[rows, None]
-            pieces.append(Piece(rows.to(learnt.device), width, real.flatten().nonzero()[:, 0].to(learnt.device)))
+            pieces.append(
+                Piece(
+                    rows.to(learnt.device), width, real.flatten().nonzero()[:, 0].to(learnt.device)
+                )
+            )
             places.append((rows[:, None] * learnt.size(1) + torch.arange(width))[real])
             shorter = width
         return cls(pieces, torch.cat(places).to(learnt.device))
 
 
 def widths(lengths: list[int], worth: float) -> list[int]:
-    """The widths of the pieces, increasing: each cut saves at least the share `worth` of all positions."""
+    """The widths of the pieces, increasing: each cut saves at least the share `worth` of all
+    positions.
+    """
     order = sorted(lengths)
     least = worth * len(order) * order[-1]
 

@@ -35,7 +35,8 @@ STRIDE = 8  # positions between two questions to a GPU whether all sentences hav
 
 
 def length_caps(reference: Reference, max_positions: int) -> Tensor:
-    """The most tokens a sentence may have, EOS included: min(max positions, ⌊1.5 r⌋ + 5).  -> [N]"""
+    """The most tokens a sentence may have, EOS included: min(max positions, ⌊1.5 r⌋ + 5).  -> [N]
+    """
     return (reference.length * 3 // 2 + 5).clamp(max=max_positions)
 
 
@@ -155,7 +156,8 @@ class Scan:
         self.tilt: list[Tensor] = []
 
     def run(self, stride: int) -> None:
-        """All positions; every `stride` of them the device is asked whether any sentence goes on."""
+        """All positions; every `stride` of them the device is asked whether any sentence goes on.
+        """
         for t in range(self.request.origin.size(1)):
             if t % stride == 0 and not bool(self.live.any()):
                 break
@@ -180,7 +182,9 @@ class Scan:
             greedy=Expert.GREEDY in request.experts,
             reward=Expert.REWARD in request.experts or sampler.keep_reward_q,
         )
-        token, weights = draw_step(step, request.candidates, sampler.experts, sampler.vocabulary, answer)
+        token, weights = draw_step(
+            step, request.candidates, sampler.experts, sampler.vocabulary, answer
+        )
         ended = ~self.live
         earns_nothing = ended | self.closed if sampler.through_eos else ended
         gain = gains.at(token, reference, sampler.vocabulary).masked_fill(earns_nothing, 0)
@@ -252,7 +256,8 @@ def stacked(positions: list[Tensor], steps: int) -> Tensor | None:
 
 
 def drawn_log_p(token: Tensor, answer: Answer | None) -> Tensor:
-    """log p_θ of the drawn tokens; not a number where the model was not asked.  [N] -> [N] float32"""
+    """log p_θ of the drawn tokens; not a number where the model was not asked.  [N] -> [N] float32
+    """
     nothing = torch.full_like(token, torch.nan, dtype=torch.float32)
     if answer is None:
         return nothing

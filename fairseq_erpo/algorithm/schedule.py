@@ -1,4 +1,6 @@
-"""From the training clock (epoch, update, validations) to λ: pure functions, so that a resumed run has the same λ."""
+"""From the training clock (epoch, update, validations) to λ: pure functions, so that a resumed run
+has the same λ.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -27,7 +29,9 @@ class Duration:
         try:
             number = float(text[:-1] if text[-1:] in UNITS else text)
         except ValueError:
-            raise ValueError(f"{text!r} is not a duration: write 4e (epochs) or 60u (updates)") from None
+            raise ValueError(
+                f"{text!r} is not a duration: write 4e (epochs) or 60u (updates)"
+            ) from None
         if text[-1:] not in UNITS:
             raise ValueError(f"{text} has no unit: write {text}e (epochs) or {text}u (updates)")
         if number != 0 and not LEAST <= number <= MOST:
@@ -39,7 +43,8 @@ class Duration:
 class Schedule:
     """When annealing starts, how fast it runs, and on which clock.
 
-    Raises ValueError if the two durations have different units, or pretraining is not a whole number.
+    Raises ValueError if the two durations have different units, or pretraining is not a whole
+    number.
     """
 
     annealer: Annealer
@@ -70,4 +75,8 @@ class Schedule:
     def stage(self, epoch: int, update: int, falls: int) -> int:
         """How many steps of the schedule have been taken, 1 with the first."""
         elapsed = self.elapsed(epoch, update, falls)
-        return 0 if elapsed is None else 1 + int(elapsed if self.plateau else elapsed / self.every.number)
+        return (
+            0
+            if elapsed is None
+            else 1 + int(elapsed if self.plateau else elapsed / self.every.number)
+        )

@@ -1,4 +1,5 @@
-"""Algorithm 1 at one position: draw y_t from the expert that z names.  Pure tensor functions, no synchronisation.
+"""Algorithm 1 at one position: draw y_t from the expert that z names.  Pure tensor functions, no
+synchronisation.
 
 N sentences, m of which ask the model, R reference positions, V words.
 """
@@ -24,13 +25,18 @@ class Step(NamedTuple):
     u_model: Tensor  # [N]
     u_reward: Tensor  # [N]
     u_miss: Tensor  # [N]
-    tilt: Tensor | None = None  # [N, R + 1]: `product_tilt`; None where no token is drawn from the product
+    # [N, R + 1]: `product_tilt`; None where no token is drawn from the product
+    tilt: Tensor | None = None
     greedy: bool = True  # some token is the model's best; False spares the search for it
     reward: bool = True  # the reward expert's distribution is needed; False spares it
 
 
 def draw_step(
-    step: Step, candidates: Candidates, experts: ExpertSettings, vocabulary: Vocabulary, answer: Answer | None
+    step: Step,
+    candidates: Candidates,
+    experts: ExpertSettings,
+    vocabulary: Vocabulary,
+    answer: Answer | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Algorithm 1, lines 6-12, at one step.
 
@@ -46,7 +52,9 @@ def draw_step(
         weights = reward_log_weights(step.gains, candidates, experts.c_reward, step.t)
         column = inverse_cdf(weights.softmax(1), step.u_reward)
         choice = torch.cat([candidates.ids, candidates.miss(step.u_miss)[:, None]], 1)
-        token = torch.where(step.origin.eq(Expert.REWARD), choice.gather(1, column[:, None])[:, 0], token)
+        token = torch.where(
+            step.origin.eq(Expert.REWARD), choice.gather(1, column[:, None])[:, 0], token
+        )
     if answer is not None:
         q = model_weights(answer, step, candidates, experts, vocabulary)
         own = inverse_cdf(q, answer.of(step.u_model))
@@ -57,7 +65,8 @@ def draw_step(
 
 
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
-    """The column at which the cumulative weight passes the share u of the total.  [N, C] >= 0, [N] -> [N] int64
+    """The column at which the cumulative weight passes the share u of the total.  [N, C] >= 0, [N]
+    -> [N] int64
 
     Common random numbers: the same u draws the same column from nearly the same weights.
     """
@@ -66,14 +75,27 @@ def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:])[:, 0].clamp(max=weights.size(1) - 1)
 
 
-def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: ExpertSettings, vocabulary: Vocabulary) -> Tensor:
-    """p_θ^c, or p_θ exp{ΔR / α} (Eq. 4, β = 0) where the origin is PRODUCT; unnormalised.  -> [m, V] float32"""
+def model_weights(
+    answer: Answer,
+    step: Step,
+    candidates: Candidates,
+    experts: ExpertSettings,
+    vocabulary: Vocabulary,
+) -> Tensor:
+    """p_θ^c, or p_θ exp{ΔR / α} (Eq. 4, β = 0) where the origin is PRODUCT; unnormalised.  -> [m,
+    V] float32
+    """
     weights = answer.log_p.float()
     if experts.c_model != 1:
-        weights = weights * torch.where(answer.of(step.origin).eq(Expert.PRODUCT), 1.0, experts.c_model)[:, None]
+        weights = (
+            weights
+            * torch.where(answer.of(step.origin).eq(Expert.PRODUCT), 1.0, experts.c_model)[:, None]
+        )
     if step.tilt is not None:
         tilt = step.tilt * step.origin.eq(Expert.PRODUCT)[:, None]
-        columns = torch.where(candidates.reference.owner, candidates.reference.tokens, vocabulary.pad)
+        columns = torch.where(
+            candidates.reference.owner, candidates.reference.tokens, vocabulary.pad
+        )
         columns = torch.cat([columns, torch.full_like(columns[:, :1], vocabulary.eos)], 1)
         weights = weights.scatter_add(1, answer.of(columns), answer.of(tilt))
     if experts.c_model != 1 or step.tilt is not None:
@@ -83,6 +105,8 @@ def model_weights(answer: Answer, step: Step, candidates: Candidates, experts: E
 
 
 def product_tilt(gains: Gains, reference: Reference, alpha: float) -> Tensor:
-    """(ΔR(w) - ΔR_miss) / α for the reference tokens and EOS; it is 0 for all other tokens.  -> [N, R + 1]"""
+    """(ΔR(w) - ΔR_miss) / α for the reference tokens and EOS; it is 0 for all other tokens.  -> [N,
+    R + 1]
+    """
     hit = torch.where(reference.owner, gains.hit - gains.miss[:, None], 0.0)
     return torch.cat([hit, (gains.eos - gains.miss)[:, None]], 1) / alpha

@@ -1,6 +1,8 @@
-"""The target distribution of each position: the drawn token, the reward expert's whole q (Rao-Blackwell), or Eq. 4's product.
+"""The target distribution of each position: the drawn token, the reward expert's whole q
+(Rao-Blackwell), or Eq. 4's product.
 
-m positions that are not padding, R reference positions, V words, F words that are never drawn, K named words.
+m positions that are not padding, R reference positions, V words, F words that are never drawn, K
+named words.
 """
 
 from typing import NamedTuple
@@ -14,7 +16,8 @@ from fairseq_erpo.algorithm.estep import Candidates
 class Targets(NamedTuple):
     """Weights of words: `uniform_weight` for every word, plus `weight[k]` for the word `ids[k]`.
 
-    This sparse form is enough for a drawn token, for label smoothing and for the reward expert's whole distribution.
+    This sparse form is enough for a drawn token, for label smoothing and for the reward expert's
+    whole distribution.
     """
 
     ids: Tensor  # [m, K] int64; a word may occur several times
@@ -23,50 +26,71 @@ class Targets(NamedTuple):
 
 
 def hard_targets(log_p: Tensor, target: Tensor, smoothing: float) -> Targets:
-    """The drawn token, label-smoothed as fairseq does it.  [m, V], [m] int64 -> Targets with K = 1"""
+    """The drawn token, label-smoothed as fairseq does it.  [m, V], [m] int64 -> Targets with K = 1
+    """
     uniform = smoothing / (log_p.size(1) - 1)
     weight = log_p.new_full((len(target), 1), 1 - smoothing - uniform if smoothing else 1.0)
-    return Targets(target[:, None], weight, torch.full_like(weight[:, 0], uniform) if smoothing else None)
+    return Targets(
+        target[:, None], weight, torch.full_like(weight[:, 0], uniform) if smoothing else None
+    )
 
 
 def unsmoothed(hard: Targets, where: Tensor) -> Targets:
-    """The drawn token alone `where` its weight is an advantage: a negative one would sharpen what smoothing is to flatten.
+    """The drawn token alone `where` its weight is an advantage: a negative one would sharpen what
+    smoothing is to flatten.
 
     Targets with K = 1, [m] bool -> Targets with K = 1
     """
     assert hard.uniform_weight is not None
-    return Targets(hard.ids, hard.weight.masked_fill(where[:, None], 1), hard.uniform_weight.masked_fill(where, 0))
+    return Targets(
+        hard.ids,
+        hard.weight.masked_fill(where[:, None], 1),
+        hard.uniform_weight.masked_fill(where, 0),
+    )
 
 
-def soft_targets(hard: Targets, where: Tensor, log_q: Tensor, sentence: Tensor, candidates: Candidates) -> Targets:
-    """The reward expert's whole distribution `where` it is learnt, Rao-Blackwell instead of its draw; `hard` elsewhere.
+def soft_targets(
+    hard: Targets, where: Tensor, log_q: Tensor, sentence: Tensor, candidates: Candidates
+) -> Targets:
+    """The reward expert's whole distribution `where` it is learnt, Rao-Blackwell instead of its
+    draw; `hard` elsewhere.
 
-    [m] bool, [m, R + 2] `reward_log_q`, [m] int64 rows of `candidates` -> Targets with K = 1 + R + 1 + F
+    [m] bool, [m, R + 2] `reward_log_q`, [m] int64 rows of `candidates` -> Targets with K = 1 + R +
+    1 + F
     """
     owner = candidates.reference.owner
     counted = torch.cat([owner, torch.ones_like(owner[:, :1])], 1)[sentence]
     q = log_q.exp()
-    other = q[:, -1] / candidates.misses.clamp(min=1)[sentence]  # of each word that is neither in y* nor EOS
+    # Of each word that is neither in y* nor EOS
+    other = q[:, -1] / candidates.misses.clamp(min=1)[sentence]
     never = candidates.never.expand(len(other), -1)
     soft = torch.cat([(q[:, :-1] - other[:, None]) * counted, -other[:, None].expand_as(never)], 1)
     return Targets(
         ids=torch.cat([hard.ids, candidates.ids[sentence], never], 1),
         weight=torch.cat([hard.weight * ~where[:, None], soft * where[:, None]], 1),
-        uniform_weight=torch.where(where, other, 0.0 if hard.uniform_weight is None else hard.uniform_weight),
+        uniform_weight=torch.where(
+            where, other, 0.0 if hard.uniform_weight is None else hard.uniform_weight
+        ),
     )
 
 
 def product_targets(
-    log_p: Tensor, hard: Targets, where: Tensor, tilt: Tensor, sentence: Tensor, candidates: Candidates
+    log_p: Tensor,
+    hard: Targets,
+    where: Tensor,
+    tilt: Tensor,
+    sentence: Tensor,
+    candidates: Candidates,
 ) -> Targets:
     """Eq. 4 with β = 0, q = p exp{ΔR/α} / Z, `where` it is learnt; `hard` elsewhere.
 
-    Its gradient is that of log Z = log Σ_v p(v) exp{ΔR(v)/α}.  α → 0 raises the summed probability of the best tokens, which is
-    the likelihood where the prefix is data; α → ∞ raises the expected ΔR, policy gradient over all actions at once.  Words that
-    are not candidates weigh as they do in p, up to a common factor; E_p[∇ log p] = 0 removes that part of q, and the rest is
-    sparse.
+    Its gradient is that of log Z = log Σ_v p(v) exp{ΔR(v)/α}.  α → 0 raises the summed probability
+    of the best tokens, which is the likelihood where the prefix is data; α → ∞ raises the expected
+    ΔR, policy gradient over all actions at once.  Words that are not candidates weigh as they do in
+    p, up to a common factor; E_p[∇ log p] = 0 removes that part of q, and the rest is sparse.
 
-    [m, V], [m] bool, [m, R + 1] `product_tilt`, [m] int64 rows of `candidates` -> Targets with K = 1 + R + 1
+    [m, V], [m] bool, [m, R + 1] `product_tilt`, [m] int64 rows of `candidates` -> Targets with K =
+    1 + R + 1
     """
     owner = candidates.reference.owner
     counted = torch.cat([owner, torch.ones_like(owner[:, :1])], 1)[sentence]
@@ -75,10 +99,15 @@ def product_targets(
     highest = tilt.amax(1, keepdim=True).clamp(min=0)
     one = (-highest).exp()
     surplus = log_p.detach().gather(1, ids).float().exp() * ((tilt - highest).exp() - one) * counted
-    # Z is one + Σ surplus; rounding must not make it nothing where the model is sure of what the reward forbids.
-    share = surplus / (one + surplus.sum(1, keepdim=True)).clamp(min=(one * 1e-6).clamp(min=torch.finfo(one.dtype).tiny))
+    # Z is one + Σ surplus; rounding must not make it nothing where the model is sure of what the
+    # reward forbids.
+    share = surplus / (one + surplus.sum(1, keepdim=True)).clamp(
+        min=(one * 1e-6).clamp(min=torch.finfo(one.dtype).tiny)
+    )
     return Targets(
         ids=torch.cat([hard.ids, ids], 1),
-        weight=torch.cat([hard.weight * ~where[:, None], share.to(hard.weight.dtype) * where[:, None]], 1),
+        weight=torch.cat(
+            [hard.weight * ~where[:, None], share.to(hard.weight.dtype) * where[:, None]], 1
+        ),
         uniform_weight=None if hard.uniform_weight is None else hard.uniform_weight * ~where,
     )

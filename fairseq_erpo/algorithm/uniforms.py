@@ -1,11 +1,14 @@
-"""Counter-based random numbers (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") as pure tensor functions.
+"""Counter-based random numbers (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
+as pure tensor functions.
 
-A draw belongs to a sentence, not to a batch. A `torch.Generator` hands out numbers in the order in which they are asked for, so
-that a sentence's draw depends on its neighbours, on the padding, on the micro-batch and on the rank. Here the uniform at (seed,
-update, id, channel, position) is a hash of exactly these numbers: one big batch draws what several accumulated ones or several
-ranks draw, and a resumed update draws what it drew before the crash. There is no state to save.
+A draw belongs to a sentence, not to a batch. A `torch.Generator` hands out numbers in the order in
+which they are asked for, so that a sentence's draw depends on its neighbours, on the padding, on
+the micro-batch and on the rank. Here the uniform at (seed, update, id, channel, position) is a hash
+of exactly these numbers: one big batch draws what several accumulated ones or several ranks draw,
+and a resumed update draws what it drew before the crash. There is no state to save.
 
-The hash is the finaliser of splitmix64 (Steele et al. 2014, constants in the public domain), once per number hashed.
+The hash is the finaliser of splitmix64 (Steele et al. 2014, constants in the public domain), once
+per number hashed.
 
 B sentences, S samples of each.
 """
@@ -20,7 +23,8 @@ WORD = (1 << 64) - 1
 WEYL = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: the increment of splitmix64
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
-BITS = {torch.float32: 23, torch.float64: 52}  # (bits + .5) / 2^BITS fills the significand: exact, and never 0 or 1
+# (bits + .5) / 2^BITS fills the significand: exact, and never 0 or 1
+BITS = {torch.float32: 23, torch.float64: 52}
 SAMPLE_BITS = 40  # sentence ids stay below 2^40, the sample's index lies above
 
 
@@ -36,11 +40,19 @@ class Channel(IntEnum):
     EDITS, EDIT_SITE, EDIT_TOKEN = 20, 21, 22  # Hamming payoff: how many, where, which tokens
 
 
-def uniforms(ids: Tensor, seed: int, update: int, channel: int, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The uniforms of sentences `ids` at positions 0..length-1.  [B] int64 -> [B, length] strictly inside (0, 1)
+def uniforms(
+    ids: Tensor,
+    seed: int,
+    update: int,
+    channel: int,
+    length: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The uniforms of sentences `ids` at positions 0..length-1.  [B] int64 -> [B, length] strictly
+    inside (0, 1)
 
-    A longer `length` leaves the first uniforms of every sentence as they are. float64 continues the bits of float32, for draws
-    among very many things; read a channel with one of the two.
+    A longer `length` leaves the first uniforms of every sentence as they are. float64 continues the
+    bits of float32, for draws among very many things; read a channel with one of the two.
     """
     key = seed
     for number in (update, channel):
@@ -52,7 +64,8 @@ def uniforms(ids: Tensor, seed: int, update: int, channel: int, length: int, dty
 
 
 def sample_ids(ids: Tensor, samples: int) -> Tensor:
-    """Ids for S independent samples of each sentence: row b·S + s is sample s of sentence b.  [B] int64 -> [B·S] int64
+    """Ids for S independent samples of each sentence: row b·S + s is sample s of sentence b.  [B]
+    int64 -> [B·S] int64
 
     Sample 0 keeps the sentence's own id. Distinct for ids in 0..2^40-1.
     """
@@ -71,7 +84,9 @@ class Draws(NamedTuple):
         return uniforms(self.ids, self.seed, self.update, channel, length, dtype)
 
     def samples(self, samples: int) -> "Draws":
-        """The same for S independent samples of each sentence, rows of one sentence adjacent.  -> ids [B·S]"""
+        """The same for S independent samples of each sentence, rows of one sentence adjacent.  ->
+        ids [B·S]
+        """
         return self._replace(ids=sample_ids(self.ids, samples))
 
 

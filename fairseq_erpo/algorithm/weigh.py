@@ -24,15 +24,21 @@ def as_drawn(batch: Batch, drawn: Drawn) -> Drawn:
 
 
 def _without_model(batch: Batch, drawn: Drawn) -> Drawn:
-    """Weight 0 for the model's own tokens, whose expected gradient E_p[∇ log p] is 0; weight 1 for all others."""
+    """Weight 0 for the model's own tokens, whose expected gradient E_p[∇ log p] is 0; weight 1 for
+    all others.
+    """
     origin = drawn.sample.origin
     weights = (origin.ne(Expert.MODEL) & origin.ne(Expert.NONE)).float()
     return drawn._replace(weights=weights, size=weights.sum())
 
 
 def _taught_by_reward(batch: Batch, drawn: Drawn) -> Drawn:
-    """Learn the reward's distribution where the model drew, as where the reward drew: it says what should have come."""
-    return drawn._replace(soft=drawn.sample.origin.eq(Expert.MODEL) | drawn.sample.origin.eq(Expert.REWARD))
+    """Learn the reward's distribution where the model drew, as where the reward drew: it says what
+    should have come.
+    """
+    return drawn._replace(
+        soft=drawn.sample.origin.eq(Expert.MODEL) | drawn.sample.origin.eq(Expert.REWARD)
+    )
 
 
 # --erpo-model-targets: what is learnt where the model drew.
@@ -49,7 +55,11 @@ PAYING_TARGETS = ("policy", "risk")  # those that ask what a sequence is worth
 def by_model_targets(batch: Batch, drawn: Drawn) -> Drawn:
     """As --erpo-model-targets says, and y* beside it where --erpo-layout says so."""
     drawn = MODEL_TARGETS[batch.settings.model_targets](batch, drawn)
-    return beside_data(batch, drawn) if batch.settings.layout == "sentence" and batch.mixture.data > 0 else drawn
+    return (
+        beside_data(batch, drawn)
+        if batch.settings.layout == "sentence" and batch.mixture.data > 0
+        else drawn
+    )
 
 
 def by_payoff(batch: Batch, drawn: Drawn) -> Drawn:

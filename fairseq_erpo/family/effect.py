@@ -1,6 +1,8 @@
-"""Typed flags that change nothing of what is learnt: refused beside the flags that make them idle, said where λ does.
+"""Typed flags that change nothing of what is learnt: refused beside the flags that make them idle,
+said where λ does.
 
-λ is a place that people move: at a corner of the simplex a flag is idle that is not one step before it.
+λ is a place that people move: at a corner of the simplex a flag is idle that is not one step before
+it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,14 +47,24 @@ NEEDS: Mapping[str, Mapping[str, Need]] = {
     },
     "erpo_payoff": {
         "erpo_payoff": (_drawn_here, "no --erpo-samples-file"),
-        "erpo_reward": (_weighted, "--erpo-payoff ngram, and no --erpo-samples-file, which has rewards of its own"),
+        "erpo_reward": (
+            _weighted,
+            "--erpo-payoff ngram, and no --erpo-samples-file, which has rewards of its own",
+        ),
     },
 }
 
 
 def check_effect(flags: Sequence[str], typed: Mapping[str, Any], settings: Settings) -> None:
-    """`flags` are the row's.  Raises ValueError for a typed flag that has no effect beside the others."""
-    needs = {name: need for marker, found in NEEDS.items() if marker in flags for name, need in found.items()}
+    """`flags` are the row's.  Raises ValueError for a typed flag that has no effect beside the
+    others.
+    """
+    needs = {
+        name: need
+        for marker, found in NEEDS.items()
+        if marker in flags
+        for name, need in found.items()
+    }
     for name in _asked(needs, typed):
         has_effect, what = needs[name]
         if not has_effect(settings):
@@ -72,17 +84,25 @@ def _drawn_by(expert: str) -> Callable[[Settings], bool]:
 
 
 def _c_is_asked(settings: Settings) -> bool:
-    """The reward expert draws, or its whole distribution is learnt; the product is of p and exp{ΔR/α}, without c."""
-    return _drawn_by("reward")(settings) or (settings.reward_targets == "soft" and _taught_by_reward(settings))
+    """The reward expert draws, or its whole distribution is learnt; the product is of p and
+    exp{ΔR/α}, without c.
+    """
+    return _drawn_by("reward")(settings) or (
+        settings.reward_targets == "soft" and _taught_by_reward(settings)
+    )
 
 
 def _taught_by_reward(settings: Settings) -> bool:
     """Targets of the reward expert, where it drew or where the model did."""
-    return _drawn_by("reward")(settings) or (settings.model_targets == "reward" and _drawn_by("model")(settings))
+    return _drawn_by("reward")(settings) or (
+        settings.model_targets == "reward" and _drawn_by("model")(settings)
+    )
 
 
 def _of_model(settings: Settings) -> bool:
-    """By expected risk it does not matter who drew; where the model draws alone, dropping its tokens leaves nothing to learn."""
+    """By expected risk it does not matter who drew; where the model draws alone, dropping its
+    tokens leaves nothing to learn.
+    """
     nothing_left = settings.model_targets == "drop" and settings.schedule.annealer.end.model == 1
     return _by_risk(settings) or (_drawn_by("model")(settings) and not nothing_left)
 
@@ -101,7 +121,10 @@ NEEDS_OF_LAMBDA: Mapping[str, Need] = {
     "erpo_c": (_c_is_asked, "a share of the reward in --erpo-lambda"),
     "erpo_c_model": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
     "erpo_alpha": (_taught_by_reward, "a share of the reward in --erpo-lambda"),
-    "erpo_model_targets": (_of_model, "a share of the model in --erpo-lambda, and for drop another's too"),
+    "erpo_model_targets": (
+        _of_model,
+        "a share of the model in --erpo-lambda, and for drop another's too",
+    ),
     "erpo_baseline": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
     "erpo_advantage": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
     "erpo_clip": (_drawn_by("model"), "a share of the model in --erpo-lambda"),

@@ -26,9 +26,11 @@ BANG_BANG_ALPHA = 1e-4  # Ding & Soricut 2017: a reward weight of 10,000
 
 
 def resolve(given: Mapping[str, Any]) -> Settings:
-    """Settings from flag values by name.  None, or a missing flag, stands for the preset's value or the flag's default.
+    """Settings from flag values by name.  None, or a missing flag, stands for the preset's value or
+    the flag's default.
 
-    The preset is `given["erpo_preset"]`; without one the defaults of FLAGS hold.  Raises ValueError naming the flag.
+    The preset is `given["erpo_preset"]`; without one the defaults of FLAGS hold.  Raises ValueError
+    naming the flag.
     """
     value = _Values(given)
     with named("erpo_c"):
@@ -56,27 +58,35 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         bang_bang=None if value("erpo_bang_bang") is None else value.within("erpo_bang_bang", 0, 1),
         prior=value("erpo_prior"),
         payoff=payoff,
-        tau=PAYOFFS[payoff].tau if value("erpo_tau") is None else value.within("erpo_tau", 1e-6, math.inf),
+        tau=PAYOFFS[payoff].tau
+        if value("erpo_tau") is None
+        else value.within("erpo_tau", 1e-6, math.inf),
         samples_file=value("erpo_samples_file"),
         noise=value.one_of("erpo_noise", SCHEMES),
         gamma=value.within("erpo_gamma", 0, 1),
     )
 
 
-MOST = 10**300  # Python's integers may exceed a float's range; they are clamped before they are formatted
+# Python's integers may exceed a float's range; they are clamped before they are formatted
+MOST = 10**300
 LEAST_ALPHA = 1e-6  # R/α has to stay within float32
 LEAST_CLIP = 1e-6  # below it nothing would be learnt
 
 
 def _rewards(value: _Values) -> tuple[Reward[Any], Reward[Any] | str]:
-    """The reward that teaches token by token, and the one that pays the sequence: the same object unless they differ."""
+    """The reward that teaches token by token, and the one that pays the sequence: the same object
+    unless they differ.
+    """
     paid, taught = value("erpo_reward"), value("erpo_teacher")
     text = paid in TEXT_REWARDS or ":" in paid
     if taught in ("same", paid):
-        if text and taught == "same":  # rows that ask no reward expert show its ΔR in their log only
+        # Rows that ask no reward expert show its ΔR in their log only
+        if text and taught == "same":
             taught = "edit"
         elif text:
-            raise ValueError(f"--erpo-teacher {taught} scores whole texts and cannot teach: use --erpo-teacher edit")
+            raise ValueError(
+                f"--erpo-teacher {taught} scores whole texts and cannot teach: use --erpo-teacher edit"
+            )
         else:
             return (reward := make_reward(paid)), reward
     return make_reward(taught, "--erpo-teacher"), paid if text else make_reward(paid)
@@ -101,7 +111,9 @@ def _alpha(value: _Values) -> float | None:
     if value("erpo_alpha") is None:
         return None
     if 0 <= value("erpo_alpha") < LEAST_ALPHA:
-        raise ValueError(f"--erpo-alpha must be positive, at least {LEAST_ALPHA:g}, and is {value('erpo_alpha'):g}")
+        raise ValueError(
+            f"--erpo-alpha must be positive, at least {LEAST_ALPHA:g}, and is {value('erpo_alpha'):g}"
+        )
     return value.within("erpo_alpha", 0, 1 / LEAST_ALPHA)
 
 
@@ -130,7 +142,9 @@ class _Values:
         if least == 0 and most == math.inf and value < 0:
             raise ValueError(f"{dashed(name)} must not be negative, and is {value:g}")
         if not least <= value <= most:
-            raise ValueError(f"{dashed(name)} must lie between {least:g} and {most:g}, and is {value:g}")
+            raise ValueError(
+                f"{dashed(name)} must lie between {least:g} and {most:g}, and is {value:g}"
+            )
         return float(value)
 
 

@@ -19,8 +19,8 @@ from fairseq_erpo.verbs import dashed
 class Row:
     """An algorithm: how it draws, how it weighs, and the flags that mean something to it.
 
-    Its point (R, α, β) of Eq. 2, its layout and where its tokens come from are derived from `draw` and `weigh`.  Raises
-    ValueError for a row whose parts contradict each other.
+    Its point (R, α, β) of Eq. 2, its layout and where its tokens come from are derived from `draw`
+    and `weigh`.  Raises ValueError for a row whose parts contradict each other.
     """
 
     name: str
@@ -28,7 +28,8 @@ class Row:
     draw: WholeSequences | FromExperts
     weigh: Weigh
     flags: tuple[str, ...]  # keys of FLAGS
-    defaults: Mapping[str, Any]  # of flags, where the row has its own; also of flags that it does not have
+    # Of flags, where the row has its own; also of flags that it does not have
+    defaults: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         unknown = [name for name in (*self.flags, *self.defaults) if name not in FLAGS]
@@ -39,19 +40,33 @@ class Row:
         settings = self.settings({})
         needs = {"α": "erpo_alpha", "τ": "erpo_tau"}
         missing = [
-            flag for letter, flag in needs.items() if letter in (self.point.alpha, self.point.beta) and flag not in self.flags
+            flag
+            for letter, flag in needs.items()
+            if letter in (self.point.alpha, self.point.beta) and flag not in self.flags
         ]
         if missing:
-            raise ValueError(f"row {self.name}: its point {self.point} needs the flag {', '.join(missing)}")
-        if self.point.alpha == "1" and self.weigh is by_model_targets and settings.model_targets != "policy":
-            raise ValueError(f"row {self.name}: policy gradient needs erpo_model_targets policy, not {settings.model_targets}")
+            raise ValueError(
+                f"row {self.name}: its point {self.point} needs the flag {', '.join(missing)}"
+            )
+        if (
+            self.point.alpha == "1"
+            and self.weigh is by_model_targets
+            and settings.model_targets != "policy"
+        ):
+            raise ValueError(
+                f"row {self.name}: policy gradient needs erpo_model_targets policy, not {settings.model_targets}"
+            )
 
     @property
     def point(self) -> Point:
         """(R, α, β) of Eq. 2."""
         point = getattr(self.weigh, "point", None) or self._draw.point
         if point.alpha == "annealed" and "erpo_lambda" not in self.flags:
-            return Point(point.reward.replace("R_δ → ", "") if self._end.data == 0 else point.reward, "fixed", "fixed")
+            return Point(
+                point.reward.replace("R_δ → ", "") if self._end.data == 0 else point.reward,
+                "fixed",
+                "fixed",
+            )
         return point
 
     @property
@@ -68,36 +83,57 @@ class Row:
 
     @property
     def _draw(self) -> WholeSequences | FromExperts:
-        return self.draw.resolved(self.settings({})) if isinstance(self.draw, FromExperts) else self.draw
+        return (
+            self.draw.resolved(self.settings({}))
+            if isinstance(self.draw, FromExperts)
+            else self.draw
+        )
 
     @property
     def _end(self) -> Any:
         return self.settings({}).schedule.annealer.end
 
     def settings(self, typed: Mapping[str, Any]) -> Settings:
-        """The row's flags, resolved: what was typed, else the row's own default, else the preset's, else the flag's.
+        """The row's flags, resolved: what was typed, else the row's own default, else the preset's,
+        else the flag's.
 
         Raises ValueError naming the flag.
         """
         typed = {name: value for name, value in typed.items() if value is not None}
         if "erpo_bang_bang" in typed and "erpo_alpha" in typed:
-            raise ValueError("--erpo-bang-bang sets the reward's weight itself: leave --erpo-alpha out")
-        preset = {"erpo_preset": FLAGS["erpo_preset"].default} if "erpo_preset" in self.flags else {}
+            raise ValueError(
+                "--erpo-bang-bang sets the reward's weight itself: leave --erpo-alpha out"
+            )
+        preset = (
+            {"erpo_preset": FLAGS["erpo_preset"].default} if "erpo_preset" in self.flags else {}
+        )
         given = {**preset, **self.defaults, **typed}
         try:
             settings = resolve(given)
         except ValueError as error:
             values = PRESETS.get(str(given.get("erpo_preset")), {}).items()
-            own = [dashed(name) for name, value in values if f"{dashed(name)} {value}" in str(error) and name not in given]
+            own = [
+                dashed(name)
+                for name, value in values
+                if f"{dashed(name)} {value}" in str(error) and name not in given
+            ]
             supplied = ", ".join(own)
-            raise ValueError(f"{error} (--erpo-preset {given['erpo_preset']} sets {supplied})" if supplied else error) from None
+            raise ValueError(
+                f"{error} (--erpo-preset {given['erpo_preset']} sets {supplied})"
+                if supplied
+                else error
+            ) from None
         if isinstance(settings.reward, str) and self.draw == FromExperts(PRODUCT):
-            raise ValueError(f"--erpo-reward {settings.reward} has no ΔR to draw by: use one of {', '.join(REWARDS)}")
+            raise ValueError(
+                f"--erpo-reward {settings.reward} has no ΔR to draw by: use one of {', '.join(REWARDS)}"
+            )
         check_effect(self.flags, typed, settings)
         return settings
 
     def only_logs_reward(self, settings: Settings) -> bool:
-        """Whether --erpo-reward changes nothing but the log: another reward teaches, and no sample of the model is paid."""
+        """Whether --erpo-reward changes nothing but the log: another reward teaches, and no sample
+        of the model is paid.
+        """
         pays = settings.model_targets in PAYING_TARGETS or self.weigh is not by_model_targets
         return settings.reward is not settings.teacher and not pays
 

@@ -1,1 +1,3 @@
-"""The part that trains with fairseq: criterions, its batches and models as plain tensors, the clock, checkpoints, the log."""
+"""The part that trains with fairseq: criterions, its batches and models as plain tensors, the
+clock, checkpoints, the log.
+"""

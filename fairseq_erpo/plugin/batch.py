@@ -1,4 +1,6 @@
-"""fairseq's dictionaries and sample dictionaries as the plain tensors and functions that the algorithm knows."""
+"""fairseq's dictionaries and sample dictionaries as the plain tensors and functions that the
+algorithm knows.
+"""
 
 from typing import Any
 
@@ -14,8 +16,13 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 
 def vocabulary_of(dictionary: Dictionary) -> Vocabulary:
-    """Sizes and special ids of fairseq's target dictionary; PAD, BOS and fillers are never drawn."""
-    fillers = [i for i in range(len(dictionary)) if dictionary.count[i] == 0 and dictionary[i].startswith("madeupword")]
+    """Sizes and special ids of fairseq's target dictionary; PAD, BOS and fillers are never drawn.
+    """
+    fillers = [
+        i
+        for i in range(len(dictionary))
+        if dictionary.count[i] == 0 and dictionary[i].startswith("madeupword")
+    ]
     special = {dictionary.pad(), dictionary.bos()} - {dictionary.eos()}
     never = (*sorted(special), *fillers)
     return Vocabulary(len(dictionary), dictionary.pad(), dictionary.eos(), dictionary.unk(), never)

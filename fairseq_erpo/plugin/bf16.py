@@ -13,8 +13,12 @@ fairseqs_parse = options.parse_args_and_arch
 
 
 @functools.wraps(fairseqs_parse)
-def parse(parser: ArgumentParser, input_args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
-    """fairseq's `parse_args_and_arch`; a TPU is used only where `--tpu` asks for it or no GPU is there."""
+def parse(
+    parser: ArgumentParser, input_args: Sequence[str] | None = None, *more: Any, **named: Any
+) -> Any:
+    """fairseq's `parse_args_and_arch`; a TPU is used only where `--tpu` asks for it or no GPU is
+    there.
+    """
     found = fairseqs_parse(parser, input_args, *more, **named)
     args: Namespace = found[0] if isinstance(found, tuple) else found
     words = sys.argv[1:] if input_args is None else input_args

@@ -28,15 +28,19 @@ class Clock:
     metric: str = "loss"
     maximize: bool = False
     scores: dict[int, float] = field(default_factory=dict)  # update -> validation score
-    # The plateau schedule needs the scores after a restart. fairseq restores no task state: they are kept beside the checkpoints.
+    # The plateau schedule needs the scores after a restart. fairseq restores no task state: they
+    # are kept beside the checkpoints.
     path: Path | None = None
     synced: bool = False
     mixture: Mixture = MLE  # λ of the last training batch
     validated_at: int = -1  # the last update that was validated
-    stages: list[tuple[Mixture, float]] = field(default_factory=list)  # (λ, best score), for the warning
+    # (λ, best score), for the warning
+    stages: list[tuple[Mixture, float]] = field(default_factory=list)
 
     def resume(self, update: int) -> None:
-        """Read the scores of the run that stopped at `update`; later ones belong to updates that were lost."""
+        """Read the scores of the run that stopped at `update`; later ones belong to updates that
+        were lost.
+        """
         self.update = update
         if self.synced or self.path is None:
             return
@@ -51,7 +55,9 @@ class Clock:
         self.scores = {at: score for at, score in _from_first_rank(stored).items() if at <= update}
 
     def validated(self, update: int, score: float, write: bool) -> None:
-        """Record a validation score; one rank writes it to the file.  Of several subsets the first one counts."""
+        """Record a validation score; one rank writes it to the file.  Of several subsets the first
+        one counts.
+        """
         if update == self.validated_at:
             return
         self.validated_at = update
@@ -61,14 +67,20 @@ class Clock:
         self.scores[update] = score
         if write and self.path is not None:
             with exit_on_write_error():
-                write_text(self.path, json.dumps({"metric": self.metric, "scores": self.scores}), "--save-dir")
+                write_text(
+                    self.path,
+                    json.dumps({"metric": self.metric, "scores": self.scores}),
+                    "--save-dir",
+                )
 
     def falls(self) -> int:
         """Falls of the validation score so far: the plateau schedule's clock."""
         return falls([score for _, score in sorted(self.scores.items())], self.maximize)
 
     def _warn_if_falling(self, score: float) -> None:
-        """Warn after two falling stages: the algorithm to the letter is known to collapse as λ_data falls."""
+        """Warn after two falling stages: the algorithm to the letter is known to collapse as λ_data
+        falls.
+        """
         if self.stages and self.stages[-1][0] == self.mixture:
             best = (max if self.maximize else min)(score, self.stages.pop()[1])
         else:
@@ -84,13 +96,19 @@ class Clock:
 
 
 def is_parallel() -> bool:
-    """Whether several processes train together; fairseq's own functions fail where there is no process group."""
+    """Whether several processes train together; fairseq's own functions fail where there is no
+    process group.
+    """
     return dist.is_available() and dist.is_initialized()
 
 
 def _from_first_rank(stored: dict[int, float]) -> dict[int, float]:
-    """Use the first rank's file everywhere, so that all ranks have the same λ whatever their disks hold."""
+    """Use the first rank's file everywhere, so that all ranks have the same λ whatever their disks
+    hold.
+    """
     if not is_parallel():
         return stored
-    shared: dict[int, float] = distributed.broadcast_object(stored, src_rank=0, group=distributed.get_data_parallel_group())
+    shared: dict[int, float] = distributed.broadcast_object(
+        stored, src_rank=0, group=distributed.get_data_parallel_group()
+    )
     return shared

@@ -13,7 +13,14 @@ from fairseq.utils import split_paths
 
 from fairseq_erpo.files import cause_of
 from fairseq_erpo.plugin.clock import Clock, is_parallel
-from fairseq_erpo.plugin.data_checks import BadData, check_dataset, check_files, check_kept, check_scorers, name_of
+from fairseq_erpo.plugin.data_checks import (
+    BadData,
+    check_dataset,
+    check_files,
+    check_kept,
+    check_scorers,
+    name_of,
+)
 from fairseq_erpo.plugin.decoder import check_model, check_projection, feature_size, unwrapped
 from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
 from fairseq_erpo.plugin.row_inputs import config_of
@@ -23,7 +30,9 @@ LOG = logging.getLogger("fairseq_cli.train")  # the one that --log-file listens 
 
 
 class Clocked:
-    """Mixin for a fairseq task: tells the criterion the epoch, the update and the validations so far."""
+    """Mixin for a fairseq task: tells the criterion the epoch, the update and the validations so
+    far.
+    """
 
     dataset_to_epoch_iter: dict[Any, Any]
 
@@ -37,7 +46,9 @@ class Clocked:
         return model
 
     def feature_size(self) -> int:
-        """Width of the model's decoder.  Raises ValueError if the model was built before the task had its clock."""
+        """Width of the model's decoder.  Raises ValueError if the model was built before the task
+        had its clock.
+        """
         model = self.__dict__.get("_erpo_model", lambda: None)()
         if model is None:
             raise ValueError("--erpo-baseline learned needs --task erpo_translation")
@@ -56,12 +67,15 @@ class Clocked:
         self.clock.epoch = epoch
         super().begin_epoch(epoch, model)  # type: ignore[misc]
 
-    def get_batch_iterator(self, dataset: Any, *, seed: int = 1, epoch: int = 1, **options: Any) -> Any:
+    def get_batch_iterator(
+        self, dataset: Any, *, seed: int = 1, epoch: int = 1, **options: Any
+    ) -> Any:
         """Make batches that do not depend on the epoch in which the process started.
 
-        Where fairseq keeps an iterator for all epochs, it makes the batches once, from seed + epoch of the start, so that a
-        resumed run would train on other ones: there they are those of epoch 1. Shards, --update-epoch-batch-itr and tasks that
-        sample anew have other batches each epoch, which are fairseq's own.
+        Where fairseq keeps an iterator for all epochs, it makes the batches once, from seed + epoch
+        of the start, so that a resumed run would train on other ones: there they are those of epoch
+        1. Shards, --update-epoch-batch-itr and tasks that sample anew have other batches each
+        epoch, which are fairseq's own.
         """
         kept, make = self.dataset_to_epoch_iter, super().get_batch_iterator  # type: ignore[misc]
         if dataset in kept:
@@ -74,21 +88,36 @@ class Clocked:
             iterator = make(dataset, seed=start, epoch=1, **options)
             iterator.epoch = epoch
             dataset.set_epoch(epoch)
-        # Else fairseq would shuffle all epochs as the process's first one, whatever --curriculum says.
+        # Else fairseq would shuffle all epochs as the process's first one, whatever --curriculum
+        # says.
         iterator.reuse_dataloader = False
         return iterator
 
     def train_step(
-        self, sample: Any, model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False, **extra: Any
+        self,
+        sample: Any,
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+        **extra: Any,
     ) -> Any:
         self.clock.resume(update_num)
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad, **extra)  # type: ignore[misc]
+        arguments = (sample, model, criterion, optimizer, update_num, ignore_grad)
+        return super().train_step(*arguments, **extra)  # type: ignore[misc]
 
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
-        """fairseq's hook after each validation subset; the first one that carries the metric counts."""
+        """fairseq's hook after each validation subset; the first one that carries the metric
+        counts.
+        """
         update, score = stats["num_updates"], stats.get(self.clock.metric)
         if score is not None:
-            self.clock.validated(update, float(score), write=not is_parallel() or distributed.get_data_parallel_rank() == 0)
+            self.clock.validated(
+                update,
+                float(score),
+                write=not is_parallel() or distributed.get_data_parallel_rank() == 0,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), KEY: digests(self)}  # type: ignore[misc]
@@ -107,8 +136,13 @@ class Clocked:
 
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
         config = config_of(self)
-        if getattr(config, "num_batch_buckets", 0) > 0 and np.lib.NumpyVersion(np.__version__) >= "2.0.0":
-            raise SystemExit("erpo: --num-batch-buckets: fairseq's code for it runs with numpy 1 only; leave the flag out")
+        if (
+            getattr(config, "num_batch_buckets", 0) > 0
+            and np.lib.NumpyVersion(np.__version__) >= "2.0.0"
+        ):
+            raise SystemExit(
+                "erpo: --num-batch-buckets: fairseq's code for it runs with numpy 1 only; leave the flag out"
+            )
         try:
             for folder in split_paths(getattr(config, "data", None) or ""):
                 check_files(folder, split)
@@ -116,26 +150,41 @@ class Clocked:
             check_dataset(self.datasets[split], self, split)  # type: ignore[attr-defined]
             check_scorers(self.datasets[split], self, split)  # type: ignore[attr-defined]
         except FileNotFoundError as error:
-            raise SystemExit(f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}") from None
+            raise SystemExit(
+                f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}"
+            ) from None
         except BadData as error:
             raise SystemExit(f"erpo: {error}") from None
         except Exception as error:  # fairseq raises anything here
-            raise SystemExit(f"erpo: --task {name_of(self)} cannot load the {split} data: {cause_of(error)}") from None
+            raise SystemExit(
+                f"erpo: --task {name_of(self)} cannot load the {split} data: {cause_of(error)}"
+            ) from None
 
     def filter_indices_by_size(
-        self, indices: Any, dataset: Any, max_positions: Any = None, ignore_invalid_inputs: bool = False
+        self,
+        indices: Any,
+        dataset: Any,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
     ) -> Any:
-        """fairseq leaves long sentences out of the training data, however many, and ends with a traceback in others."""
-        kept = super().filter_indices_by_size(indices, dataset, max_positions, ignore_invalid_inputs=True)  # type: ignore[misc]
+        """fairseq leaves long sentences out of the training data, however many, and ends with a
+        traceback in others.
+        """
+        keep = super().filter_indices_by_size  # type: ignore[misc]
+        kept = keep(indices, dataset, max_positions, ignore_invalid_inputs=True)
         try:
-            check_kept(len(kept), len(indices), max_positions, all_of_them=not ignore_invalid_inputs)
+            check_kept(
+                len(kept), len(indices), max_positions, all_of_them=not ignore_invalid_inputs
+            )
         except BadData as error:
             raise SystemExit(f"erpo: {error}") from None
         return kept
 
 
 def clocked(task: FairseqTask) -> FairseqTask:
-    """Give a task of any class the clock, so that the criterions work with every --task, and with none."""
+    """Give a task of any class the clock, so that the criterions work with every --task, and with
+    none.
+    """
     if not isinstance(task, Clocked):
         kind = type(task)
         task.__class__ = type(f"Clocked{kind.__name__}", (Clocked, kind), {})

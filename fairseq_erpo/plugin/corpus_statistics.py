@@ -1,6 +1,8 @@
-"""`corpus_bleu` follows the model: its statistics are counted every 50 updates, from outputs for training data.
+"""`corpus_bleu` follows the model: its statistics are counted every 50 updates, from outputs for
+training data.
 
-They are kept beside the checkpoints, so that a run that is resumed in between goes on with those of the last count.
+They are kept beside the checkpoints, so that a run that is resumed in between goes on with those of
+the last count.
 """
 
 import logging
@@ -33,7 +35,8 @@ from fairseq_erpo.rewards.corpus_bleu import CorpusBleu, CorpusStatistics
 logger = logging.getLogger(__name__)
 
 FILE = "erpo_corpus.json"
-EVERY = 50  # updates: within an epoch of 265, the outputs' length went from .965 of the references' to 1.12
+# Updates: within an epoch of 265, the outputs' length went from .965 of the references' to 1.12
+EVERY = 50
 KEPT = 200  # counts
 SENTENCES = 500  # of the training data, spread evenly
 AT_ONCE = 100
@@ -67,17 +70,28 @@ class Follower:
         now = clock.update
         if self.at is not None and self.at // EVERY == now // EVERY:
             return None
-        if train_subset(self.cache.task) not in self.cache.task.datasets:  # a verb that looks at other data
+        # A verb that looks at other data
+        if train_subset(self.cache.task) not in self.cache.task.datasets:
             self.cache.task.load_dataset(train_subset(self.cache.task))
         entries = [entry for entry in self.entries() if entry["update"] < now]
-        kept = entries[-1] if self.at is None and entries and entries[-1]["update"] // EVERY == now // EVERY else None
+        kept = (
+            entries[-1]
+            if self.at is None and entries and entries[-1]["update"] // EVERY == now // EVERY
+            else None
+        )
         self.at = now
         statistics = CorpusStatistics.from_plain(kept) if kept else self.counted(model, clock, seed)
         if is_parallel():  # the first rank's, whatever other disks hold
-            statistics = distributed.broadcast_object(statistics, src_rank=0, group=distributed.get_data_parallel_group())
+            statistics = distributed.broadcast_object(
+                statistics, src_rank=0, group=distributed.get_data_parallel_group()
+            )
         if kept is None and self.file is not None and (not is_parallel() or dist.get_rank() == 0):
             with exit_on_write_error():
-                write_json(self.file, [*entries, {"update": now, **asdict(statistics)}][-KEPT:], "--save-dir")
+                write_json(
+                    self.file,
+                    [*entries, {"update": now, **asdict(statistics)}][-KEPT:],
+                    "--save-dir",
+                )
         metrics.log_scalar("length_ratio", statistics.length / statistics.wanted, round=3)
         return with_statistics(self.cache.settings, statistics)
 
@@ -91,29 +105,43 @@ class Follower:
                 CorpusStatistics.from_plain(entry)
             return sorted(found, key=lambda entry: int(entry["update"]))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SystemExit(f"erpo: {self.file} is damaged ({error}); remove it, and the statistics are counted anew") from None
+            raise SystemExit(
+                f"erpo: {self.file} is damaged ({error}); remove it, and the statistics are counted anew"
+            ) from None
 
     def counted(self, model: Any, clock: Clock, seed: int) -> CorpusStatistics:
-        """Samples and greedy outputs for a part of the training data, counted: n-grams of the first, length of the second."""
+        """Samples and greedy outputs for a part of the training data, counted: n-grams of the
+        first, length of the second.
+        """
         task, settings, vocabulary = self.cache.task, self.cache.settings, self.cache.vocabulary
         dataset = task.dataset(train_subset(task))
         room = utils.resolve_max_positions(task.max_positions(), unwrapped(model).max_positions())
         fitting, _ = dataset.filter_indices_by_size(np.arange(len(dataset)), room)
         chosen = fitting[np.unique(np.linspace(0, len(fitting) - 1, SENTENCES, dtype=int))]
         if len(chosen) < AT_ONCE and clock.update < EVERY:  # once
-            logger.warning(f"corpus_bleu follows statistics of {len(chosen)} training sentences only, and wants {SENTENCES}")
+            logger.warning(
+                f"corpus_bleu follows statistics of {len(chosen)} training sentences only, and wants {SENTENCES}"
+            )
         device = next(model.parameters()).device
         sampler = Sampler(CorpusBleu(), settings.experts, vocabulary)
         counts: dict[Expert, list[Tensor]] = {Expert.MODEL: [], Expert.GREEDY: []}
         with sampling_mode(unwrapped(model)):
             for part in np.array_split(chosen, -(-len(chosen) // AT_ONCE)):
-                sample = utils.apply_to_sample(lambda t: t.to(device), dataset.collater([dataset[int(i)] for i in part]))
-                batch = batch_of(sample, model, self.cache, seed=seed, update=clock.update, mixture=MLE, stage=0)
+                sample = utils.apply_to_sample(
+                    lambda t: t.to(device), dataset.collater([dataset[int(i)] for i in part])
+                )
+                batch = batch_of(
+                    sample, model, self.cache, seed=seed, update=clock.update, mixture=MLE, stage=0
+                )
                 reference = Reference.from_target(batch.target, vocabulary)
                 caps = length_caps(reference, batch.max_positions)
                 for expert, found in counts.items():
                     origin = torch.full((len(caps), int(caps.max())), int(expert), device=device)
-                    outputs = sampler.draw(reference, origin, caps, batch.draws, partial(batch.start, 1))
+                    outputs = sampler.draw(
+                        reference, origin, caps, batch.draws, partial(batch.start, 1)
+                    )
                     found.append(CorpusBleu().counts(reference, outputs.tokens, vocabulary))
-        samples, greedy = (CorpusStatistics.from_counts(torch.cat(found)) for found in counts.values())
+        samples, greedy = (
+            CorpusStatistics.from_counts(torch.cat(found)) for found in counts.values()
+        )
         return replace(samples, length=greedy.length)

@@ -1,4 +1,6 @@
-"""The fairseq criterion of every row: draw and weigh (E-step), then one weighted likelihood (M-step)."""
+"""The fairseq criterion of every row: draw and weigh (E-step), then one weighted likelihood
+(M-step).
+"""
 
 import time
 from pathlib import Path
@@ -37,7 +39,9 @@ WATCH_EVERY = 100  # batches between two checks for samples that cannot teach an
 
 
 def check_restore_file(name: str, save_dir: Path) -> None:
-    """Raises ValueError if --restore-file names no file: fairseq would train from the beginning, into the same folder."""
+    """Raises ValueError if --restore-file names no file: fairseq would train from the beginning,
+    into the same folder.
+    """
     if name == NEWEST or "://" in name or Path(name).is_file():
         return
     best = save_dir.absolute() / "checkpoint_best.pt"
@@ -73,21 +77,31 @@ def check_same_words(path: str, task: Any) -> None:
 
 
 def check_run(cfg: Any, settings: Settings, task: Any) -> None:
-    """Refuse what can never take effect, or would fail after the first epoch.  Raises ValueError naming the flag."""
+    """Refuse what can never take effect, or would fail after the first epoch.  Raises ValueError
+    naming the flag.
+    """
     pretrain, metric = settings.schedule.pretrain, cfg.best_checkpoint_metric
     if cfg.seed < 0:
         raise ValueError(f"--seed must not be negative, and is {cfg.seed}")
     if settings.schedule.plateau and cfg.disable_validation:
-        raise ValueError("--erpo-schedule plateau anneals by validation scores: leave --disable-validation out")
+        raise ValueError(
+            "--erpo-schedule plateau anneals by validation scores: leave --disable-validation out"
+        )
     if pretrain.unit == "epoch" and 0 < cfg.max_epoch <= pretrain.number:
-        raise ValueError(f"--erpo-pretrain {pretrain.number:g}e leaves nothing of --max-epoch {cfg.max_epoch} to anneal in")
+        raise ValueError(
+            f"--erpo-pretrain {pretrain.number:g}e leaves nothing of --max-epoch {cfg.max_epoch} to anneal in"
+        )
     for name in ("bleu", "rouge"):
         if metric.startswith(name) and not getattr(task.cfg, f"eval_{name}", False):
-            raise ValueError(f"--best-checkpoint-metric {metric} needs --task erpo_translation --eval-{name}")
+            raise ValueError(
+                f"--best-checkpoint-metric {metric} needs --task erpo_translation --eval-{name}"
+            )
 
 
 class ErpoCriterion(FairseqCriterion):
-    """loss = - Σ_t w_t log p_θ(target_t | inputs_<t) over what the row draws; gold cross-entropy in validation."""
+    """loss = - Σ_t w_t log p_θ(target_t | inputs_<t) over what the row draws; gold cross-entropy in
+    validation.
+    """
 
     row: ClassVar[Row]
     origins: Origins | None = None
@@ -98,12 +112,21 @@ class ErpoCriterion(FairseqCriterion):
         self.seed: int = cfg.seed
         self.sentence_avg: bool = cfg.sentence_avg
         task.clock.seed = cfg.seed
-        task.clock.metric, task.clock.maximize = cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric
+        task.clock.metric, task.clock.maximize = (
+            cfg.best_checkpoint_metric,
+            cfg.maximize_best_checkpoint_metric,
+        )
         task.clock.path = Path(cfg.save_dir) / HISTORY if settings.schedule.plateau else None
         self.vocabulary = vocabulary_of(task.target_dictionary)
-        self.baseline = StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
+        self.baseline = (
+            StepBaseline(task.feature_size()) if BASELINES[settings.baseline].learned else None
+        )
         self.cache = RunCache(task, settings, self.vocabulary, self.baseline)
-        self.follower = Follower(self.cache, Path(cfg.save_dir) if cfg.save_dir else None) if follows_model(settings) else None
+        self.follower = (
+            Follower(self.cache, Path(cfg.save_dir) if cfg.save_dir else None)
+            if follows_model(settings)
+            else None
+        )
         self.checked = self.row.draw is GOLD  # which asks nothing of the model but its forward pass
         self.batches = 0
 
@@ -115,21 +138,29 @@ class ErpoCriterion(FairseqCriterion):
             if task.target_dictionary is None:
                 raise ValueError("the --task has no target dictionary; use --task erpo_translation")
             if getattr(task.cfg, "left_pad_target", False):
-                raise ValueError("--left-pad-target is not supported: targets are padded on the right")
+                raise ValueError(
+                    "--left-pad-target is not supported: targets are padded on the right"
+                )
             check_run(cfg, settings, task)
             if settings.prior:
                 check_same_words(settings.prior, task)
             if settings.samples_file and len(shards(task)) > 1:
-                raise ValueError("--erpo-samples-file counts the sentences of one folder; give the data as one, not as shards")
+                raise ValueError(
+                    "--erpo-samples-file counts the sentences of one folder; give the data as one, not as shards"
+                )
             if settings.samples_file and cfg.erpo_samples is not None:
-                raise ValueError("--erpo-samples-file has its own number of samples: leave --erpo-samples out")
+                raise ValueError(
+                    "--erpo-samples-file has its own number of samples: leave --erpo-samples out"
+                )
             if "erpo_prior" in cls.row.flags and not settings.prior:
                 raise ValueError(f"erpo_{cls.row.name} needs --erpo-prior CHECKPOINT")
             if cls.row.only_logs_reward(settings):
                 train_log.warn_if_only_logged(settings.model_targets)
             train_log.warn_of_idle(idle(cls.row.flags, cls.typed(cfg), settings))
             criterion = cls(clocked(task), settings, cfg)
-            criterion.origins = Origins(cfg.restore_file, cfg.finetune_from_model, Path(cfg.save_dir))
+            criterion.origins = Origins(
+                cfg.restore_file, cfg.finetune_from_model, Path(cfg.save_dir)
+            )
             with named("erpo_samples_file"):
                 _ = criterion.cache.predrawn  # read now, not in the middle of training
             return criterion
@@ -148,7 +179,8 @@ class ErpoCriterion(FairseqCriterion):
 
     @property
     def now(self) -> tuple[int, int, int]:
-        """The clock: epoch, update, and falls of the validation score.  λ is a pure function of it."""
+        """The clock: epoch, update, and falls of the validation score.  λ is a pure function of it.
+        """
         clock = self.task.clock
         return clock.epoch, clock.update, clock.falls()
 
@@ -157,7 +189,9 @@ class ErpoCriterion(FairseqCriterion):
         """λ now."""
         return self.settings.schedule.mixture(*self.now)
 
-    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict[str, Any]]:
+    def forward(
+        self, model: Any, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Any, dict[str, Any]]:
         """The loss, the number of targets that it is normalised by, and what to log."""
         began = time.perf_counter()
         drawn = self.draw(model, sample) if self.training else None
@@ -182,7 +216,9 @@ class ErpoCriterion(FairseqCriterion):
         return loss, sample_size, log
 
     def check_start(self) -> None:
-        """End with one line if training cannot go on from what it is told to.  Asked by the trainer alone (`start`)."""
+        """End with one line if training cannot go on from what it is told to.  Asked by the trainer
+        alone (`start`).
+        """
         if self.origins is None:
             return
         try:
@@ -191,8 +227,10 @@ class ErpoCriterion(FairseqCriterion):
             raise SystemExit(f"erpo: {error}") from None
 
     def check(self, model: Any, sample: dict[str, Any]) -> None:
-        """End with one line, before anything is drawn, if data, task or model are not fit for it."""
-        # Not when the criterion is built: fairseq-validate builds a checkpoint's, and no file may name what is imported.
+        """End with one line, before anything is drawn, if data, task or model are not fit for it.
+        """
+        # Not when the criterion is built: fairseq-validate builds a checkpoint's, and no file may
+        # name what is imported.
         try:
             check_training(self.task, self.row, self.settings, self.cache, unwrapped(model))
             check_targets(sample, self.vocabulary)
@@ -202,13 +240,17 @@ class ErpoCriterion(FairseqCriterion):
         self.checked = True
 
     def draw(self, model: Any, sample: dict[str, Any]) -> Drawn | None:
-        """E-step: draw and weigh, without dropout and without gradient; None for the data themselves."""
+        """E-step: draw and weigh, without dropout and without gradient; None for the data
+        themselves.
+        """
         if not self.checked:
             self.check(model, sample)
         if self.settings.schedule.elapsed(*self.now) is None:
             return None
         if self.follower is not None:
-            self.settings = self.cache.settings = self.follower.update(model, self.task.clock, self.seed) or self.settings
+            self.settings = self.cache.settings = (
+                self.follower.update(model, self.task.clock, self.seed) or self.settings
+            )
         with sampling_mode(unwrapped(model)):
             batch = self.batch(model, sample)
             try:
@@ -226,35 +268,63 @@ class ErpoCriterion(FairseqCriterion):
     def batch(self, model: Any, sample: dict[str, Any]) -> Batch:
         """fairseq's sample dictionary as plain tensors, at this moment of training."""
         update, stage = self.task.clock.update, self.settings.schedule.stage(*self.now)
-        return batch_of(sample, model, self.cache, seed=self.seed, update=update, mixture=self.mixture, stage=stage)
+        return batch_of(
+            sample,
+            model,
+            self.cache,
+            seed=self.seed,
+            update=update,
+            mixture=self.mixture,
+            stage=stage,
+        )
 
     def gold_loss(self, model: Any, sample: dict[str, Any], reduce: bool) -> tuple[Tensor, Tensor]:
         """Eq. 5 on the batch as fairseq made it, and the same without label smoothing."""
         log_p = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True)
         if self.settings.label_smoothing:
             flat, target = log_p.view(-1, log_p.size(-1)), sample["target"].view(-1)
-            return label_smoothed_nll_loss(flat, target, self.settings.label_smoothing, self.padding_idx, reduce)
+            return label_smoothed_nll_loss(
+                flat, target, self.settings.label_smoothing, self.padding_idx, reduce
+            )
         loss = mstep.gold_loss(log_p, sample["target"], self.padding_idx, reduce)
         return loss, loss
 
     def drawn_loss(self, model: Any, sample: dict[str, Any], drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """M-step: the weighted loss of what was drawn, and the plain - Σ log p_θ of the same tokens."""
-        inputs = {**sample["net_input"], "prev_output_tokens": previous_tokens(drawn.sample.tokens, self.vocabulary)}
+        """M-step: the weighted loss of what was drawn, and the plain - Σ log p_θ of the same
+        tokens.
+        """
+        inputs = {
+            **sample["net_input"],
+            "prev_output_tokens": previous_tokens(drawn.sample.tokens, self.vocabulary),
+        }
         packing = Packing.from_targets(drawn.learnt, self.padding_idx)
         with in_pieces(model, packing, drawn.samples):
             log_p = model.get_normalized_probs(model(**inputs), log_probs=True)[0]
-        return mstep.total_loss(log_p, drawn, packing.at, sample["target"], self.vocabulary, self.settings.label_smoothing)
+        return mstep.total_loss(
+            log_p,
+            drawn,
+            packing.at,
+            sample["target"],
+            self.vocabulary,
+            self.settings.label_smoothing,
+        )
 
     def baseline_loss(self, drawn: Drawn | None) -> Tensor:
-        """The learned baseline's own loss; 0, but part of the graph on every rank, where the model drew nothing."""
+        """The learned baseline's own loss; 0, but part of the graph on every rank, where the model
+        drew nothing.
+        """
         assert self.baseline is not None
         if drawn is None or drawn.sample.features is None:
             return self.baseline.weight.sum() * 0
         return mstep.baseline_loss(self.baseline(drawn.sample.features), drawn)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As torch's; None, from a checkpoint whose criterion had no parameters, leaves a learned baseline at its start."""
-        return super().load_state_dict(self.state_dict() if state_dict is None else state_dict, strict, assign)
+        """As torch's; None, from a checkpoint whose criterion had no parameters, leaves a learned
+        baseline at its start.
+        """
+        return super().load_state_dict(
+            self.state_dict() if state_dict is None else state_dict, strict, assign
+        )
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict[str, Any]]) -> None:

@@ -1,4 +1,5 @@
-"""A split of the data, counted whole before it is used: damage, symbols that no text may have, and how much of it is usable.
+"""A split of the data, counted whole before it is used: damage, symbols that no text may have, and
+how much of it is usable.
 
 N sentences.  V: size of the dictionary.
 """
@@ -32,7 +33,8 @@ LOG = logging.getLogger("fairseq_cli.train")  # the one that --log-file listens 
 AGAIN = "look at what fairseq-preprocess was given, or run it again"
 JOIN = "add --eval-bleu-remove-bpe sentencepiece (or '@@ ')"
 AT_ONCE = 2**24  # tokens
-LOOKED_AT = 10_000  # training targets, at random, by a scorer of text: a share of theirs is right to half a percent
+# Training targets, at random, by a scorer of text: a share of theirs is right to half a percent
+LOOKED_AT = 10_000
 FIRST = 20  # sentences, enough to see what a task adds to each
 
 
@@ -99,7 +101,9 @@ def pairs_in(dataset: Any) -> Iterator[Any]:
 def name_of(task: Any) -> str:
     """The task's name on the command line."""
     config = config_of(task)
-    return str(getattr(config, "_name", None) or getattr(config, "task", None) or type(task).__name__)
+    return str(
+        getattr(config, "_name", None) or getattr(config, "task", None) or type(task).__name__
+    )
 
 
 # ---- tokens ----
@@ -109,11 +113,13 @@ def name_of(task: Any) -> str:
 class Held:
     """What one side of a split holds."""
 
-    counts: np.ndarray  # [V + 1] int64: of each id; the last counts those that the dictionary does not have
+    # [V + 1] int64: of each id; the last counts those that the dictionary does not have
+    counts: np.ndarray
     sentences: int = 0
     empty: int = 0  # sentences of EOS alone
     unended: int = 0  # sentences that do not end with EOS
-    marked: dict[int, list[int]] = field(default_factory=dict)  # special id -> [sentences with it, the first, from 1]
+    # Special id -> [sentences with it, the first, from 1]
+    marked: dict[int, list[int]] = field(default_factory=dict)
 
 
 def stored(texts: Any) -> Any:
@@ -128,17 +134,26 @@ def blocks(texts: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     texts = stored(texts)
     for part in getattr(texts, "datasets", None) or [texts]:
         part = stored(part)
-        if hasattr(part, "_bin_buffer"):  # fairseq's file in memory; `check_index` saw that it holds nothing else
-            yield np.frombuffer(part._bin_buffer, part._index.dtype), np.asarray(part.sizes, np.int64)
+        # Fairseq's file in memory; `check_index` saw that it holds nothing else
+        if hasattr(part, "_bin_buffer"):
+            yield (
+                np.frombuffer(part._bin_buffer, part._index.dtype),
+                np.asarray(part.sizes, np.int64),
+            )
             continue
         if getattr(part, "supports_prefetch", False):
             part.prefetch(range(len(part)))
         lines = [part[n] for n in range(len(part))]
-        yield torch.cat([*lines, torch.zeros(0)]).numpy().astype(np.int64), np.array([len(line) for line in lines], np.int64)
+        yield (
+            torch.cat([*lines, torch.zeros(0)]).numpy().astype(np.int64),
+            np.array([len(line) for line in lines], np.int64),
+        )
 
 
 def count(texts: Any, size: int, eos: int, special: tuple[int, ...]) -> Held:
-    """Count all tokens; `special` are the ids whose places are wanted, among them EOS inside a sentence."""
+    """Count all tokens; `special` are the ids whose places are wanted, among them EOS inside a
+    sentence.
+    """
     held = Held(np.zeros(size + 1, np.int64))
     for tokens, lengths in blocks(texts):
         ends = lengths.cumsum()
@@ -148,7 +163,9 @@ def count(texts: Any, size: int, eos: int, special: tuple[int, ...]) -> Held:
         found: dict[int, list[np.ndarray]] = defaultdict(list)
         for start in range(0, len(tokens), AT_ONCE):
             part = tokens[start : start + AT_ONCE].astype(np.int64)
-            counts = np.bincount(np.where((part >= 0) & (part < size), part, size), minlength=size + 1)
+            counts = np.bincount(
+                np.where((part >= 0) & (part < size), part, size), minlength=size + 1
+            )
             held.counts += counts
             for id_ in special:
                 if counts[id_]:
@@ -165,7 +182,8 @@ def count(texts: Any, size: int, eos: int, special: tuple[int, ...]) -> Held:
 
 
 def check_side(texts: Any, dictionary: Any, data: str, side: str) -> None:
-    """Count one side.  Raises BadData if it cannot be text: damaged, with symbols as words, or hardly anything in it usable.
+    """Count one side.  Raises BadData if it cannot be text: damaged, with symbols as words, or
+    hardly anything in it usable.
 
     Sources may have <s> and </s> as words, which an encoder reads like any other.
     """
@@ -175,7 +193,9 @@ def check_side(texts: Any, dictionary: Any, data: str, side: str) -> None:
     special = (eos, *vocabulary.never) if side == "targets" else (dictionary.pad(),)
     held = count(texts, len(dictionary), eos, special)
     if held.counts[-1]:
-        raise BadData(f"{data} is damaged, or of another dictionary: its {side} hold ids that no text has; {AGAIN}")
+        raise BadData(
+            f"{data} is damaged, or of another dictionary: its {side} hold ids that no text has; {AGAIN}"
+        )
     if held.unended:
         many = f"{held.unended} of {held.sentences} {side}"
         raise BadData(f"{data} is damaged: {many} do not end with {dictionary[eos]}; {AGAIN}")
@@ -205,7 +225,9 @@ def demand(share: float, of: str, what: str, data: str) -> None:
 
 
 def check_kept(kept: int, all_: int, room: Any, all_of_them: bool) -> None:
-    """Raises BadData if less than half of the pairs, or not all where all are wanted, fit into the model; says how many do."""
+    """Raises BadData if less than half of the pairs, or not all where all are wanted, fit into the
+    model; says how many do.
+    """
     if kept == all_:
         return
     fit = f"{kept} of {all_} pairs fit the model's --max-source-positions and --max-target-positions, {room}"
@@ -213,27 +235,38 @@ def check_kept(kept: int, all_: int, room: Any, all_of_them: bool) -> None:
     if kept < ENOUGH * all_:
         raise BadData(f"only {fit}: {fixes}")
     if all_of_them:
-        raise BadData(f"only {fit}: {fixes}; --skip-invalid-size-inputs-valid-test of fairseq's commands leaves them out")
+        raise BadData(
+            f"only {fit}: {fixes}; --skip-invalid-size-inputs-valid-test of fairseq's commands leaves them out"
+        )
     if kept < NEARLY_ALL * all_:
         LOG.warning(f"{fit}; the others are left out")
 
 
 def check_task(task: Any, dataset: Any) -> None:
-    """Raises BadData if the task adds tokens to targets, which a row that draws would not make (`first_batch` has the rest)."""
-    name, instead = name_of(task), "this row draws without: use --task erpo_translation, or --criterion erpo_mle"
+    """Raises BadData if the task adds tokens to targets, which a row that draws would not make
+    (`first_batch` has the rest).
+    """
+    name, instead = (
+        name_of(task),
+        "this row draws without: use --task erpo_translation, or --criterion erpo_mle",
+    )
     for pair in pairs_in(dataset):
         some = range(min(len(pair.tgt), FIRST))
         added = {int(pair.tgt[n][0]) for n in some} - {int(stored(pair.tgt)[n][0]) for n in some}
         if added:
             words = " and ".join(pair.tgt_dict[id_] for id_ in sorted(added))
-            raise BadData(f"--task {name} puts {words} before the targets (as --decoder-langtok does), and {instead}")
+            raise BadData(
+                f"--task {name} puts {words} before the targets (as --decoder-langtok does), and {instead}"
+            )
 
 
 # ---- scorers ----
 
 
 def check_scorers(dataset: Any, task: Any, split: str) -> None:
-    """Look at all references of validation as its scorers will.  Raises BadData if --eval-rouge would count hardly anything."""
+    """Look at all references of validation as its scorers will.  Raises BadData if --eval-rouge
+    would count hardly anything.
+    """
     config = config_of(task)
     rouge, bleu = (bool(getattr(config, f"eval_{name}", False)) for name in ("rouge", "bleu"))
     if split == train_subset(task) or not (rouge or bleu):
@@ -246,7 +279,9 @@ def check_scorers(dataset: Any, task: Any, split: str) -> None:
             check_words(found, "--eval-rouge", f"{split} references")
             check_latin(found, "--eval-rouge", f"{split} references", "--eval-bleu")
         if bleu and found.words < NEARLY_ALL and not plain:
-            LOG.warning(f"--eval-bleu compares words, and {1 - found.words:.0%} of the {split} references are in pieces: {JOIN}")
+            LOG.warning(
+                f"--eval-bleu compares words, and {1 - found.words:.0%} of the {split} references are in pieces: {JOIN}"
+            )
         if bleu and found.bleu < NEARLY_ALL:
             LOG.warning(
                 f"--eval-bleu: {1 - found.bleu:.0%} of the {split} references are one word to its tokeniser, since their script "
@@ -256,7 +291,9 @@ def check_scorers(dataset: Any, task: Any, split: str) -> None:
 
 
 def check_text_reward(name: str, dataset: Any, task: Any) -> None:
-    """Look at the training targets as a reward of text will.  Raises BadData if it would count hardly anything of them."""
+    """Look at the training targets as a reward of text will.  Raises BadData if it would count
+    hardly anything of them.
+    """
     flag, of = f"--erpo-reward {name}", "training targets"
     for pair in pairs_in(dataset):
         chosen = np.random.default_rng(1).permutation(len(pair.tgt))[:LOOKED_AT]
@@ -267,19 +304,27 @@ def check_text_reward(name: str, dataset: Any, task: Any) -> None:
         if name in ("sacrebleu", "ter") and found.bleu < NEARLY_ALL:
             said = f"{flag} compares words between blanks, which {1 - found.bleu:.0%} of the {of} do not have"
             if found.bleu < ENOUGH:
-                raise BadData(f"{said}: use --erpo-reward chrf, or bleu, which counts the dictionary's tokens")
+                raise BadData(
+                    f"{said}: use --erpo-reward chrf, or bleu, which counts the dictionary's tokens"
+                )
             LOG.warning(said)
 
 
 def check_words(found: Coverage, flag: str, of: str) -> None:
     """Raises BadData for text in pieces, which a scorer of words would take for words."""
     if found.words < NEARLY_ALL:
-        raise BadData(f"{flag} reads words, and {1 - found.words:.0%} of the {of} are in pieces: {JOIN}")
+        raise BadData(
+            f"{flag} reads words, and {1 - found.words:.0%} of the {of} are in pieces: {JOIN}"
+        )
 
 
 def check_latin(found: Coverage, flag: str, of: str, instead: str) -> None:
-    """Raises BadData if ROUGE keeps less than half of the letters and digits; says how much if not nearly all."""
-    said = f"{flag} counts a-z and 0-9 only, {found.rouge:.1%} of the letters and digits of the {of}"
+    """Raises BadData if ROUGE keeps less than half of the letters and digits; says how much if not
+    nearly all.
+    """
+    said = (
+        f"{flag} counts a-z and 0-9 only, {found.rouge:.1%} of the letters and digits of the {of}"
+    )
     if found.rouge < ENOUGH:
         raise BadData(f"{said}: use {instead}")
     if found.rouge < NEARLY_ALL:
@@ -287,7 +332,9 @@ def check_latin(found: Coverage, flag: str, of: str, instead: str) -> None:
 
 
 def check_training(task: Any, row: Row, settings: Settings, cache: RunCache, model: Any) -> None:
-    """At the first batch of training: does the row get what it needs from task, data and files?  Raises ValueError."""
+    """At the first batch of training: does the row get what it needs from task, data and files?
+    Raises ValueError.
+    """
     if isinstance(settings.reward, str):
         find(settings.reward)
     if train_subset(task) not in task.datasets:
@@ -299,6 +346,10 @@ def check_training(task: Any, row: Row, settings: Settings, cache: RunCache, mod
         check_text_reward(settings.reward, dataset, task)
     if cache.predrawn is not None:
         room = utils.resolve_max_positions(task.max_positions(), model.max_positions())
-        cache.predrawn.check_covers(dataset.filter_indices_by_size(np.arange(len(dataset)), room)[0], len(dataset))
+        cache.predrawn.check_covers(
+            dataset.filter_indices_by_size(np.arange(len(dataset)), room)[0], len(dataset)
+        )
         if cache.predrawn.known < NEARLY_ALL:
-            LOG.warning(f"--erpo-samples-file: {cache.predrawn.known:.1%} of its words are in the dictionary")
+            LOG.warning(
+                f"--erpo-samples-file: {cache.predrawn.known:.1%} of its words are in the dictionary"
+            )

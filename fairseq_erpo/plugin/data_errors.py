@@ -1,4 +1,6 @@
-"""Data that fairseq cannot read end with one line, with or without --task: fairseq's own tasks raise whatever they meet."""
+"""Data that fairseq cannot read end with one line, with or without --task: fairseq's own tasks
+raise whatever they meet.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ MAKE = "make it with fairseq-preprocess"
 
 
 def setup_task(cfg: Any, **kwargs: Any) -> Any:
-    """fairseq's `setup_task`, which reads the dictionaries; ends with one line that names the folder and what is wrong there."""
+    """fairseq's `setup_task`, which reads the dictionaries; ends with one line that names the
+    folder and what is wrong there.
+    """
     data = getattr(cfg, "data", None)
     try:
         if isinstance(data, str):
@@ -38,7 +42,11 @@ def explained(error: Exception, data: str) -> str:
         return f"{data} was not made by fairseq-preprocess, or needs --source-lang, --target-lang"
     if isinstance(error, FileNotFoundError) and error.filename:
         languages = sorted(file.name.split(".")[1] for file in Path(data).glob("dict.*.txt"))
-        there = f"there are dictionaries of {', '.join(languages)}: see --source-lang, --target-lang" if languages else MAKE
+        there = (
+            f"there are dictionaries of {', '.join(languages)}: see --source-lang, --target-lang"
+            if languages
+            else MAKE
+        )
         return f"{data} has no {Path(error.filename).name}; {there}"
     return f"{data}: {cause_of(error)}"
 

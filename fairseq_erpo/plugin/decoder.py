@@ -17,14 +17,23 @@ INPUTS = ("src_tokens", "src_lengths", "prev_output_tokens")  # of a model's for
 
 
 def check_model(model: Any) -> None:
-    """Raise ValueError, naming the class, unless tokens can be drawn from the model one at a time."""
+    """Raise ValueError, naming the class, unless tokens can be drawn from the model one at a time.
+    """
     name = type(model).__name__
     if not isinstance(model, FairseqEncoderDecoderModel):
-        raise ValueError(f"{name} is not an encoder-decoder model: choose an --arch such as transformer or lstm")
+        raise ValueError(
+            f"{name} is not an encoder-decoder model: choose an --arch such as transformer or lstm"
+        )
     if not isinstance(model.decoder, FairseqIncrementalDecoder):
-        raise ValueError(f"the decoder of {name} does not decode step by step: choose an --arch such as transformer or lstm")
+        raise ValueError(
+            f"the decoder of {name} does not decode step by step: choose an --arch such as transformer or lstm"
+        )
     wanted = inspect.signature(model.forward).parameters.values()
-    others = [p.name for p in wanted if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in INPUTS]
+    others = [
+        p.name
+        for p in wanted
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in INPUTS
+    ]
     if others:
         raise ValueError(
             f"{name} reads {', '.join(others)} beside the words so far: choose an --arch such as transformer or lstm"
@@ -32,9 +41,13 @@ def check_model(model: Any) -> None:
 
 
 def check_projection(model: Any) -> None:
-    """Raise ValueError for fairseq's adaptive softmax: all words' log p, which the loss needs, have no gradient there."""
+    """Raise ValueError for fairseq's adaptive softmax: all words' log p, which the loss needs, have
+    no gradient there.
+    """
     if getattr(model.decoder, "adaptive_softmax", None) is not None:
-        raise ValueError("--adaptive-softmax-cutoff has no gradient through log p of all words: leave it out")
+        raise ValueError(
+            "--adaptive-softmax-cutoff has no gradient through log p of all words: leave it out"
+        )
 
 
 def unwrapped(model: Any) -> Any:
@@ -54,17 +67,22 @@ def sampling_mode(model: Any) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-        # Weights that autocast has cast here know no gradient, and some versions of torch (2.6) would hand them to the loss.
+        # Weights that autocast has cast here know no gradient, and some versions of torch (2.6)
+        # would hand them to the loss.
         torch.clear_autocast_cache()
 
 
 def feature_size(model: Any) -> int:
-    """How many features the decoder has before its vocabulary projection: asked of the model itself."""
+    """How many features the decoder has before its vocabulary projection: asked of the model
+    itself.
+    """
     check_model(model)
     device = next(model.parameters()).device
     eos = torch.full((1, 1), model.decoder.dictionary.eos(), dtype=torch.int64, device=device)
     with sampling_mode(model):
-        decoder = IncrementalDecoder(model, model.encoder(eos, src_lengths=torch.ones(1, dtype=torch.int64, device=device)))
+        decoder = IncrementalDecoder(
+            model, model.encoder(eos, src_lengths=torch.ones(1, dtype=torch.int64, device=device))
+        )
         return decoder.step(eos).size(1)
 
 
@@ -79,15 +97,21 @@ def splits_projection(decoder: FairseqDecoder) -> bool:
 
 def reordered(encoder: Any, encoder_out: Any, rows: Tensor) -> Any:
     """The encoder's output for these sentences, as a copy.  [n] int64"""
-    if isinstance(encoder_out, dict):  # fairseq's models write into the dictionaries and lists that they are given
-        encoder_out = {name: list(part) if isinstance(part, list) else part for name, part in encoder_out.items()}
+    # Fairseq's models write into the dictionaries and lists that they are given
+    if isinstance(encoder_out, dict):
+        encoder_out = {
+            name: list(part) if isinstance(part, list) else part
+            for name, part in encoder_out.items()
+        }
     return encoder.reorder_encoder_out(encoder_out, rows)
 
 
 class FewRows(TorchFunctionMode):
-    """Inside, a linear layer whose weights fit no cache multiplies weights by features, not features by weights, for few rows.
+    """Inside, a linear layer whose weights fit no cache multiplies weights by features, not
+    features by weights, for few rows.
 
-    On a CPU that takes half the time for two to eight rows (docs/performance.md); the numbers are the same but for rounding.
+    On a CPU that takes half the time for two to eight rows (docs/performance.md); the numbers are
+    the same but for rounding.
     """
 
     ROWS = range(2, 10)
@@ -97,14 +121,20 @@ class FewRows(TorchFunctionMode):
         if func is torch.nn.functional.linear and not kwargs:
             features, weight, *bias = args
             flat = features.flatten(0, -2)
-            if len(flat) in self.ROWS and weight.numel() >= self.LEAST and weight.device.type == "cpu":
+            if (
+                len(flat) in self.ROWS
+                and weight.numel() >= self.LEAST
+                and weight.device.type == "cpu"
+            ):
                 out = torch.mm(weight, flat.t()).t().contiguous().unflatten(0, features.shape[:-1])
                 return out if not bias or bias[0] is None else out + bias[0]
         return func(*args, **(kwargs or {}))
 
 
 class IncrementalDecoder:
-    """A `StepDecoder` over fairseq's models: by `TransformerSteps` where it knows the decoder, else by fairseq's own cache."""
+    """A `StepDecoder` over fairseq's models: by `TransformerSteps` where it knows the decoder, else
+    by fairseq's own cache.
+    """
 
     def __init__(self, model: FairseqEncoderDecoderModel, encoder_out: Any) -> None:
         self.model = model
@@ -120,7 +150,9 @@ class IncrementalDecoder:
         if not self.own:
             return None
         source, masks = self.encoder_out["encoder_out"][0], self.encoder_out["encoder_padding_mask"]
-        return source, masks[0] if masks else source.new_zeros(source.shape[1::-1], dtype=torch.bool)
+        return source, masks[0] if masks else source.new_zeros(
+            source.shape[1::-1], dtype=torch.bool
+        )
 
     @property
     def key(self) -> tuple[int, ...]:

@@ -1,4 +1,6 @@
-"""Digests of the dictionaries that a model was trained with: ids mean nothing in another dictionary, or in another order."""
+"""Digests of the dictionaries that a model was trained with: ids mean nothing in another
+dictionary, or in another order.
+"""
 
 import hashlib
 import logging
@@ -22,17 +24,23 @@ def digests(task: Any) -> dict[str, str]:
 
 
 def check_dictionaries(task_state: Mapping[str, Any], task: Any, name: str) -> None:
-    """Raises ValueError if a side differs.  Says it where nothing can be compared, as with fairseq's own runs."""
+    """Raises ValueError if a side differs.  Says it where nothing can be compared, as with
+    fairseq's own runs.
+    """
     kept = (task_state or {}).get(KEY)
     if not isinstance(kept, Mapping):
         _say_unknown(name)
         return
     for side, digest in digests(task).items():
         if kept.get(side) != digest:
-            raise ValueError(f"{name} was trained with another {side} dictionary, or with its words in another order")
+            raise ValueError(
+                f"{name} was trained with another {side} dictionary, or with its words in another order"
+            )
 
 
 @cache
 def _say_unknown(name: str) -> None:
     """Once for each checkpoint."""
-    LOG.warning(f"{name} does not say which dictionaries it was trained with: only their sizes are compared, not their words")
+    LOG.warning(
+        f"{name} does not say which dictionaries it was trained with: only their sizes are compared, not their words"
+    )

@@ -1,7 +1,8 @@
-"""`fairseq-train --user-dir fairseq_erpo --criterion erpo_interp --help` shows the criterion's flags.
+"""`fairseq-train --user-dir fairseq_erpo --criterion erpo_interp --help` shows the criterion's
+flags.
 
-fairseq prints its help before it adds the flags of the task, the model and the criterion, so that no help ever shows these.
-And it ends with a traceback and no word where --arch is missing.
+fairseq prints its help before it adds the flags of the task, the model and the criterion, so that
+no help ever shows these. And it ends with a traceback and no word where --arch is missing.
 """
 
 import functools
@@ -22,7 +23,9 @@ WHERE = (
 
 
 def show_criterion(parser: ArgumentParser, words: Sequence[str]) -> None:
-    """Add to the help where our flags are and, if the command line names one of our criterions, its flags."""
+    """Add to the help where our flags are and, if the command line names one of our criterions, its
+    flags.
+    """
     parser.description = WHERE
     if not any(action.dest == "criterion" for action in parser._actions):
         return  # fairseq-generate and others that build no criterion
@@ -48,7 +51,9 @@ def with_our_help(
     except RuntimeError as error:  # without a word, where the command line names no model
         if str(error):
             raise
-        raise SystemExit("erpo: --arch is missing: name the model to train, such as --arch transformer_iwslt_de_en") from None
+        raise SystemExit(
+            "erpo: --arch is missing: name the model to train, such as --arch transformer_iwslt_de_en"
+        ) from None
 
 
 options.parse_args_and_arch = with_our_help

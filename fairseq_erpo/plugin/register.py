@@ -1,4 +1,6 @@
-"""Register every row of the family with fairseq, as the criterion `erpo_<row>` with the row's own flags."""
+"""Register every row of the family with fairseq, as the criterion `erpo_<row>` with the row's own
+flags.
+"""
 
 import dataclasses
 import sys
@@ -35,13 +37,22 @@ def register(row: Row) -> type[ErpoCriterion]:
     fields: list[tuple[str, Any, Any]] = []
     for flag in row.flags:
         text = f"{FLAGS[flag].help} (default: {row.default_text(flag)})"
-        # None stands for a flag that was not typed; the row's settings know its default. The preset is written into checkpoints.
+        # None stands for a flag that was not typed; the row's settings know its default. The preset
+        # is written into checkpoints.
         default = FLAGS[flag].default if flag == "erpo_preset" else None
-        fields.append((flag, Optional[FLAGS[flag].type], dataclasses.field(default=default, metadata={"help": text})))
+        fields.append(
+            (
+                flag,
+                Optional[FLAGS[flag].type],
+                dataclasses.field(default=default, metadata={"help": text}),
+            )
+        )
     for field, (kind, source) in BORROWED.items():
         fields.append((field, kind, dataclasses.field(default=II(source))))
     made_here = {"__module__": __name__}
-    config = dataclasses.make_dataclass(f"{title}Config", fields, bases=(FairseqDataclass,), namespace=made_here)
+    config = dataclasses.make_dataclass(
+        f"{title}Config", fields, bases=(FairseqDataclass,), namespace=made_here
+    )
     criterion = type(title, (ErpoCriterion,), {"row": row, "__doc__": row.page, **made_here})
     # Spawned workers unpickle the configuration by its class's name in this module.
     setattr(sys.modules[__name__], config.__name__, config)
@@ -50,7 +61,9 @@ def register(row: Row) -> type[ErpoCriterion]:
 
 
 def register_row(row: Row) -> type[ErpoCriterion]:
-    """Add a row to the family, and make it the criterion `erpo_<row>`.  Raises ValueError if another row has its name."""
+    """Add a row to the family, and make it the criterion `erpo_<row>`.  Raises ValueError if
+    another row has its name.
+    """
     return register(add_row(row))
 
 

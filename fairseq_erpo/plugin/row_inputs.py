@@ -73,17 +73,31 @@ def training_targets(task: Any) -> Iterator[Tensor]:
 
 
 class RunCache:
-    """Inputs that some rows need besides the batch, made when first asked for and kept for the run."""
+    """Inputs that some rows need besides the batch, made when first asked for and kept for the run.
+    """
 
-    def __init__(self, task: Any, settings: Settings, vocabulary: Vocabulary, baseline: StepBaseline | None) -> None:
-        self.task, self.settings, self.vocabulary, self.step_baseline = task, settings, vocabulary, baseline
+    def __init__(
+        self, task: Any, settings: Settings, vocabulary: Vocabulary, baseline: StepBaseline | None
+    ) -> None:
+        self.task, self.settings, self.vocabulary, self.step_baseline = (
+            task,
+            settings,
+            vocabulary,
+            baseline,
+        )
         self.graphs = Graphs()
 
     @cached_property
     def noising(self) -> Noising:
-        """Counted in one pass over the training targets of all shards; memory grows with the distinct bigrams only."""
-        statistics = NoiseStatistics.count(training_targets(self.task), self.vocabulary.size, self.vocabulary.eos)
-        return Noising.from_statistics(self.settings.noise, statistics, self.vocabulary, self.settings.gamma)
+        """Counted in one pass over the training targets of all shards; memory grows with the
+        distinct bigrams only.
+        """
+        statistics = NoiseStatistics.count(
+            training_targets(self.task), self.vocabulary.size, self.vocabulary.eos
+        )
+        return Noising.from_statistics(
+            self.settings.noise, statistics, self.vocabulary, self.settings.gamma
+        )
 
     @cached_property
     def words(self) -> Tensor:
@@ -108,7 +122,8 @@ class RunCache:
 
     @cached_property
     def prior(self) -> Any:
-        """The frozen prior.  It does not belong to the criterion's state, and is not saved with it."""
+        """The frozen prior.  It does not belong to the criterion's state, and is not saved with it.
+        """
         if self.settings.prior is None:
             raise ValueError("this row needs --erpo-prior CHECKPOINT")
         check_checkpoint(self.settings.prior)
@@ -137,20 +152,28 @@ class BatchInputs:
 
     def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
         task, sample = self.cache.task, self.sample
-        sources = [spelt(task, line, UNKNOWN_WANTED, task.source_dictionary) for line in sample["net_input"]["src_tokens"]]
+        sources = [
+            spelt(task, line, UNKNOWN_WANTED, task.source_dictionary)
+            for line in sample["net_input"]["src_tokens"]
+        ]
         references = [spelt(task, line, UNKNOWN_WANTED) for line in sample["target"]]
         found = [spelt(task, line, UNKNOWN_FOUND) for line in tokens]
-        sources, references = ([text for text in side for _ in range(samples)] for side in (sources, references))
+        sources, references = (
+            [text for text in side for _ in range(samples)] for side in (sources, references)
+        )
         scores = self.cache.text_pool.score(sources, found, references)
         return torch.tensor(scores, device=self.device)
 
     def beam(self, samples: int) -> Tensor:
         task, vocabulary = self.cache.task, self.cache.vocabulary
-        generator = task.build_generator([self.model], Namespace(beam=samples, max_len_a=1.5, max_len_b=5, lenpen=BEAM_LENPEN))
+        generator = task.build_generator(
+            [self.model], Namespace(beam=samples, max_len_a=1.5, max_len_b=5, lenpen=BEAM_LENPEN)
+        )
         outputs = []
         for found in task.inference_step(generator, [self.model], self.sample):
             best = [one["tokens"] for one in found[:samples]]
-            outputs += best + best[:1] * (samples - len(best))  # a candidate that occurs twice counts once
+            # A candidate that occurs twice counts once
+            outputs += best + best[:1] * (samples - len(best))
         return pad_sequence(outputs, batch_first=True, padding_value=vocabulary.pad)
 
     def baseline(self, features: Tensor) -> Tensor:

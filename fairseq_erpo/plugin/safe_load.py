@@ -1,4 +1,6 @@
-"""Safe reading of fairseq's checkpoints: nothing in the file is executed (`literals` sees to its configuration)."""
+"""Safe reading of fairseq's checkpoints: nothing in the file is executed (`literals` sees to its
+configuration).
+"""
 
 import argparse
 import zipfile
@@ -14,15 +16,23 @@ from fairseq_erpo.files import check_archive, reason_of
 from fairseq_erpo.plugin import literals  # noqa: F401 - from now on fairseq evaluates nothing but literals
 from fairseq_erpo.plugin.structure import check_structure
 
-# torch >= 2.6 unpickles plain data only, which stays so. fairseq-train's checkpoints hold a Namespace, and with --eval-bleu the
-# counts of the last validation as arrays of integers (fairseq logs them so); none of these carries code.
+# torch >= 2.6 unpickles plain data only, which stays so. fairseq-train's checkpoints hold a
+# Namespace, and with --eval-bleu the counts of the last validation as arrays of integers (fairseq
+# logs them so); none of these carries code.
 torch.serialization.add_safe_globals(
-    [argparse.Namespace, multiarray._reconstruct, numpy.ndarray, numpy.dtype, numpy.dtypes.Int64DType]
+    [
+        argparse.Namespace,
+        multiarray._reconstruct,
+        numpy.ndarray,
+        numpy.dtype,
+        numpy.dtypes.Int64DType,
+    ]
 )
 
 
 def check_checkpoint(path: str) -> dict[str, Any]:
-    """Read a fairseq checkpoint, with tensors on the meta device.  Raises ValueError with one line if it is something else.
+    """Read a fairseq checkpoint, with tensors on the meta device.  Raises ValueError with one line
+    if it is something else.
 
     A file that has not changed since is read once.
     """
@@ -39,14 +49,20 @@ def _checked(path: str, changed: int, size: int) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a broken archive raises anything
-        hint = "" if zipfile.is_zipfile(path) else f"; if an older torch wrote it: python -m fairseq_erpo convert {path} NEW"
+        hint = (
+            ""
+            if zipfile.is_zipfile(path)
+            else f"; if an older torch wrote it: python -m fairseq_erpo convert {path} NEW"
+        )
         raise ValueError(f"{path} is not a checkpoint: {reason_of(error)}{hint}") from None
     try:
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a broken pickle raises anything
-        raise ValueError(f"{path} is not a checkpoint that is complete and safe to load: {reason_of(error)}") from None
+        raise ValueError(
+            f"{path} is not a checkpoint that is complete and safe to load: {reason_of(error)}"
+        ) from None
     try:
         check_structure(state)
     except ValueError as error:

@@ -10,9 +10,12 @@ UNKNOWN_FOUND, UNKNOWN_WANTED = "UNKNOWNTOKENINHYP", "UNKNOWNTOKENINREF"
 
 
 def spelt(task: Any, tokens: Tensor, unknown: str, dictionary: Any = None) -> str:
-    """One sentence, detokenised.  --eval-bleu-remove-bpe and --eval-bleu-detok say how.  [T] int64"""
+    """One sentence, detokenised.  --eval-bleu-remove-bpe and --eval-bleu-detok say how.  [T] int64
+    """
     dictionary = dictionary or task.target_dictionary
     bare = strip_pad(tokens, dictionary.pad()).int().cpu()
-    text: str = dictionary.string(bare, getattr(task.cfg, "eval_bleu_remove_bpe", None), unk_string=unknown)
+    text: str = dictionary.string(
+        bare, getattr(task.cfg, "eval_bleu_remove_bpe", None), unk_string=unknown
+    )
     tokenizer = getattr(task, "tokenizer", None)
     return tokenizer.decode(text) if tokenizer else text

@@ -17,16 +17,31 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-EXPERTS = {"model": Expert.MODEL, "reward": Expert.REWARD, "data": Expert.DATA, "product": Expert.PRODUCT}
+EXPERTS = {
+    "model": Expert.MODEL,
+    "reward": Expert.REWARD,
+    "data": Expert.DATA,
+    "product": Expert.PRODUCT,
+}
 SUMS = ("drawn", "drawn_tokens", "words", "in_reference", "reward", "reward_squared", "clipped")
 
 
-def sums(drawn: Drawn | None, target: Tensor, mixture: Mixture, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Sums over the batch on its device; the same keys on every rank and micro-batch, whatever was drawn."""
+def sums(
+    drawn: Drawn | None, target: Tensor, mixture: Mixture, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """Sums over the batch on its device; the same keys on every rank and micro-batch, whatever was
+    drawn.
+    """
     nothing = torch.zeros((), device=target.device)
-    log: dict[str, Any] = {f"lambda_{name}": getattr(mixture, name) * target.size(0) for name in NAMES}
+    log: dict[str, Any] = {
+        f"lambda_{name}": getattr(mixture, name) * target.size(0) for name in NAMES
+    }
     if drawn is None:
-        return log | {f"{kind}_{name}": nothing for name in EXPERTS for kind in ("z", "dr")} | dict.fromkeys(SUMS, nothing)
+        return (
+            log
+            | {f"{kind}_{name}": nothing for name in EXPERTS for kind in ("z", "dr")}
+            | dict.fromkeys(SUMS, nothing)
+        )
     sample = drawn.explored
     for name, expert in EXPERTS.items():
         z = sample.origin.eq(expert)
@@ -62,7 +77,9 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
         return
     sentences = total("nsentences")
     for name in NAMES:
-        metrics.log_scalar(f"lambda_{name}", total(f"lambda_{name}") / sentences, sentences, round=4)
+        metrics.log_scalar(
+            f"lambda_{name}", total(f"lambda_{name}") / sentences, sentences, round=4
+        )
     for name in ("draw_seconds", "loss_seconds"):
         metrics.log_scalar(name, total(name), round=3)
     drawn, tokens = total("drawn"), total("drawn_tokens")
@@ -100,6 +117,10 @@ def warn_if_useless(drawn: Drawn) -> None:
     """Warn of samples that cannot teach anything."""
     sample = drawn.explored
     if bool(sample.clipped.all()):
-        logger.warning("every sample of this batch reached the length cap without EOS: the model may not have learnt to stop yet")
+        logger.warning(
+            "every sample of this batch reached the length cap without EOS: the model may not have learnt to stop yet"
+        )
     if len(sample.reward) > 1 and bool(sample.reward.eq(sample.reward[0]).all()):
-        logger.warning("all samples of this batch have the same reward: it says nothing about which is better")
+        logger.warning(
+            "all samples of this batch have the same reward: it says nothing about which is better"
+        )

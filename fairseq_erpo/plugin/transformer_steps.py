@@ -64,10 +64,17 @@ class TransformerSteps:
         self.decoder, self.t = decoder, 0
         layers = decoder.layers
         self.heads = layers[0].self_attn.num_heads
-        joined = [(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj) for layer in layers]
+        joined = [
+            (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+            for layer in layers
+        ]
         self.weights = [torch.cat([part.weight for part in parts]) for parts in joined]
         self.biases = [torch.cat([part.bias for part in parts]) for parts in joined]
-        kv = [project(source) for layer in layers for project in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)]
+        kv = [
+            project(source)
+            for layer in layers
+            for project in (layer.encoder_attn.k_proj, layer.encoder_attn.v_proj)
+        ]
         memory = torch.stack(kv).unflatten(-1, (self.heads, -1))  # [2 L, S, n, H, D/H]
         memory = memory.permute(0, 2, 3, 1, 4).contiguous()
         self.memory = memory.unflatten(0, (len(layers), 2))  # [L, 2, n, H, S, D/H]
@@ -135,7 +142,9 @@ class TransformerSteps:
         return self._attend(attention, query, keys, values, self.mask)
 
     @staticmethod
-    def _attend(attention: Any, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(
+        attention: Any, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """[n, H, D/H], [n, H, S, D/H] twice, [n, 1, 1, S] -> [n, D]"""
         if query.is_cuda:  # not by cuDNN, which makes a plan for every length
             with sdpa_kernel(KERNELS):

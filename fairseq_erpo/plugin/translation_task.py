@@ -1,4 +1,6 @@
-"""`erpo_translation`: fairseq's translation task with the annealer's clock, and with ROUGE in validation."""
+"""`erpo_translation`: fairseq's translation task with the annealer's clock, and with ROUGE in
+validation.
+"""
 
 from dataclasses import dataclass
 

@@ -47,7 +47,17 @@ from fairseq_erpo.rewards.corpus_bleu import CorpusBleu
 from fairseq_erpo.rewards.edit import Edit
 from fairseq_erpo.rewards.rouge import Rouge
 
-__all__ = ["REWARDS", "Gains", "Reference", "Replay", "Reward", "any_equal", "make_reward", "register_reward", "replay"]
+__all__ = [
+    "REWARDS",
+    "Gains",
+    "Reference",
+    "Replay",
+    "Reward",
+    "any_equal",
+    "make_reward",
+    "register_reward",
+    "replay",
+]
 
 REWARDS: dict[str, Callable[[], Reward[Any]]] = {
     "bleu": Bleu,
@@ -70,7 +80,9 @@ def register_reward(name: str) -> Callable[[RewardClass], RewardClass]:
 
     def register(cls: RewardClass) -> RewardClass:
         if not (isinstance(cls, type) and issubclass(cls, Reward)):
-            raise TypeError(f"reward {name!r} must be a subclass of fairseq_erpo.rewards.Reward, not {cls!r}")
+            raise TypeError(
+                f"reward {name!r} must be a subclass of fairseq_erpo.rewards.Reward, not {cls!r}"
+            )
         # A user directory that is imported a second time registers its own class again.
         if name in REWARDS and origin(REWARDS[name]) != origin(cls):
             raise ValueError(f"reward {name!r} is registered already, by {REWARDS[name]!r}")

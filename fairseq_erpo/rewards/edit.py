@@ -19,20 +19,23 @@ class Edits(NamedTuple):
     def nearest(self) -> Tensor:
         """min_j D_t[j].  -> [B]
 
-        Positions behind r need no mask: nothing matches there, so no y* that goes on so is nearer than y* itself.
+        Positions behind r need no mask: nothing matches there, so no y* that goes on so is nearer
+        than y* itself.
         """
         return self.distance.amin(1)
 
 
 class Edit(Reward[Edits]):
-    """Φ(y_1:t) = -min_j lev(y_1:t, y*_1:j): optimal-completion distillation (Sabour et al. 2019) as a task reward.
+    """Φ(y_1:t) = -min_j lev(y_1:t, y*_1:j): optimal-completion distillation (Sabour et al. 2019) as
+    a task reward.
 
-    ΔR(w) is 0 for the tokens that follow a nearest beginning of y*, else -1.  ΔR(EOS) = min_j D_t[j] - D_t[r], what is
-    still missing; Φ(∅) + ΣΔR = -lev(y, y*).
+    ΔR(w) is 0 for the tokens that follow a nearest beginning of y*, else -1.  ΔR(EOS) = min_j
+    D_t[j] - D_t[r], what is still missing; Φ(∅) + ΣΔR = -lev(y, y*).
 
-    Departs from the paper: it has no such reward.  ΔBLEU and ΔROUGE value all unclaimed tokens of y* alike one step after
-    a wrong token; this one still points the way back.  UNK matches nothing: where it is all that follows, no token gains, and
-    `auto:EPS` teaches all alike. Use subwords, which have no UNK.
+    Departs from the paper: it has no such reward.  ΔBLEU and ΔROUGE value all unclaimed tokens of
+    y* alike one step after a wrong token; this one still points the way back.  UNK matches nothing:
+    where it is all that follows, no token gains, and `auto:EPS` teaches all alike. Use subwords,
+    which have no UNK.
     """
 
     def start(self, reference: Reference) -> Edits:
@@ -53,7 +56,8 @@ class Edit(Reward[Edits]):
     def advance(self, state: Edits, token: Tensor, live: Tensor) -> Edits:
         distance = state.distance
         differs = state.keys.ne(token[:, None])
-        # x_k deletes w or puts it in the place of y*_k; what remains is to insert y*_k+1..y*_j, one edit each.
+        # x_k deletes w or puts it in the place of y*_k; what remains is to insert y*_k+1..y*_j, one
+        # edit each.
         replaced = torch.minimum(distance[:, 1:] + 1, distance[:, :-1] + differs)
         x = torch.cat([distance[:, :1] + 1, replaced], 1)
         position = torch.arange(distance.size(1), device=distance.device)

@@ -1,12 +1,16 @@
-"""Eq. 3 from match counts: the n-grams and the longest subsequence that a prefix shares with y*, for every next token.
+"""Eq. 3 from match counts: the n-grams and the longest subsequence that a prefix shares with y*,
+for every next token.
 
-A token adds at most 1 to each of these counts, so its ΔR depends on M bits δ(w) alone: δ_n for the n-grams of n = 1..N and,
-where asked for, δ_L for the longest common subsequence (LCS).  Tokens outside y* have no bit set.
+A token adds at most 1 to each of these counts, so its ΔR depends on M bits δ(w) alone: δ_n for the
+n-grams of n = 1..N and, where asked for, δ_L for the longest common subsequence (LCS).  Tokens
+outside y* have no bit set.
 
-The sampler calls this at every step, so few and small operations matter: the M numbers of a position are packed into one int64,
-15 bits each (a lane), and are added and compared together. The highest bit of a lane is a flag, the lower 14 bits count.
+The sampler calls this at every step, so few and small operations matter: the M numbers of a
+position are packed into one int64, 15 bits each (a lane), and are added and compared together. The
+highest bit of a lane is a flag, the lower 14 bits count.
 
-B sentences, R reference positions without EOS, N orders, S = 1 if the LCS is counted and 0 if not, M = N + S <= 4 lanes.
+B sentences, R reference positions without EOS, N orders, S = 1 if the LCS is counted and 0 if not,
+M = N + S <= 4 lanes.
 """
 
 from abc import abstractmethod
@@ -22,7 +26,8 @@ from fairseq_erpo.vocabulary import Vocabulary
 LANE = 15
 COUNT = LANE - 1  # bits that count: at most 16,383 positions
 MOST_LANES = 4
-# Moves the highest bits of lanes 0..3, at 14, 29, 44 and 59, to 59, 60, 61 and 62, and nothing else there.
+# Moves the highest bits of lanes 0..3, at 14, 29, 44 and 59, to 59, 60, 61 and 62, and nothing else
+# there.
 TO_CODE = sum(1 << (45 - 14 * lane) for lane in range(MOST_LANES))
 CODE_AT = 59
 
@@ -38,13 +43,22 @@ class Overlap(NamedTuple):
     keys: Tensor  # [B, R] int64: Reference.keys
     first: Tensor  # [B, R] int64: Reference.first
     length: Tensor  # [B] float32: r
-    sizes: Tensor  # [B, K, M] float32: the divisors of `counts`, for t tokens in the last row and t + 1 in the others
-    behind: Tensor  # [B, R] int64: the flag of lane n - 1 is set if the n - 1 tokens before j are the end of the prefix
-    unclaimed: Tensor  # [B, R] int64: lane n - 1 counts the copies in y* of the n-gram ending at j that the prefix left
-    adds: Tensor  # [B, R] int64: lane n - 1 holds δ_n(j), lane N holds δ_L(j): 1 where emitting y*_j adds a match
+    # [B, K, M] float32: the divisors of `counts`, for t tokens in the last row and t + 1 in the
+    # others
+    sizes: Tensor
+    # [B, R] int64: the flag of lane n - 1 is set if the n - 1 tokens before j are the end of the
+    # prefix
+    behind: Tensor
+    # [B, R] int64: lane n - 1 counts the copies in y* of the n-gram ending at j that the prefix
+    # left
+    unclaimed: Tensor
+    # [B, R] int64: lane n - 1 holds δ_n(j), lane N holds δ_L(j): 1 where emitting y*_j adds a match
+    adds: Tensor
     lcs: Tensor  # [B, S, R + 1] int64: LCS of the prefix and y*_1:j
     counts: (
-        Tensor  # [B, K, M] float32, K = 2^M + 1: the counts after a token with bits 0, 1, 2, ..., and last those of the prefix
+        # [B, K, M] float32, K = 2^M + 1: the counts after a token with bits 0, 1, 2, ..., and last
+        # those of the prefix
+        Tensor
     )
 
 
@@ -61,8 +75,11 @@ class OverlapReward(Reward[Overlap]):
         self.orders = orders
         self.subsequence = subsequence
         self.worth = worth
-        # Zero-dimensional tensors combine with tensors on any device; Python numbers would be converted at every call.
-        self.shift, self.lane, self.to_code, self.code_at = (torch.tensor(n) for n in (COUNT, LANE, TO_CODE, CODE_AT))
+        # Zero-dimensional tensors combine with tensors on any device; Python numbers would be
+        # converted at every call.
+        self.shift, self.lane, self.to_code, self.code_at = (
+            torch.tensor(n) for n in (COUNT, LANE, TO_CODE, CODE_AT)
+        )
         self.unigram = torch.tensor(1 << COUNT)
         # Adding this to packed counts sets the flag of every lane whose count is not 0.
         self.carry_ngrams = torch.tensor(each_lane(orders, (1 << COUNT) - 1))
@@ -72,7 +89,8 @@ class OverlapReward(Reward[Overlap]):
 
     @abstractmethod
     def sizes(self, length: Tensor) -> Tensor:
-        """Divisors of the counts for the empty prefix; each token adds one, and a divisor below 1 counts as 1.
+        """Divisors of the counts for the empty prefix; each token adds one, and a divisor below 1
+        counts as 1.
 
         [B] float32 -> [B, M]
         """
@@ -89,13 +107,16 @@ class OverlapReward(Reward[Overlap]):
         keys = reference.keys
         batch, positions = keys.shape
         if positions >> COUNT:
-            raise ValueError(f"references of more than {(1 << COUNT) - 1} tokens are not supported, this batch has {positions}")
+            raise ValueError(
+                f"references of more than {(1 << COUNT) - 1} tokens are not supported, this batch has {positions}"
+            )
         equal = keys[:, :, None].eq(keys[:, None, :]) & reference.matchable[:, :, None]
         copies = torch.zeros_like(keys)
         ending = equal
         for n in range(self.orders):
             copies = copies + (ending.sum(2) << LANE * n)
-            # Two n-grams are equal if their last tokens are and so are the (n - 1)-grams before these.
+            # Two n-grams are equal if their last tokens are and so are the (n - 1)-grams before
+            # these.
             ending = equal & pad(ending[:, :-1, :-1], (1, 0, 1, 0))
         codes = torch.arange(2 ** len(self.worth), device=keys.device)
         matches = [(codes >> lane & 1) * worth for lane, worth in enumerate(self.worth)]
@@ -124,10 +145,15 @@ class OverlapReward(Reward[Overlap]):
 
     def gains(self, state: Overlap) -> Gains:
         # Equal tokens stand at several places and add what any of these does.
-        adds = torch.zeros_like(state.adds).scatter_add(1, state.first, state.adds).gather(1, state.first)
+        adds = (
+            torch.zeros_like(state.adds)
+            .scatter_add(1, state.first, state.adds)
+            .gather(1, state.first)
+        )
         phi = self._phi(state)
         value = phi[:, -1]
-        # Hits are looked up in one table, so that tokens with equal bits have equal floats, and ties between them are exact.
+        # Hits are looked up in one table, so that tokens with equal bits have equal floats, and
+        # ties between them are exact.
         table = phi - value[:, None]
         return Gains(table.gather(1, self._code(adds)), table[:, 0], self.closing(state, value))
 
@@ -141,10 +167,12 @@ class OverlapReward(Reward[Overlap]):
             longer = (lcs[..., :-1] + 1) * here[:, None]
             lcs = torch.maximum(lcs, pad(longer, (1, 0))).cummax(2).values
             claimed = claimed & self.carry_ngrams
-        # A lane moves up where its n-gram goes on; no token stands behind position 0, whose column never changes.
+        # A lane moves up where its n-gram goes on; no token stands behind position 0, whose column
+        # never changes.
         further = ((state.behind << self.lane) * here)[:, :-1] | self.unigram
         behind = torch.where(alive, torch.cat([state.behind[:, :1], further], 1), state.behind)
-        # Positions where δ_n is set and y*_j = w end the same n-gram: all of them lose the one copy that w claims.
+        # Positions where δ_n is set and y*_j = w end the same n-gram: all of them lose the one copy
+        # that w claims.
         unclaimed = state.unclaimed - claimed
         return Overlap(
             keys=state.keys,
@@ -159,15 +187,19 @@ class OverlapReward(Reward[Overlap]):
         )
 
     def total(self, reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
-        """As `Reward.total`, from the counts at the end, where these need no walk along the sequence."""
+        """As `Reward.total`, from the counts at the end, where these need no walk along the
+        sequence.
+        """
         if self.subsequence:
             return super().total(reference, tokens, vocabulary)
         matches, drawn = self.matches(reference, tokens, vocabulary)
         # Number by number: a tensor of them would have to come from the host.
-        worth = torch.stack([found * each for found, each in zip(matches.unbind(1), self.worth, strict=True)], 1)
+        worth = torch.stack(
+            [found * each for found, each in zip(matches.unbind(1), self.worth, strict=True)], 1
+        )
         length = reference.length.float()
         end = Overlap(
-            *[reference.keys] * len(Overlap._fields),  # what is not read
+            *[reference.keys] * len(Overlap._fields)  # what is not read
         )._replace(
             length=length,
             sizes=(self.sizes(length) + drawn[:, None])[:, None],
@@ -177,8 +209,11 @@ class OverlapReward(Reward[Overlap]):
         closed = tokens.eq(vocabulary.eos).any(1)
         return value + self.closing(end, value).masked_fill(~closed, 0)
 
-    def matches(self, reference: Reference, tokens: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-        """Matches of n = 1..N, clipped, and tokens without EOS.  [B, T] int64 -> [B, N], [B] float32
+    def matches(
+        self, reference: Reference, tokens: Tensor, vocabulary: Vocabulary
+    ) -> tuple[Tensor, Tensor]:
+        """Matches of n = 1..N, clipped, and tokens without EOS.  [B, T] int64 -> [B, N], [B]
+        float32
 
         The k-th copy of an n-gram is a match if y* has at least k of it.
         """
@@ -196,8 +231,8 @@ class OverlapReward(Reward[Overlap]):
         return torch.stack(found, 1).float(), word.sum(1).float()
 
     def _adds(self, keys: Tensor, behind: Tensor, unclaimed: Tensor, lcs: Tensor) -> Tensor:
-        """δ_n wants the n - 1 tokens before j at the end of the prefix and an unclaimed copy; δ_L wants y*_1:j-1 to hold as
-        long a subsequence as the whole of y*.  -> [B, R] int64"""
+        """δ_n wants the n - 1 tokens before j at the end of the prefix and an unclaimed copy; δ_L
+        wants y*_1:j-1 to hold as long a subsequence as the whole of y*.  -> [B, R] int64"""
         adds = (unclaimed + self.carry_ngrams) & behind
         if self.subsequence:
             extends = lcs[:, 0, :-1].eq(lcs[:, 0, -1:]) & keys.ge(0)

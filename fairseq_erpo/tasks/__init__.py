@@ -1,4 +1,6 @@
-"""Importing this registers everything with fairseq: the task, the criterions, and safe, atomic checkpoints."""
+"""Importing this registers everything with fairseq: the task, the criterions, and safe, atomic
+checkpoints.
+"""
 
 from fairseq_erpo.plugin import (  # noqa: F401
     bf16,

@@ -1,1 +1,3 @@
-"""What `python -m fairseq_erpo VERB` runs: doctor, inspect, evaluate, report, variance, convert, family."""
+"""What `python -m fairseq_erpo VERB` runs: doctor, inspect, evaluate, report, variance, convert,
+family.
+"""

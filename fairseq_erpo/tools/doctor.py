@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo doctor`: is everything here that training needs, and are data and checkpoint whole?"""
+"""`python -m fairseq_erpo doctor`: is everything here that training needs, and are data and
+checkpoint whole?
+"""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
@@ -18,9 +20,19 @@ from fairseq_erpo.tools.load_run import part_of, run_task
 
 def doctor(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `doctor`."""
-    parser.add_argument("data", metavar="DATA", nargs="?", help="a folder that fairseq-preprocess made")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="a .pt file that fairseq-train wrote")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where runs are to go (default: this folder)")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="?", help="a folder that fairseq-preprocess made"
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="a .pt file that fairseq-train wrote"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where runs are to go (default: this folder)",
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     args = parser.parse_args(argv)
     report(checks(args), args.json)
@@ -29,14 +41,26 @@ def doctor(parser: ArgumentParser, argv: Sequence[str]) -> None:
 def checks(args: Namespace) -> Iterator[Check]:
     """What to look at, given the command line."""
     yield from machine(args.out)
-    yield Check("fairseq's extensions", extensions, "install a C++ compiler and Python's headers, and fairseq-fixed again")
-    yield Check("device", device, "train with --cpu, or install torch for your GPU's driver", needed=False)
+    yield Check(
+        "fairseq's extensions",
+        extensions,
+        "install a C++ compiler and Python's headers, and fairseq-fixed again",
+    )
+    yield Check(
+        "device", device, "train with --cpu, or install torch for your GPU's driver", needed=False
+    )
     if args.data:
-        again = "run fairseq-preprocess again; README.md, 'Use it on your own data', has the commands"
+        again = (
+            "run fairseq-preprocess again; README.md, 'Use it on your own data', has the commands"
+        )
         yield Check(f"data {args.data}", lambda: look_at_data(args.data), again)
     if args.checkpoint:
         other = "take another checkpoint, or the data that it was trained on"
-        yield Check(f"checkpoint {args.checkpoint}", lambda: look_at_checkpoint(args.checkpoint, args.data), other)
+        yield Check(
+            f"checkpoint {args.checkpoint}",
+            lambda: look_at_checkpoint(args.checkpoint, args.data),
+            other,
+        )
 
 
 def extensions() -> str:
@@ -50,7 +74,9 @@ def extensions() -> str:
 def device() -> str:
     """Raises ValueError without a GPU."""
     if not torch.cuda.is_available():
-        raise ValueError(f"no GPU; {torch.get_num_threads()} threads of {torch.backends.cpu.get_cpu_capability()}")
+        raise ValueError(
+            f"no GPU; {torch.get_num_threads()} threads of {torch.backends.cpu.get_cpu_capability()}"
+        )
     return ", ".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count()))
 
 
@@ -69,7 +95,9 @@ def look_at_data(data: str) -> str:
     task = task_of(data)
     splits = [split for split in ("train", "valid", "test") if task.has_binarised(split)]
     if "train" not in splits or "valid" not in splits:
-        raise ValueError(f"there are {' and '.join(splits) or 'no splits'}; training needs train and valid")
+        raise ValueError(
+            f"there are {' and '.join(splits) or 'no splits'}; training needs train and valid"
+        )
     for split in splits:
         task.load_dataset(split)
     sizes = ", ".join(f"{split} {len(task.dataset(split))}" for split in splits)
@@ -83,7 +111,11 @@ def look_at_checkpoint(path: str, data: str | None) -> str:
         run_task(path, data)
     weights = checkpoint_utils.load_checkpoint_to_cpu(path)["model"]
     # Training refuses NaN only: a model of one's own may keep an infinite mask.
-    broken = [name for name, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    broken = [
+        name
+        for name, value in weights.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
     if broken:
         raise ValueError(f"{path}: {broken[0]} is not finite; it may be of a run that diverged")
     parameters = sum(value.numel() for value in weights.values())

@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo evaluate`: systems, each of one or several seeds, decoded, scored and compared with a baseline."""
+"""`python -m fairseq_erpo evaluate`: systems, each of one or several seeds, decoded, scored and
+compared with a baseline.
+"""
 
 import math
 import statistics
@@ -20,7 +22,9 @@ from fairseq_erpo.tools.generate import Decoding, output_of
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
 STARS = ((0.01, "**"), (0.05, "*"))
-LEAST = 0.1  # points: a smaller difference is nobody's gain, however sure; near a score of 0 any is "significant"
+# Points: a smaller difference is nobody's gain, however sure; near a score of 0 any is
+# "significant"
+LEAST = 0.1
 HIGH_CHRF = 50
 UNKNOWN = "<<unk>>"  # in fairseq-generate's references
 Systems = Mapping[str, Sequence[Sequence[str]]]  # name -> for each seed its hypotheses
@@ -36,24 +40,57 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
         "fairseq-generate, or texts of one hypothesis a line; NAME= may be left out",
     )
     parser.add_argument("--baseline", metavar="NAME", help="compare all others with this system")
-    parser.add_argument("--data", metavar="DIR", help="folder of fairseq-preprocess (default: the one trained on)")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of fairseq-preprocess (default: the one trained on)"
+    )
     parser.add_argument("--split", default="test", help="train, valid or test (default: test)")
     parser.add_argument(
-        "--reference", metavar="FILE", help="references, one a line (default: the data's, whose unknown words are lost)"
+        "--reference",
+        metavar="FILE",
+        help="references, one a line (default: the data's, whose unknown words are lost)",
     )
-    parser.add_argument("--beam", type=int, default=5, metavar="N", help="width of the beam (default: 5)")
-    parser.add_argument("--lenpen", type=float, default=0.6, metavar="X", help="divide log p by length^X (default: .6)")
-    parser.add_argument("--remove-bpe", metavar="KIND", help="sentencepiece, or a mark such as '@@ ' (default: as validated)")
-    parser.add_argument("--tokenize", default="13a", metavar="NAME", help="sacreBLEU's tokeniser; none for tokenised text")
-    parser.add_argument("--columns", default=",".join(COLUMNS), help=f"of {', '.join(measures())} (default: %(default)s)")
+    parser.add_argument(
+        "--beam", type=int, default=5, metavar="N", help="width of the beam (default: 5)"
+    )
+    parser.add_argument(
+        "--lenpen",
+        type=float,
+        default=0.6,
+        metavar="X",
+        help="divide log p by length^X (default: .6)",
+    )
+    parser.add_argument(
+        "--remove-bpe",
+        metavar="KIND",
+        help="sentencepiece, or a mark such as '@@ ' (default: as validated)",
+    )
+    parser.add_argument(
+        "--tokenize",
+        default="13a",
+        metavar="NAME",
+        help="sacreBLEU's tokeniser; none for tokenised text",
+    )
+    parser.add_argument(
+        "--columns",
+        default=",".join(COLUMNS),
+        help=f"of {', '.join(measures())} (default: %(default)s)",
+    )
     parser.add_argument("--user-dir", metavar="DIR", help="plugin with the runs' own models")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--json", metavar="FILE", help="write all scores as well")
-    parser.add_argument("--examples", type=int, default=0, metavar="N", help="print N sentences with each system's output")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print N sentences with each system's output",
+    )
     args = parser.parse_args(argv)
     columns = args.columns.split(",")
     _refuse(args, columns)
-    decoding = Decoding(args.data, args.split, args.beam, args.lenpen, args.remove_bpe, args.user_dir)
+    decoding = Decoding(
+        args.data, args.split, args.beam, args.lenpen, args.remove_bpe, args.user_dir
+    )
     paths = parse_systems(args.systems, args.baseline)
     systems, references, settings = collect(paths, decoding, args.reference)
     result = compare(systems, references, args.baseline, args.tokenize)
@@ -70,17 +107,27 @@ def _refuse(args: Any, columns: Sequence[str]) -> None:
     """Check the flags by themselves.  Raises ValueError naming the flag."""
     unknown = [name for name in columns if name not in measures()]
     if unknown:
-        raise ValueError(f"--columns has no {', '.join(unknown)}; there are {', '.join(measures())}")
+        raise ValueError(
+            f"--columns has no {', '.join(unknown)}; there are {', '.join(measures())}"
+        )
     if args.tokenize not in BLEU.TOKENIZERS:
-        raise ValueError(f"--tokenize must be one of {', '.join(BLEU.TOKENIZERS)}, not {args.tokenize!r}")
+        raise ValueError(
+            f"--tokenize must be one of {', '.join(BLEU.TOKENIZERS)}, not {args.tokenize!r}"
+        )
     try:
         bleu_signature(args.tokenize)
     except (RuntimeError, ImportError) as error:  # a library is missing
         raise ValueError(f"--tokenize {args.tokenize}: {' '.join(str(error).split())}") from None
     except (OSError, SystemExit) as error:
-        here = ", ".join(name for name in BLEU.TOKENIZERS if name not in SPM_MODELS and not name.endswith("-mecab"))
+        here = ", ".join(
+            name
+            for name in BLEU.TOKENIZERS
+            if name not in SPM_MODELS and not name.endswith("-mecab")
+        )
         why = f"could not be downloaded ({reason_of(error)})"
-        raise ValueError(f"--tokenize {args.tokenize}: its model {why}; these need no download: {here}") from None
+        raise ValueError(
+            f"--tokenize {args.tokenize}: its model {why}; these need no download: {here}"
+        ) from None
     if args.beam < 1:
         raise ValueError(f"--beam must be at least 1, not {args.beam}")
     if not math.isfinite(args.lenpen):
@@ -106,18 +153,23 @@ def parse_systems(words: Sequence[str], baseline: str | None) -> dict[str, list[
         if not name or not listed:
             raise ValueError(f"{word!r} is not NAME=PATH or NAME=PATH,PATH")
         if name in paths:
-            raise ValueError(f"two systems are called {name!r}; seeds of one system go into one word, {name}=PATH,PATH")
+            raise ValueError(
+                f"two systems are called {name!r}; seeds of one system go into one word, {name}=PATH,PATH"
+            )
         check_distinct(listed, word)
         paths[name] = listed
     if baseline is not None and baseline not in paths:
-        raise ValueError(f"--baseline {baseline} is not among the systems, which are {', '.join(paths)}")
+        raise ValueError(
+            f"--baseline {baseline} is not among the systems, which are {', '.join(paths)}"
+        )
     return paths
 
 
 def collect(
     paths: Mapping[str, Sequence[str]], decoding: Decoding, reference: str | None
 ) -> tuple[Systems, Sequence[str], Mapping[str, Any] | None]:
-    """All hypotheses, the references that they share, and how they were decoded, if that is known and the same for all.
+    """All hypotheses, the references that they share, and how they were decoded, if that is known
+    and the same for all.
 
     Raises ValueError where they do not belong together.
     """
@@ -137,7 +189,9 @@ def collect(
         if references is None:
             references, origin = output.references, path
         elif reference is None and list(references) != list(output.references or ()):
-            raise ValueError(f"{path} and {origin} were decoded from different data; decode both with one --data and --split")
+            raise ValueError(
+                f"{path} and {origin} were decoded from different data; decode both with one --data and --split"
+            )
         if len(output.hypotheses) != len(references or ()):
             raise ValueError(
                 f"{path} has {len(output.hypotheses)} hypotheses for the {len(references or ())} references of {origin}"
@@ -155,23 +209,41 @@ def collect(
 # ---- scores ----
 
 
-def compare(systems: Systems, references: Sequence[str], baseline: str | None, tokenize: str = "13a") -> dict[str, Any]:
-    """Scores of every run, mean and sample standard deviation over seeds, and differences from the baseline with their p.
+def compare(
+    systems: Systems, references: Sequence[str], baseline: str | None, tokenize: str = "13a"
+) -> dict[str, Any]:
+    """Scores of every run, mean and sample standard deviation over seeds, and differences from the
+    baseline with their p.
 
     The result is plain data, as it goes into the JSON file; `test` says how p was obtained.
     """
-    result: dict[str, Any] = {"baseline": baseline, "sentences": len(references), "signature": bleu_signature(tokenize)}
-    scored: dict[str, dict[str, Any]] = {name: {"runs": len(runs), "scores": {}} for name, runs in systems.items()}
+    result: dict[str, Any] = {
+        "baseline": baseline,
+        "sentences": len(references),
+        "signature": bleu_signature(tokenize),
+    }
+    scored: dict[str, dict[str, Any]] = {
+        name: {"runs": len(runs), "scores": {}} for name, runs in systems.items()
+    }
     result |= {"systems": scored, "references": {}, "usable": usable(systems, references, tokenize)}
     result |= {"test": TEST} if baseline is not None else {}
     for key, measure in measures(tokenize).items():
-        counts = {name: [measure.counts(run, references) for run in runs] for name, runs in systems.items()}
+        counts = {
+            name: [measure.counts(run, references) for run in runs]
+            for name, runs in systems.items()
+        }
         for name, runs in counts.items():
             values = [float(measure.score(run.sum(0))) for run in runs]
             spread = statistics.stdev(values) if len(values) > 1 else None
-            scored[name]["scores"][key] = {"values": values, "mean": statistics.fmean(values), "std": spread}
+            scored[name]["scores"][key] = {
+                "values": values,
+                "mean": statistics.fmean(values),
+                "std": spread,
+            }
         if not measure.tested:
-            result["references"][key] = float(measure.score(measure.counts(references, references).sum(0)))
+            result["references"][key] = float(
+                measure.score(measure.counts(references, references).sum(0))
+            )
         elif baseline is not None:
             pooled = {name: np.sum(runs, 0) for name, runs in counts.items()}
             found = p_values(measure, pooled.pop(baseline), pooled)
@@ -182,9 +254,16 @@ def compare(systems: Systems, references: Sequence[str], baseline: str | None, t
 
 
 def usable(systems: Systems, references: Sequence[str], tokenize: str) -> dict[str, Any]:
-    """What share of the references BLEU and ROUGE can use, the tokeniser that would do, and the share of outputs in words."""
+    """What share of the references BLEU and ROUGE can use, the tokeniser that would do, and the
+    share of outputs in words.
+    """
     found = Coverage.of(references, tokeniser(tokenize))
-    shares: dict[str, Any] = {"tokenize": tokenize, "better": found.tokeniser, "bleu": found.bleu, "rouge": found.rouge}
+    shares: dict[str, Any] = {
+        "tokenize": tokenize,
+        "better": found.tokeniser,
+        "bleu": found.bleu,
+        "rouge": found.rouge,
+    }
     in_words = [Coverage.of(run).words for runs in systems.values() for run in runs]
     unknown = sum(text.count(UNKNOWN) for text in references)
     known = 1 - unknown / max(1, sum(len(text.split()) for text in references))
@@ -192,14 +271,21 @@ def usable(systems: Systems, references: Sequence[str], tokenize: str) -> dict[s
 
 
 def examples(systems: Systems, references: Sequence[str], count: int) -> str:
-    """`count` references of middle length, spread evenly over the data, each with the output of every system's first run."""
-    middling = [n for n, text in enumerate(references) if 6 <= len(text.split()) <= 14] or list(range(len(references)))
+    """`count` references of middle length, spread evenly over the data, each with the output of
+    every system's first run.
+    """
+    middling = [n for n, text in enumerate(references) if 6 <= len(text.split()) <= 14] or list(
+        range(len(references))
+    )
     chosen = middling[:: max(1, len(middling) // count)][:count]
     width = max(map(len, ("reference", *systems)))
     return "\n\n".join(
         "\n".join(
             f"  {name:{width}}  {text}"
-            for name, text in [("reference", references[n]), *((name, runs[0][n]) for name, runs in systems.items())]
+            for name, text in [
+                ("reference", references[n]),
+                *((name, runs[0][n]) for name, runs in systems.items()),
+            ]
         )
         for n in chosen
     )
@@ -209,7 +295,9 @@ def examples(systems: Systems, references: Sequence[str], count: int) -> str:
 
 
 def rows(result: Mapping[str, Any], columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of the table.  The first tested column also has its difference from the baseline."""
+    """Titles and cells of the table.  The first tested column also has its difference from the
+    baseline.
+    """
     known = measures()
     lead = next((key for key in columns if known[key].tested), None) if result["baseline"] else None
     titles = ["system", *(known[key].title for key in columns)]
@@ -246,7 +334,11 @@ def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     lines = [f"sacreBLEU {result['signature']}, {result['sentences']} sentences"]
     if "decoding" in result:
         known = result["decoding"]
-        penalty = f", length penalty {known['lenpen']:g} (fairseq's: log p / length^x)" if "lenpen" in known else ""
+        penalty = (
+            f", length penalty {known['lenpen']:g} (fairseq's: log p / length^x)"
+            if "lenpen" in known
+            else ""
+        )
         lines.append(f"{known['split']}, beam {known['beam']}{penalty}")
     if seeds != [1]:
         lines.append(f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds")
@@ -255,7 +347,9 @@ def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
         lines.append(f"no star for a difference below {LEAST:g}")
     if "repetition" in columns:
         natural = result["references"]["repetition"]
-        lines.append(f"repeats: share of bigrams already seen in that output, in percent (references {natural:.2f})")
+        lines.append(
+            f"repeats: share of bigrams already seen in that output, in percent (references {natural:.2f})"
+        )
     return [*lines, *hints(result, columns)]
 
 
@@ -279,7 +373,9 @@ def hints(result: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
             f"{1 - share['bleu']:.0%} of the references are one word to --tokenize {share['tokenize']}, since their script has "
             f"no blanks: a nearly right output has 0 BLEU; use --tokenize {better}"
         )
-    elif share["words"] >= NEARLY_ALL and any(letters_agree(system["scores"]) for system in result["systems"].values()):
+    elif share["words"] >= NEARLY_ALL and any(
+        letters_agree(system["scores"]) for system in result["systems"].values()
+    ):
         yield "BLEU is near 0 where chrF is high: outputs and references differ in how words are divided; try --tokenize char"
 
 

@@ -1,6 +1,8 @@
-"""How far each row of the family explores, measured on its real draws in a world of four words (the paper's Figures 1 and 2).
+"""How far each row of the family explores, measured on its real draws in a world of four words (the
+paper's Figures 1 and 2).
 
-y* has three tokens, and the model is a table that leans mildly towards it. The draws are training's, for many sentence ids.
+y* has three tokens, and the model is a table that leans mildly towards it. The draws are
+training's, for many sentence ids.
 
 N sequences, T steps, V ids.
 """
@@ -20,13 +22,16 @@ from fairseq_erpo.algorithm.uniforms import Draws
 from fairseq_erpo.family import Row
 from fairseq_erpo.vocabulary import Vocabulary
 
-VOCABULARY = Vocabulary(size=8, pad=1, eos=2, unk=3, never=(0, 1))  # fairseq's order: BOS, PAD, EOS, UNK, then four words
+# Fairseq's order: BOS, PAD, EOS, UNK, then four words
+VOCABULARY = Vocabulary(size=8, pad=1, eos=2, unk=3, never=(0, 1))
 Y_STAR = (4, 5, 6, VOCABULARY.eos)
 PULL = 1.5  # the model's logit of y*_t, all others 0: a right token has p = .47
 DRAWS = 12_000  # sequences
 PERIODS = 8  # of a schedule; by then each has come to its end in this world
 ALPHAS = (0.1, 1.0)  # beside a row's own α: 1 is policy gradient's
-PERIOD = 20  # of all schedules, in each row's unit: at 20 the inverse sigmoid too goes from data to model in PERIODS
+# Of all schedules, in each row's unit: at 20 the inverse sigmoid too goes from data to model in
+# PERIODS
+PERIOD = 20
 
 
 class Reach(NamedTuple):
@@ -47,7 +52,8 @@ class Moment(NamedTuple):
 
     def batch(self, draws: int) -> Batch:
         """A batch of so many sequences, all of them for y*."""
-        moment = (1 + self.time, self.time, 0)  # the epoch, the update, no falls of the validation score
+        # The epoch, the update, no falls of the validation score
+        moment = (1 + self.time, self.time, 0)
         words = [[int(word)] for word in real_words(VOCABULARY)]  # equally frequent
         sentences = draws // self.settings.samples
         return Batch(
@@ -74,15 +80,23 @@ def moments(row: Row) -> Iterator[Moment]:
         typed["erpo_anneal_every"] = f"{PERIOD}{row.settings({}).schedule.every.unit[0]}"
     schedule = (settings := row.settings(typed)).schedule
     # One epoch or update before annealing starts, a row that anneals draws the data.
-    times = [-1] * ("erpo_anneal_every" in row.flags) + [int(period * schedule.every.number) for period in range(PERIODS)]
+    times = [-1] * ("erpo_anneal_every" in row.flags) + [
+        int(period * schedule.every.number) for period in range(PERIODS)
+    ]
     for time in times:
         now = (1 + time, time, 0)
         by_share = "erpo_schedule" in row.flags
-        yield Moment(f"{schedule.mixture(*now).data:.2g}" if by_share else f"k = {schedule.stage(*now)}", settings, time)
+        yield Moment(
+            f"{schedule.mixture(*now).data:.2g}" if by_share else f"k = {schedule.stage(*now)}",
+            settings,
+            time,
+        )
 
 
 def reaches(row: Row, draws: int = DRAWS) -> list[Reach]:
-    """One entry for a row that always draws the same; else its start, and every later moment that differs."""
+    """One entry for a row that always draws the same; else its start, and every later moment that
+    differs.
+    """
     found: list[Reach] = []
     before = None
     for moment in moments(row):
@@ -96,7 +110,8 @@ def reaches(row: Row, draws: int = DRAWS) -> list[Reach]:
 
 
 def draw(row: Row, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The sequences that a row draws, and how much each counts: as its weight says where weights make up a distribution (Eq. 8).
+    """The sequences that a row draws, and how much each counts: as its weight says where weights
+    make up a distribution (Eq. 8).
 
     -> [N, T] int64, [N] float32
     """
@@ -108,7 +123,9 @@ def draw(row: Row, batch: Batch) -> tuple[Tensor, Tensor]:
     if weights is None or drawn.samples == 1:
         return tokens, equal
     shares = weights[:, 0]
-    normalised = shares.view(-1, drawn.samples).sum(1).sub(1).abs().max() < 1e-5 and bool((shares >= 0).all())
+    normalised = shares.view(-1, drawn.samples).sum(1).sub(1).abs().max() < 1e-5 and bool(
+        (shares >= 0).all()
+    )
     return tokens, shares if normalised else equal
 
 
@@ -130,16 +147,19 @@ def reach(tokens: Tensor, weights: Tensor, label: str) -> Reach:
 
 
 def entropy(y: Tensor, weights: Tensor) -> float:
-    """Bits: the plug-in estimate with Miller and Madow's correction, (distinct - 1) / 2N.  [N, T], [N] -> bits
+    """Bits: the plug-in estimate with Miller and Madow's correction, (distinct - 1) / 2N.  [N, T],
+    [N] -> bits
 
-    Sequences too rare to be drawn are missed: 12,000 draws of the model give 8.6 of its 9.3 bits; narrower rows lose less.
+    Sequences too rare to be drawn are missed: 12,000 draws of the model give 8.6 of its 9.3 bits;
+    narrower rows lose less.
     """
     # A sequence as one number: its digits are its ids.
     code = (y * VOCABULARY.size ** torch.arange(y.size(1))).sum(1)
     distinct, index = torch.unique(code, return_inverse=True)
     q = torch.zeros(len(distinct), dtype=torch.float64).index_add(0, index, weights.double())
     q = q[q > 0] / q.sum()
-    n = float(weights.sum().square() / weights.square().sum())  # so many draws of equal weight say as much
+    # So many draws of equal weight say as much
+    n = float(weights.sum().square() / weights.square().sum())
     return float(torch.special.entr(q).sum() + (len(q) - 1) / (2 * n)) / math.log(2)
 
 
@@ -147,7 +167,9 @@ def entropy(y: Tensor, weights: Tensor) -> float:
 
 
 def model_log_p() -> Tensor:
-    """log p(w | t), the same for all prefixes of t tokens; behind y* the model leans towards EOS.  -> [|y*| + 1, V]"""
+    """log p(w | t), the same for all prefixes of t tokens; behind y* the model leans towards EOS.
+    -> [|y*| + 1, V]
+    """
     logits = torch.zeros(len(Y_STAR), VOCABULARY.size)
     return logits.scatter(1, torch.tensor(Y_STAR)[:, None], PULL).log_softmax(1)
 

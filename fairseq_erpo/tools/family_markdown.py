@@ -20,8 +20,19 @@ schedule's steps so far, and ε the model's share."""
 
 def markdown(family: Mapping[str, Row] = FAMILY) -> str:
     """The whole page."""
-    parts = [HEAD, "## The family", _overview(family), "## Presets", _presets(), "## Flags", _flags(family)]
-    return "\n\n".join([*parts, "## The rows, one by one", *(_page(row) for row in family.values())]) + "\n"
+    parts = [
+        HEAD,
+        "## The family",
+        _overview(family),
+        "## Presets",
+        _presets(),
+        "## Flags",
+        _flags(family),
+    ]
+    return (
+        "\n\n".join([*parts, "## The rows, one by one", *(_page(row) for row in family.values())])
+        + "\n"
+    )
 
 
 def _overview(family: Mapping[str, Row]) -> str:
@@ -32,7 +43,11 @@ def _overview(family: Mapping[str, Row]) -> str:
 def _presets() -> str:
     names = sorted(PRESET_FLAGS, key=list(FLAGS).index)
     lines = [
-        [f"`{dashed(name)}`", *(str(values.get(name, FLAGS[name].default)) for values in PRESETS.values())] for name in names
+        [
+            f"`{dashed(name)}`",
+            *(str(values.get(name, FLAGS[name].default)) for values in PRESETS.values()),
+        ]
+        for name in names
     ]
     rows = ", ".join(f"`erpo_{row.name}`" for row in FAMILY.values() if "erpo_preset" in row.flags)
     default = FLAGS["erpo_preset"].default
@@ -43,10 +58,19 @@ def _presets() -> str:
 def _flags(family: Mapping[str, Row]) -> str:
     def rows(name: str) -> str:
         found = [row.name for row in family.values() if name in row.flags]
-        return "all but `mle`" if len(found) == len(family) - 1 and "mle" not in found else _listed(found, len(family))
+        return (
+            "all but `mle`"
+            if len(found) == len(family) - 1 and "mle" not in found
+            else _listed(found, len(family))
+        )
 
     lines = [
-        [f"`{dashed(name)}`", "-" if flag.default is None else f"`{flag.default}`", flag.help, rows(name)]
+        [
+            f"`{dashed(name)}`",
+            "-" if flag.default is None else f"`{flag.default}`",
+            flag.help,
+            rows(name),
+        ]
         for name, flag in FLAGS.items()
     ]
     return _table(["flag", "default, but for presets and rows", "meaning", "rows"], lines)
@@ -57,7 +81,9 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 
 def _page(row: Row) -> str:
-    fixed = [f"`{dashed(name)} {value}`" for name, value in row.defaults.items() if name not in row.flags]
+    fixed = [
+        f"`{dashed(name)} {value}`" for name, value in row.defaults.items() if name not in row.flags
+    ]
     lines = [[f"`{dashed(name)}`", row.default_text(name)] for name in row.flags]
     parts = [f"### erpo_{row.name}", inspect.cleandoc(row.page), _table(["flag", "default"], lines)]
     return "\n\n".join([*parts, *([f"Fixed: {', '.join(fixed)}"] if fixed else [])])

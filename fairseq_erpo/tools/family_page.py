@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo family`: the table of the family, one row's page, and the paper's Figures 1 and 2 from measurements."""
+"""`python -m fairseq_erpo family`: the table of the family, one row's page, and the paper's Figures
+1 and 2 from measurements.
+"""
 
 import inspect
 import re
@@ -28,12 +30,21 @@ POINT = "Drawn from: λ = (model, reward, data). A row's page and flags: python 
 def family(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `family`: table, page or picture."""
     parser.add_argument(
-        "row", metavar="ROW", nargs="?", help="show this row's whole page and flags, such as interp or erpo_interp"
+        "row",
+        metavar="ROW",
+        nargs="?",
+        help="show this row's whole page and flags, such as interp or erpo_interp",
     )
     parser.add_argument(
-        "--plot", metavar="FILE", help="measure how far each row explores on a toy task, and draw it (.png or .svg)"
+        "--plot",
+        metavar="FILE",
+        help="measure how far each row explores on a toy task, and draw it (.png or .svg)",
     )
-    parser.add_argument("--markdown", metavar="FILE", help="write presets, flags and all pages, as docs/rows.md has them")
+    parser.add_argument(
+        "--markdown",
+        metavar="FILE",
+        help="write presets, flags and all pages, as docs/rows.md has them",
+    )
     args = parser.parse_args(argv)
     if args.markdown:
         write_text(args.markdown, markdown(), "--markdown")
@@ -49,10 +60,19 @@ def family(parser: ArgumentParser, argv: Sequence[str]) -> None:
     if name:
         show_row(FAMILY[name], console)
         return
-    rows = tqdm(FAMILY.values(), "measuring", unit="row", disable=None, leave=False) if args.plot else ()
+    rows = (
+        tqdm(FAMILY.values(), "measuring", unit="row", disable=None, leave=False)
+        if args.plot
+        else ()
+    )
     measured = {row.name: reaches(row) for row in rows}
     console.print(
-        table(FAMILY, measured, console.width), "", summaries(FAMILY), "", POINT if console.width >= WIDE else NARROW, sep="\n"
+        table(FAMILY, measured, console.width),
+        "",
+        summaries(FAMILY),
+        "",
+        POINT if console.width >= WIDE else NARROW,
+        sep="\n",
     )
     if args.plot:
         from fairseq_erpo.tools import family_figure  # matplotlib takes a second to import
@@ -68,7 +88,9 @@ def summary(row: Row) -> str:
 
 
 def table(family: Mapping[str, Row], measured: Mapping[str, Sequence[Reach]], width: int) -> Table:
-    """One line per row, with how far it explores, if that was measured; a narrow one leaves out what each row's page has."""
+    """One line per row, with how far it explores, if that was measured; a narrow one leaves out
+    what each row's page has.
+    """
     titles = ["criterion", "R", *([] if measured and width < WIDE else ["α", "β"])]
     titles += ["drawn from", "layout"] if width >= WIDE else []
     grid = Table(*titles, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -107,7 +129,9 @@ def span(values: Sequence[str]) -> str:
 def show_row(row: Row, console: Console) -> None:
     """The whole page, the flags with their defaults, and what is fixed."""
     console.print(Text(f"erpo_{row.name}", "bold"))
-    point = " · ".join(f"{letter} = {value}" for letter, value in zip("Rαβ", row.point, strict=True))
+    point = " · ".join(
+        f"{letter} = {value}" for letter, value in zip("Rαβ", row.point, strict=True)
+    )
     console.print(f"{point} · drawn from {row.source} · layout: {row.layout}\n")
     for paragraph in inspect.cleandoc(row.page).split("\n\n"):
         console.print(f"{' '.join(paragraph.split())}\n")

@@ -1,4 +1,6 @@
-"""Hypotheses of a run on a test set: fairseq-generate's output, made once and kept beside the checkpoint."""
+"""Hypotheses of a run on a test set: fairseq-generate's output, made once and kept beside the
+checkpoint.
+"""
 
 import hashlib
 import logging
@@ -23,7 +25,8 @@ from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.tools.load_run import part_of, run_config
 from fairseq_erpo.tools.training_log import numbered
 
-# Room for any sensible output, so that a model that never ends costs little; fairseq's own limit is 200 tokens.
+# Room for any sensible output, so that a model that never ends costs little; fairseq's own limit is
+# 200 tokens.
 LENGTH = ("--max-len-a", "1.2", "--max-len-b", "10")
 # With fairseq's default of 8 for the last, the longest 1-7 sentences are dropped without a word.
 BATCHES = ("--batch-size", "64", "--required-batch-size-multiple", "1")
@@ -35,7 +38,8 @@ class Decoding(NamedTuple):
     data: str | None = None
     split: str = "test"
     beam: int = 5
-    lenpen: float = 0.6  # fairseq divides a hypothesis's log p by length^lenpen, which is not GNMT's formula
+    # Fairseq divides a hypothesis's log p by length^lenpen, which is not GNMT's formula
+    lenpen: float = 0.6
     remove_bpe: str | None = None
     user_dir: str | None = None
 
@@ -50,11 +54,13 @@ class Output(NamedTuple):
 
     hypotheses: Sequence[str]
     references: Sequence[str] | None
-    settings: Mapping[str, Any] | None = None  # `Decoding.settings`; None for a text that does not say how it was made
+    # `Decoding.settings`; None for a text that does not say how it was made
+    settings: Mapping[str, Any] | None = None
 
 
 def output_of(path: str, decoding: Decoding) -> Output:
-    """Read a run's folder (its checkpoint_best.pt), a checkpoint, fairseq-generate's output, or a text of one hypothesis a line.
+    """Read a run's folder (its checkpoint_best.pt), a checkpoint, fairseq-generate's output, or a
+    text of one hypothesis a line.
 
     Raises ValueError with one line.
     """
@@ -62,7 +68,9 @@ def output_of(path: str, decoding: Decoding) -> Output:
     if found.is_dir():
         found = found / "checkpoint_best.pt"
         if not found.is_file():
-            raise ValueError(f"{path} holds no checkpoint_best.pt; train with --best-checkpoint-metric, or name a checkpoint")
+            raise ValueError(
+                f"{path} holds no checkpoint_best.pt; train with --best-checkpoint-metric, or name a checkpoint"
+            )
     if not found.is_file():
         raise ValueError(f"there is no checkpoint, folder or text at {path}")
     if found.suffix == ".pt":
@@ -83,24 +91,31 @@ def read(path: Path) -> Output:
     if not hypotheses:
         return Output(lines, None)
     if references and len(references) != len(hypotheses):
-        raise ValueError(f"{path} has {len(hypotheses)} hypotheses and {len(references)} references: it is not complete")
+        raise ValueError(
+            f"{path} has {len(hypotheses)} hypotheses and {len(references)} references: it is not complete"
+        )
     return Output(hypotheses, references or None, settings_in(lines))
 
 
 def settings_in(lines: Sequence[str]) -> dict[str, Any] | None:
-    """Split and beam by fairseq-generate's last line, and the length penalty if its log is there too; None without that line."""
+    """Split and beam by fairseq-generate's last line, and the length penalty if its log is there
+    too; None without that line.
+    """
     text = "\n".join(lines)
     last = re.search(r"^Generate (\S+) with beam=(\d+)", text, re.MULTILINE)
     if last is None:
         return None
     penalty = re.search(r"'lenpen': ([-+.\de]+)", text)
-    return {"split": last[1], "beam": int(last[2])} | ({"lenpen": float(penalty[1])} if penalty else {})
+    return {"split": last[1], "beam": int(last[2])} | (
+        {"lenpen": float(penalty[1])} if penalty else {}
+    )
 
 
 def decoded(checkpoint: Path, decoding: Decoding) -> Path:
     """fairseq-generate's output for this checkpoint, decoded now unless it is there.
 
-    The output's name has a digest of the checkpoint, the data and the flags: what changed is decoded again.
+    The output's name has a digest of the checkpoint, the data and the flags: what changed is
+    decoded again.
     """
     state = check_checkpoint(str(checkpoint))
     task = part_of(state, "task")
@@ -110,18 +125,47 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
     if lost is not None and decoding.data:
         raise ValueError(f"--data: there is no folder {lost}")
     if lost is not None:
-        known = f"was trained on {lost}, which is not a folder here" if lost else "does not say what it was trained on"
+        known = (
+            f"was trained on {lost}, which is not a folder here"
+            if lost
+            else "does not say what it was trained on"
+        )
         raise ValueError(f"{checkpoint} {known}; say where the data are with --data")
     remove = decoding.remove_bpe or task.get("eval_bleu_remove_bpe")
     patterns = (f"{decoding.split}.*", "dict.*")
-    files = [checkpoint, *(file for folder in folders for pattern in patterns for file in sorted(Path(folder).glob(pattern)))]
+    files = [
+        checkpoint,
+        *(
+            file
+            for folder in folders
+            for pattern in patterns
+            for file in sorted(Path(folder).glob(pattern))
+        ),
+    ]
     made_of = digest_of(files, f"{remove} {LENGTH} {BATCHES}")
     settings = [decoding.split, f"beam{decoding.beam}", f"lenpen{decoding.lenpen:g}", made_of[:10]]
     kept = checkpoint.with_name(f"{checkpoint.stem}.{'.'.join(settings)}.txt")
     if kept.is_file():
         return kept
-    arguments = [data, "--path", str(checkpoint), "--task", "erpo_translation", "--gen-subset", decoding.split]
-    arguments += ["--beam", str(decoding.beam), "--lenpen", str(decoding.lenpen), *LENGTH, *BATCHES, "--num-workers", "0"]
+    arguments = [
+        data,
+        "--path",
+        str(checkpoint),
+        "--task",
+        "erpo_translation",
+        "--gen-subset",
+        decoding.split,
+    ]
+    arguments += [
+        "--beam",
+        str(decoding.beam),
+        "--lenpen",
+        str(decoding.lenpen),
+        *LENGTH,
+        *BATCHES,
+        "--num-workers",
+        "0",
+    ]
     arguments += ["--remove-bpe", remove] if remove else []
     arguments += ["--user-dir", decoding.user_dir] if decoding.user_dir else []
     own = task_config(checkpoint, data, decoding.user_dir)
@@ -132,7 +176,8 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
 
 
 def task_config(checkpoint: Path, data: str, user_dir: str | None) -> Any:
-    """The run's own task with its flags, such as --truncate-source, on `data`; fairseq's `translation` becomes ours.
+    """The run's own task with its flags, such as --truncate-source, on `data`; fairseq's
+    `translation` becomes ours.
 
     Raises ValueError for a task that decodes by flags that no verb here has.
     """
@@ -141,7 +186,9 @@ def task_config(checkpoint: Path, data: str, user_dir: str | None) -> Any:
     own = run_config(str(checkpoint), {"data": data, **unused}).task
     name = getattr(own, "_name", None) or own.task
     if name not in TASK_REGISTRY:
-        raise ValueError(f"there is no task {name!r}, which {checkpoint} is of; give the --user-dir that has it")
+        raise ValueError(
+            f"there is no task {name!r}, which {checkpoint} is of; give the --user-dir that has it"
+        )
     if not issubclass(TASK_REGISTRY[name], TranslationTask):
         raise ValueError(
             f"{checkpoint} was trained by --task {name}, which has flags of its own for decoding: run fairseq-generate with "
@@ -163,9 +210,11 @@ def digest_of(files: Sequence[Path], settings: str) -> str:
 
 def _generate(arguments: Sequence[str], task: Any, checkpoint: Path, data: str) -> None:
     """fairseq-generate in this process, with this configuration of its task."""
-    logging.basicConfig()  # else fairseq logs into the result's file, and goes on when that is closed
+    # Else fairseq logs into the result's file, and goes on when that is closed
+    logging.basicConfig()
     if sys.stderr.isatty():
-        logging.getLogger("fairseq.logging.progress_bar").setLevel(logging.INFO)  # its bar obeys this logger
+        # Its bar obeys this logger
+        logging.getLogger("fairseq.logging.progress_bar").setLevel(logging.INFO)
     try:
         parsed = options.parse_args_and_arch(options.get_generation_parser(), list(arguments))
         config = convert_namespace_to_omegaconf(parsed)

@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo inspect`: show the sequences that training would draw, and the expert of each token."""
+"""`python -m fairseq_erpo inspect`: show the sequences that training would draw, and the expert of
+each token.
+"""
 
 from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Sequence
@@ -15,7 +17,9 @@ from fairseq_erpo.tools.load_run import add_arguments, at_least, load
 def inspect(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `inspect`: load, draw, show."""
     add_arguments(parser, split="valid", count="--sentences", sentences=8, spread=True)
-    parser.add_argument("--sources", action=BooleanOptionalAction, default=True, help="print the source sentences")
+    parser.add_argument(
+        "--sources", action=BooleanOptionalAction, default=True, help="print the source sentences"
+    )
     parser.add_argument("--html", metavar="FILE", help="write a page for the browser as well")
     args = parser.parse_args(argv)
     at_least("--sentences", args.sentences, 1)

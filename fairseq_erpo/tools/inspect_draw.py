@@ -1,4 +1,6 @@
-"""The sequences that training would draw from a checkpoint, token by token, drawn by the sampler of training."""
+"""The sequences that training would draw from a checkpoint, token by token, drawn by the sampler of
+training.
+"""
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,9 +78,13 @@ class Inspection:
 
     @classmethod
     def of(cls, loaded: Loaded, with_sources: bool = True) -> Self:
-        """Draw for all chosen sentences.  Raises ValueError where the run's statistics of corpus BLEU are damaged."""
+        """Draw for all chosen sentences.  Raises ValueError where the run's statistics of corpus
+        BLEU are damaged.
+        """
         legend = LEGEND + (EDIT if isinstance(loaded.settings.teacher, Edit) else "")
-        cache = RunCache(loaded.task, loaded.settings, vocabulary_of(loaded.task.target_dictionary), None)
+        cache = RunCache(
+            loaded.task, loaded.settings, vocabulary_of(loaded.task.target_dictionary), None
+        )
         if follows_model(cache.settings):
             if statistics := last_count(cache, loaded.conditions):
                 cache.settings = with_statistics(cache.settings, statistics)
@@ -95,7 +101,12 @@ class Inspection:
         for expert, look in LOOKS.items():
             gains = [token.delta_r for token in self.tokens if token.origin == expert]
             mean = number(sum(gains) / len(gains)) if gains else "-"
-            yield look, getattr(self.conditions.mixture, expert.name.lower()), len(gains) / len(self.tokens), mean
+            yield (
+                look,
+                getattr(self.conditions.mixture, expert.name.lower()),
+                len(gains) / len(self.tokens),
+                mean,
+            )
 
     def figures(self) -> dict[str, str]:
         """Other summary figures, by name."""
@@ -116,7 +127,9 @@ def number(value: float) -> str:
 
 
 def last_count(cache: RunCache, conditions: Conditions) -> CorpusStatistics | None:
-    """What the checkpoint's run linearised corpus BLEU at; None where no count is kept beside it.  Raises ValueError."""
+    """What the checkpoint's run linearised corpus BLEU at; None where no count is kept beside it.
+    Raises ValueError.
+    """
     try:
         entries = Follower(cache, Path(conditions.checkpoint).parent).entries()
     except SystemExit as error:
@@ -154,9 +167,16 @@ def sentences_of(loaded: Loaded, cache: RunCache, with_sources: bool) -> Iterato
             words = _words(sampled.tokens[i, :length], task.target_dictionary)
             yield Sentence(
                 number=int(sample["id"][i]),
-                source=_words(sample["net_input"]["src_tokens"][i], task.source_dictionary, bare=True) if with_sources else None,
+                source=_words(
+                    sample["net_input"]["src_tokens"][i], task.source_dictionary, bare=True
+                )
+                if with_sources
+                else None,
                 reference=_words(batch.target[i], task.target_dictionary, bare=True),
-                tokens=[Token(word, Expert(z), gain, known) for word, z, gain, known in zip(words, *parts, strict=False)],
+                tokens=[
+                    Token(word, Expert(z), gain, known)
+                    for word, z, gain, known in zip(words, *parts, strict=False)
+                ],
                 reward=float(sampled.reward[i]),
                 clipped=bool(sampled.clipped[i]),
             )

@@ -16,7 +16,10 @@ def show(inspection: Inspection, console: Console) -> None:
     width = console.width - LABEL
     for sentence in inspection.sentences:
         end = ", clipped at the length cap" if sentence.clipped else ""
-        _print(console, Text(f"sentence {sentence.number}: reward {number(sentence.reward)}{end}", "bold"))
+        _print(
+            console,
+            Text(f"sentence {sentence.number}: reward {number(sentence.reward)}{end}", "bold"),
+        )
         if sentence.source is not None:
             _labelled(console, "source", Text(" ".join(sentence.source)).wrap(console, width))
         _labelled(console, "reference", Text(" ".join(sentence.reference)).wrap(console, width))
@@ -27,9 +30,16 @@ def show(inspection: Inspection, console: Console) -> None:
     _print(console, Text(conditions.line()))
     _print(console, Text(inspection.legend, "dim"))
     for look, share, realised, mean in inspection.experts():
-        line = Text.assemble((f"{look.letter} {look.name}", look.style), " " * (LABEL + 2 - len(look.name)))
-        _print(console, line.append(f"λ {share:<6.3g} drew {realised:<5.0%} of the tokens, mean ΔR {mean}"))
-    _print(console, Text(" · ".join(f"{name} {value}" for name, value in inspection.figures().items())))
+        line = Text.assemble(
+            (f"{look.letter} {look.name}", look.style), " " * (LABEL + 2 - len(look.name))
+        )
+        _print(
+            console,
+            line.append(f"λ {share:<6.3g} drew {realised:<5.0%} of the tokens, mean ΔR {mean}"),
+        )
+    _print(
+        console, Text(" · ".join(f"{name} {value}" for name, value in inspection.figures().items()))
+    )
 
 
 def _print(console: Console, text: Text) -> None:

@@ -1,4 +1,6 @@
-"""From the command line to a checkpoint, its settings and sentences of its data: for every verb that looks at a run."""
+"""From the command line to a checkpoint, its settings and sentences of its data: for every verb
+that looks at a run.
+"""
 
 import re
 from argparse import ArgumentParser, Namespace
@@ -30,7 +32,8 @@ from fairseq_erpo.text_rewards import TEXT_REWARDS
 from fairseq_erpo.verbs import dashed
 
 SAMPLING = ("erpo_preset", "erpo_reward", "erpo_teacher", "erpo_c", "erpo_c_model")
-MIDWAY = Mixture(model=0.24, reward=0.32, data=0.44)  # A.3.2: the second step of the paper's schedule
+# A.3.2: the second step of the paper's schedule
+MIDWAY = Mixture(model=0.24, reward=0.32, data=0.44)
 
 
 class Conditions(NamedTuple):
@@ -48,15 +51,25 @@ class Conditions(NamedTuple):
         return f"{self.split} of {self.data} · λ {self.mixture} · {self.flags} · seed {self.seed}, update {self.update}"
 
 
-def add_arguments(parser: ArgumentParser, split: str, count: str, sentences: int, spread: bool = False) -> None:
-    """CHECKPOINT, DATA, and how to draw.  `count` is the flag that says how many sentences, `sentences` its default.
+def add_arguments(
+    parser: ArgumentParser, split: str, count: str, sentences: int, spread: bool = False
+) -> None:
+    """CHECKPOINT, DATA, and how to draw.  `count` is the flag that says how many sentences,
+    `sentences` its default.
 
-    `spread`: without --shuffle, sentences to look at, of middle length and from all over the split; else those at its start.
+    `spread`: without --shuffle, sentences to look at, of middle length and from all over the split;
+    else those at its start.
     """
     parser.set_defaults(spread=spread)
     where = "spread over those of middle length" if spread else "from the split's start"
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote")
-    parser.add_argument("data", metavar="DATA", help="a folder that fairseq-preprocess made with the same dictionaries")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote"
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="a folder that fairseq-preprocess made with the same dictionaries",
+    )
     parser.add_argument(
         "--lambda",
         dest="mixture",
@@ -73,14 +86,28 @@ def add_arguments(parser: ArgumentParser, split: str, count: str, sentences: int
         metavar="N",
         help=f"how many sentences, {where} (default: {sentences})",
     )
-    parser.add_argument("--shuffle", action="store_true", help="choose them at random from all, by --seed, instead")
     parser.add_argument(
-        "--seed", type=int, default=1, help="of the draws; a run's own, with --split train, shows what it drew next (default: 1)"
+        "--shuffle", action="store_true", help="choose them at random from all, by --seed, instead"
     )
-    parser.add_argument("--user-dir", metavar="DIR", help="plugin with the run's own models or rewards")
-    group = parser.add_argument_group("sampling", "Left out: as in the checkpoint's run. --erpo-preset sets the run's aside.")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="of the draws; a run's own, with --split train, shows what it drew next (default: 1)",
+    )
+    parser.add_argument(
+        "--user-dir", metavar="DIR", help="plugin with the run's own models or rewards"
+    )
+    group = parser.add_argument_group(
+        "sampling", "Left out: as in the checkpoint's run. --erpo-preset sets the run's aside."
+    )
     for name in SAMPLING:
-        group.add_argument(dashed(name), type=FLAGS[name].type, help=FLAGS[name].help, metavar=name.removeprefix("erpo_").upper())
+        group.add_argument(
+            dashed(name),
+            type=FLAGS[name].type,
+            help=FLAGS[name].help,
+            metavar=name.removeprefix("erpo_").upper(),
+        )
 
 
 def at_least(flag: str, value: int, least: int) -> None:
@@ -102,7 +129,9 @@ class Loaded(NamedTuple):
 
 
 def load(args: Namespace) -> Loaded:
-    """Load the checkpoint and choose the sentences.  Raises ValueError or OSError, with one line, for bad arguments or files."""
+    """Load the checkpoint and choose the sentences.  Raises ValueError or OSError, with one line,
+    for bad arguments or files.
+    """
     with named("lambda"):
         mixture = Mixture.parse(args.mixture) if args.mixture is not None else None
     for folder in (*utils.split_paths(args.data), *filter(None, [args.user_dir])):
@@ -112,7 +141,8 @@ def load(args: Namespace) -> Loaded:
     state = check_checkpoint(args.checkpoint)
     _check_known(args.checkpoint, state)
     given, end = _flags(state, {name: getattr(args, name) for name in SAMPLING})
-    # Only how Algorithm 1 draws is shown: a row may also have several samples of each sentence, or a baseline to draw for.
+    # Only how Algorithm 1 draws is shown: a row may also have several samples of each sentence, or
+    # a baseline to draw for.
     settings = replace(resolve(given), samples=1, baseline="none")
     task, model = _task_and_model(args.checkpoint, args.data)
     check_model(model)
@@ -126,12 +156,16 @@ def load(args: Namespace) -> Loaded:
         checkpoint=args.checkpoint,
         data=args.data,
         split=args.split,
-        flags=" ".join(f"{dashed(name)} {value}" for name, value in given.items() if name in SAMPLING),
+        flags=" ".join(
+            f"{dashed(name)} {value}" for name, value in given.items() if name in SAMPLING
+        ),
         mixture=mixture or end,
         seed=args.seed,
         update=history[-1].get("num_updates", 0),
     )
-    return Loaded(conditions, given, settings, task, model, dataset, _choose(dataset, task, model, args))
+    return Loaded(
+        conditions, given, settings, task, model, dataset, _choose(dataset, task, model, args)
+    )
 
 
 def _check_known(checkpoint: str, state: Mapping[str, Any]) -> None:
@@ -145,14 +179,22 @@ def _check_known(checkpoint: str, state: Mapping[str, Any]) -> None:
         (part, part_of(state, part).get("_name"), known) for part, known in registries.items()
     ]
     rewards = {**REWARDS, **TEXT_REWARDS}
-    used += [("reward", part_of(state, "criterion").get(flag), rewards) for flag in ("erpo_reward", "erpo_teacher")]
+    used += [
+        ("reward", part_of(state, "criterion").get(flag), rewards)
+        for flag in ("erpo_reward", "erpo_teacher")
+    ]
     for part, name, known in used:
-        if name not in (None, "same", *known) and ":" not in name:  # module:function is imported when it is used
-            raise ValueError(f"there is no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it")
+        # Module:function is imported when it is used
+        if name not in (None, "same", *known) and ":" not in name:
+            raise ValueError(
+                f"there is no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it"
+            )
 
 
 def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], Mixture]:
-    """The sampling flags, typed or else the run's, and the λ at which the run's schedule ends; a constant one is its own."""
+    """The sampling flags, typed or else the run's, and the λ at which the run's schedule ends; a
+    constant one is its own.
+    """
     config = part_of(state, "criterion")
     prefix, _, name = str(config.get("_name")).partition("_")
     row = FAMILY.get(name) if prefix == "erpo" else None
@@ -173,16 +215,22 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
         )
     if given.get("erpo_reward") in REWARDS:  # ΔR is shown of the reward that was asked for
         given.setdefault("erpo_teacher", "same")
-    return {"erpo_preset": FLAGS["erpo_preset"].default} | ({} if "erpo_preset" in given else run) | given, end
+    return {"erpo_preset": FLAGS["erpo_preset"].default} | (
+        {} if "erpo_preset" in given else run
+    ) | given, end
 
 
 def flags_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags in a checkpoint's configuration of a criterion.  Raises ValueError for a value of another type."""
+    """The flags in a checkpoint's configuration of a criterion.  Raises ValueError for a value of
+    another type.
+    """
     found = {name: value for name, value in config.items() if name in FLAGS and value is not None}
     for name, value in found.items():
         kind, types = ("text", str) if FLAGS[name].type is str else ("number", (int, float))
         if not isinstance(value, types):
-            raise ValueError(f"{dashed(name)} in the checkpoint's configuration is no {kind}: {value!r}")
+            raise ValueError(
+                f"{dashed(name)} in the checkpoint's configuration is no {kind}: {value!r}"
+            )
     return found
 
 
@@ -193,16 +241,24 @@ def part_of(state: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 def run_config(checkpoint: str, overrides: Mapping[str, Any]) -> Any:
-    """The run's whole configuration, some of its values overridden.  Raises ValueError with one line."""
+    """The run's whole configuration, some of its values overridden.  Raises ValueError with one
+    line.
+    """
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(checkpoint, dict(overrides))
     except SystemExit as error:  # by `plugin.checkpoints`
         raise ValueError(cause_of(error)) from None
-    return state["cfg"] if state.get("cfg") is not None else convert_namespace_to_omegaconf(state["args"])
+    return (
+        state["cfg"]
+        if state.get("cfg") is not None
+        else convert_namespace_to_omegaconf(state["args"])
+    )
 
 
 def run_task(checkpoint: str, data: str) -> Any:
-    """The run's own task, on `data`.  Raises ValueError if it cannot be, or if the dictionaries are others."""
+    """The run's own task, on `data`.  Raises ValueError if it cannot be, or if the dictionaries are
+    others.
+    """
     # References have to be padded on the right, whatever the run did.
     config = run_config(checkpoint, {"data": data, "left_pad_target": False})
     try:
@@ -217,14 +273,25 @@ def _task_and_model(checkpoint: str, data: str) -> tuple[Any, nn.Module]:
     """Both as fairseq builds them, on `data`."""
     task = run_task(checkpoint, data)
     try:
-        (model,), _ = checkpoint_utils.load_model_ensemble([checkpoint], arg_overrides={"data": data}, task=task)
+        (model,), _ = checkpoint_utils.load_model_ensemble(
+            [checkpoint], arg_overrides={"data": data}, task=task
+        )
     except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
         mismatch = re.search(r"size mismatch for \S+: .*", str(error))
         if mismatch is None:
-            raise ValueError(f"{checkpoint} cannot be used with {data}: {cause_of(error)}") from None
+            raise ValueError(
+                f"{checkpoint} cannot be used with {data}: {cause_of(error)}"
+            ) from None
         sizes = {len(task.source_dictionary), len(task.target_dictionary)}
-        of_words = any(int(size) in sizes for size in re.findall(r"\d+", mismatch[0].rpartition("current model")[2]))
-        why = f"the dictionaries in {data} are not those of {checkpoint}" if of_words else f"{checkpoint} does not fit {data}"
+        of_words = any(
+            int(size) in sizes
+            for size in re.findall(r"\d+", mismatch[0].rpartition("current model")[2])
+        )
+        why = (
+            f"the dictionaries in {data} are not those of {checkpoint}"
+            if of_words
+            else f"{checkpoint} does not fit {data}"
+        )
         raise ValueError(f"{why}: {mismatch[0]}") from None
     return task, model
 
@@ -234,12 +301,18 @@ def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:
     room = utils.resolve_max_positions(task.max_positions(), model.max_positions())
     fitting, _ = dataset.filter_indices_by_size(np.arange(len(dataset)), room)
     if not len(fitting):
-        raise ValueError(f"--split {args.split}: no sentence is short enough for the model's {room} positions")
+        raise ValueError(
+            f"--split {args.split}: no sentence is short enough for the model's {room} positions"
+        )
     if args.shuffle:
-        return [int(i) for i in np.random.default_rng(args.seed).permutation(fitting)[: args.sentences]]
+        return [
+            int(i) for i in np.random.default_rng(args.seed).permutation(fitting)[: args.sentences]
+        ]
     if not args.spread:
         return [int(i) for i in fitting[: args.sentences]]
     lengths = np.array([dataset.size(i)[1] for i in fitting])
-    middling = fitting[(lengths >= np.quantile(lengths, 0.25)) & (lengths <= np.quantile(lengths, 0.75))]
+    middling = fitting[
+        (lengths >= np.quantile(lengths, 0.25)) & (lengths <= np.quantile(lengths, 0.75))
+    ]
     chosen = np.sort(middling if len(middling) >= args.sentences else fitting)
     return [int(i) for i in chosen[:: max(1, len(chosen) // args.sentences)][: args.sentences]]

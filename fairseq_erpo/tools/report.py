@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo report`: one page with pictures from the logs of any runs; it loads nothing from the network."""
+"""`python -m fairseq_erpo report`: one page with pictures from the logs of any runs; it loads
+nothing from the network.
+"""
 
 import base64
 from argparse import ArgumentParser
@@ -70,10 +72,22 @@ def report(parser: ArgumentParser, argv: Sequence[str]) -> None:
         nargs="+",
         help="a run's folder with its JSON log or TensorBoard events, or a log file; interp-1 and interp-2 are seeds of interp",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="where report.html and the pictures go")
-    parser.add_argument("--scores", metavar="FILE", help="what evaluate --json wrote, for the table")
-    parser.add_argument("--samples", type=int, default=3, metavar="N", help="sampled sentences of each annealed row (default: 3)")
-    parser.add_argument("--gail", metavar="DIR", help="folder of pictures by `python -m gail plot`, to show as well")
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="where report.html and the pictures go"
+    )
+    parser.add_argument(
+        "--scores", metavar="FILE", help="what evaluate --json wrote, for the table"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=3,
+        metavar="N",
+        help="sampled sentences of each annealed row (default: 3)",
+    )
+    parser.add_argument(
+        "--gail", metavar="DIR", help="folder of pictures by `python -m gail plot`, to show as well"
+    )
     args = parser.parse_args(argv)
     if args.samples < 0:
         raise ValueError(f"--samples must not be negative, and is {args.samples}")
@@ -92,11 +106,22 @@ def report(parser: ArgumentParser, argv: Sequence[str]) -> None:
     for title, panels in curves.panels(groups, looks).items():
         save_panels(panels, out)
         body.append(_block(title, [_panels(list(map(_drawn, panels)))], narrow=len(panels) == 1))
-    body += [_block("Samples", samples)] if (samples := list(sample_blocks(paths, args.samples))) else []
+    body += (
+        [_block("Samples", samples)]
+        if (samples := list(sample_blocks(paths, args.samples)))
+        else []
+    )
     body += [_block("Imitation learning", [_panels(gail)])] if gail else []
     body.append(_block("Commands", list(commands(groups)) or [UNKNOWN]))
-    described = ", ".join(f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name for name, runs in groups.items())
-    page = PAGE.format(title="Training report", style=STYLE + MORE_STYLE, runs=escape(described), body="\n".join(body))
+    described = ", ".join(
+        f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name for name, runs in groups.items()
+    )
+    page = PAGE.format(
+        title="Training report",
+        style=STYLE + MORE_STYLE,
+        runs=escape(described),
+        body="\n".join(body),
+    )
     write_text(out / "report.html", page, "--out")
     print(out / "report.html")
 
@@ -109,7 +134,8 @@ def save_panels(panels: Sequence[curves.Panel], out: Path) -> None:
 
 
 def grouped(paths: Sequence[Path]) -> dict[str, list[History]]:
-    """Histories by name without seed.  Raises ValueError where there is no log, or one run twice."""
+    """Histories by name without seed.  Raises ValueError where there is no log, or one run twice.
+    """
     groups: dict[str, list[History]] = {}
     for n, path in enumerate(paths):
         check_distinct(paths[: n + 1], str(path))
@@ -152,7 +178,9 @@ def score_panel(result: Mapping[str, Any], looks: curves.Looks) -> curves.Panel:
     """The first column of the table, seed by seed."""
     key = result["columns"][0]
     values = {name: system["scores"][key]["values"] for name, system in result["systems"].items()}
-    title = ", ".join([measures()[key].title, *([result["decoding"]["split"]] if "decoding" in result else [])])
+    title = ", ".join(
+        [measures()[key].title, *([result["decoding"]["split"]] if "decoding" in result else [])]
+    )
     return curves.dots("scores", title, values, looks, result["baseline"])
 
 
@@ -160,7 +188,9 @@ def score_panel(result: Mapping[str, Any], looks: curves.Looks) -> curves.Panel:
 
 
 def sample_blocks(paths: Sequence[Path], count: int) -> Iterator[str]:
-    """Sequences that training would draw from the best checkpoint of each annealed group's first run."""
+    """Sequences that training would draw from the best checkpoint of each annealed group's first
+    run.
+    """
     seen: set[str] = set()
     for path in tqdm(paths, "samples", unit="run", disable=None, leave=False):
         checkpoint = (path if path.is_dir() else path.parent) / "checkpoint_best.pt"
@@ -170,7 +200,10 @@ def sample_blocks(paths: Sequence[Path], count: int) -> Iterator[str]:
         try:
             data = _annealed_on(checkpoint)
             lines = _samples(checkpoint, data, count) if data else []
-        except (ValueError, OSError) as error:  # a file may be broken or elsewhere: the rest of the page is worth having
+        except (
+            ValueError,
+            OSError,
+        ) as error:  # a file may be broken or elsewhere: the rest of the page is worth having
             lines = [f'<p class="conditions">No samples: {escape(str(error))}</p>']
         if lines:
             seen.add(group)
@@ -181,7 +214,11 @@ def _annealed_on(checkpoint: Path) -> str | None:
     """The data folder of a run whose row has a λ of its own."""
     state = check_checkpoint(str(checkpoint))
     row = FAMILY.get(str(part_of(state, "criterion").get("_name")).removeprefix("erpo_"))
-    return part_of(state, "task").get("data") if row is not None and "erpo_lambda" in row.flags else None
+    return (
+        part_of(state, "task").get("data")
+        if row is not None and "erpo_lambda" in row.flags
+        else None
+    )
 
 
 def _samples(checkpoint: Path, data: str, count: int) -> list[str]:
@@ -202,7 +239,9 @@ def commands(groups: Mapping[str, Sequence[History]]) -> Iterator[str]:
     """How each run was started."""
     for history in (run for runs in groups.values() for run in runs):
         for start in history.commands:
-            made = f"version {start['version']}" + f", commit {start['commit']}" * bool(start["commit"])
+            made = f"version {start['version']}" + f", commit {start['commit']}" * bool(
+                start["commit"]
+            )
             summary = f"<summary>{escape(history.name)}, {escape(made)}</summary>"
             yield f"<details>{summary}<pre>{escape(start['command'])}</pre></details>"
 

@@ -1,4 +1,6 @@
-"""Logs of runs as figures by update: fairseq's JSON lines, or else its TensorBoard events.  No fairseq needed."""
+"""Logs of runs as figures by update: fairseq's JSON lines, or else its TensorBoard events.  No
+fairseq needed.
+"""
 
 import json
 import math
@@ -11,41 +13,58 @@ from typing import Any
 
 Figures = dict[int, dict[str, float]]  # update -> name -> value
 
-LOGS = ("*.jsonl", "log", "*.log", "*.txt")  # where a run's folder may have its JSON lines, in this order
-PARTS = ("train_inner", "train", "valid")  # folders of --tensorboard-logdir, and what `History` keeps
+# Where a run's folder may have its JSON lines, in this order
+LOGS = ("*.jsonl", "log", "*.log", "*.txt")
+# Folders of --tensorboard-logdir, and what `History` keeps
+PARTS = ("train_inner", "train", "valid")
 EVENTS = "events.out.tfevents.*"
 
 
 @dataclass
 class History:
-    """One run.  Each epoch was logged once or several times, by restarts or by fairseq's own doubling; the last counts."""
+    """One run.  Each epoch was logged once or several times, by restarts or by fairseq's own
+    doubling; the last counts.
+    """
 
     name: str
     train_inner: Figures = field(default_factory=dict)  # every --log-interval updates
     train: Figures = field(default_factory=dict)  # at the end of each epoch
     valid: Figures = field(default_factory=dict)
     progress: float = 0  # epochs done
-    commands: list[dict[str, str]] = field(default_factory=list)  # each start with another command, version or commit
+    # Each start with another command, version or commit
+    commands: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def metric(self) -> str:
-        """The metric that selects the best checkpoint: fairseq logs its best value too, from the second validation on."""
+        """The metric that selects the best checkpoint: fairseq logs its best value too, from the
+        second validation on.
+        """
         names = {name for figures in self.valid.values() for name in figures}
         best = sorted(name.removeprefix("best_") for name in names if name.startswith("best_"))
         return next((name for name in (*best, "bleu", "rouge") if name in names), "loss")
 
     def scores(self) -> dict[int, float]:
         """The validation metric by update."""
-        return {update: figures[self.metric] for update, figures in sorted(self.valid.items()) if self.metric in figures}
+        return {
+            update: figures[self.metric]
+            for update, figures in sorted(self.valid.items())
+            if self.metric in figures
+        }
 
     def curve(self, name: str) -> dict[int, float]:
-        """A figure of training by update: the means of epochs where there are several, else of log intervals."""
+        """A figure of training by update: the means of epochs where there are several, else of log
+        intervals.
+        """
         source = self.train if len(self.train) > 2 else self.train_inner or self.train
-        return {update: figures[name] for update, figures in sorted(source.items()) if name in figures}
+        return {
+            update: figures[name] for update, figures in sorted(source.items()) if name in figures
+        }
 
 
 def group_of(name: str) -> str:
-    """The name without its seed, a whole number at its end: interp-3 -> interp; those of mle-5e-4 and dropout-0.1 are none."""
+    """The name without its seed, a whole number at its end: interp-3 -> interp; those of mle-5e-4
+    and dropout-0.1 are none.
+    """
     return re.sub(r"(?<=[\w)])(?:[-_.]seed|(?<![\d.][eE])[-_]|(?<![\d_])\.)\d+$", "", name)
 
 
@@ -80,14 +99,20 @@ def from_json(name: str, path: Path) -> History:
     for found in entries(path):
         if "erpo_run" in found:  # by `fairseq_erpo.provenance`
             with suppress(KeyError, TypeError):
-                start = {key: str(found["erpo_run"][key]) for key in ("command", "version", "commit")}
+                start = {
+                    key: str(found["erpo_run"][key]) for key in ("command", "version", "commit")
+                }
                 if start not in history.commands:
                     history.commands.append(start)
             continue
         entry = numbers(found)
         for part in ("valid", "train"):
             if f"{part}_loss" in entry or f"{part}_nll_loss" in entry:
-                values = {key.removeprefix(f"{part}_"): value for key, value in entry.items() if key.startswith(f"{part}_")}
+                values = {
+                    key.removeprefix(f"{part}_"): value
+                    for key, value in entry.items()
+                    if key.startswith(f"{part}_")
+                }
                 values["epoch"] = entry.get("epoch", 0)
                 update = int(values.get("num_updates", values["epoch"]))
                 getattr(history, part)[update] = values
@@ -104,7 +129,8 @@ def from_json(name: str, path: Path) -> History:
 
 
 def numbered(text: str, letter: str) -> list[str]:
-    """The texts of the lines `LETTER-number`, in the order of the numbers; fairseq prints them by length.
+    """The texts of the lines `LETTER-number`, in the order of the numbers; fairseq prints them by
+    length.
 
     Raises ValueError if a number is missing or comes twice.
     """
@@ -113,7 +139,11 @@ def numbered(text: str, letter: str) -> list[str]:
     lines = sorted((int(number), line) for number, line in found)
     for expected, (number, _) in enumerate(lines):
         if number != expected:
-            raise ValueError(f"{letter}-{number} comes twice" if number < expected else f"{letter}-{expected} is missing")
+            raise ValueError(
+                f"{letter}-{number} comes twice"
+                if number < expected
+                else f"{letter}-{expected} is missing"
+            )
     return [line for _, line in lines]
 
 
@@ -121,7 +151,9 @@ def numbered(text: str, letter: str) -> list[str]:
 
 
 def from_events(name: str, folder: Path) -> History:
-    """A run's history from --tensorboard-logdir.  Raises ValueError if tensorboard is not installed."""
+    """A run's history from --tensorboard-logdir.  Raises ValueError if tensorboard is not
+    installed.
+    """
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
@@ -143,9 +175,15 @@ def from_events(name: str, folder: Path) -> History:
 
 
 def read(path: Path) -> History:
-    """A log file, or a folder with one or with TensorBoard events.  Raises ValueError if there is neither."""
+    """A log file, or a folder with one or with TensorBoard events.  Raises ValueError if there is
+    neither.
+    """
     name = path.absolute().name if path.is_dir() else path.absolute().parent.name
-    files = [path] if path.is_file() else [file for pattern in LOGS for file in sorted(path.glob(pattern))]
+    files = (
+        [path]
+        if path.is_file()
+        else [file for pattern in LOGS for file in sorted(path.glob(pattern))]
+    )
     for file in files:
         history = from_json(name, file)
         if history.valid or history.train_inner or history.train:

@@ -1,16 +1,19 @@
-"""`python -m fairseq_erpo variance`: the gradient's variance on one real batch, with and without each variance switch.
+"""`python -m fairseq_erpo variance`: the gradient's variance on one real batch, with and without
+each variance switch.
 
-For K draws (the updates u = 1..K of one seed) g_k is the gradient of the normalised loss, sum / size, as training has it but
-with dropout off: nothing differs between two g_k but what was drawn.  With the mean ḡ of the K,
+For K draws (the updates u = 1..K of one seed) g_k is the gradient of the normalised loss, sum /
+size, as training has it but with dropout off: nothing differs between two g_k but what was drawn.
+With the mean ḡ of the K,
 
     V = Σ_parameters Σ_k (g_k - ḡ)² / (K - 1)        the variance of one update's gradient
     V · n                                            per target token, n the mean size over the K draws
 
-n is what the loss is divided by: the drawn target tokens, without those that are dropped.  V falls as 1/S with S samples of a
-source by itself, V · n does not: the S times as many tokens have to earn their cost.  ‖E g‖² is estimated by ‖ḡ‖² - V/K, for ḡ
-still carries noise; the signal-to-noise ratio of one update is the root of that over the root of V.  Scaling the gradient does
-not change it, so it is the figure to compare where a variant scales: policy gradient by the reward, and dropped targets by
-dividing what is left by fewer tokens.
+n is what the loss is divided by: the drawn target tokens, without those that are dropped.  V falls
+as 1/S with S samples of a source by itself, V · n does not: the S times as many tokens have to earn
+their cost.  ‖E g‖² is estimated by ‖ḡ‖² - V/K, for ḡ still carries noise; the signal-to-noise ratio
+of one update is the root of that over the root of V.  Scaling the gradient does not change it, so
+it is the figure to compare where a variant scales: policy gradient by the reward, and dropped
+targets by dividing what is left by fewer tokens.
 """
 
 from __future__ import annotations
@@ -52,7 +55,12 @@ class Variant(NamedTuple):
 
 
 # Hard targets, all kept: the paper to the letter, whatever the run had.
-PLAIN = {"erpo_model_targets": "keep", "erpo_reward_targets": "hard", "erpo_baseline": "none", "erpo_samples": 1}
+PLAIN = {
+    "erpo_model_targets": "keep",
+    "erpo_reward_targets": "hard",
+    "erpo_baseline": "none",
+    "erpo_samples": 1,
+}
 SOFT, DROP = {"erpo_reward_targets": "soft"}, {"erpo_model_targets": "drop"}
 VARIANTS = (
     Variant("interp, hard and kept", "interp", PLAIN),
@@ -63,12 +71,16 @@ VARIANTS = (
     Variant("· 4 samples", "interp", PLAIN | {"erpo_samples": 4}),
     Variant("pg, no baseline", "pg", {}),
     Variant("· greedy baseline", "pg", {"erpo_baseline": "greedy"}),
-    Variant("· leave one out, 4 samples", "pg", {"erpo_baseline": "leave_one_out", "erpo_samples": 4}),
+    Variant(
+        "· leave one out, 4 samples", "pg", {"erpo_baseline": "leave_one_out", "erpo_samples": 4}
+    ),
 )
 
 
 class Moments:
-    """Mean and variance of vectors one by one (Welford 1962): two vectors are kept, however many come."""
+    """Mean and variance of vectors one by one (Welford 1962): two vectors are kept, however many
+    come.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -100,7 +112,9 @@ class Moments:
     @property
     def mean_norm(self) -> float:
         """‖E[g]‖, its noise taken off: 0 where the mean cannot be told from it."""
-        return math.sqrt(max(float(self.mean.double().square().sum()) - self.variance / self.count, 0))
+        return math.sqrt(
+            max(float(self.mean.double().square().sum()) - self.variance / self.count, 0)
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +140,13 @@ class Measured:
 def variance(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `variance`: load, measure each variant, show."""
     add_arguments(parser, split="train", count="--batch", sentences=32)
-    parser.add_argument("--draws", type=int, default=16, metavar="K", help="gradients for each line of the table (default: 16)")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=16,
+        metavar="K",
+        help="gradients for each line of the table (default: 16)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON as well")
     args = parser.parse_args(argv)
     at_least("--batch", args.sentences, 1)
@@ -143,7 +163,13 @@ def variance(parser: ArgumentParser, argv: Sequence[str]) -> None:
         write_json(args.json, report(measured, loaded, args.draws), "--json")
 
 
-def measure(variant: Variant, loaded: Loaded, sample: Mapping[str, Any], draws: int, bar: tqdm[Any] | None = None) -> Measured:
+def measure(
+    variant: Variant,
+    loaded: Loaded,
+    sample: Mapping[str, Any],
+    draws: int,
+    bar: tqdm[Any] | None = None,
+) -> Measured:
     """The figures of one variant over the updates 1..draws."""
     flags = flags_of(variant, loaded.flags, loaded.conditions.mixture)
     criterion = criterion_of(variant.row, flags, loaded.task, loaded.conditions.seed)
@@ -188,7 +214,9 @@ def criterion_of(row: str, flags: Mapping[str, Any], task: Any, seed: int) -> An
     return CRITERION_REGISTRY[name].build_criterion(config, task).train()
 
 
-def gradient(criterion: Any, model: nn.Module, sample: Mapping[str, Any], update: int) -> tuple[Tensor, float]:
+def gradient(
+    criterion: Any, model: nn.Module, sample: Mapping[str, Any], update: int
+) -> tuple[Tensor, float]:
     """g of one update: of sum / size, dropout off.  -> [all parameters] float32, and the size"""
     criterion.task.clock.update = update
     model.eval()
@@ -196,7 +224,9 @@ def gradient(criterion: Any, model: nn.Module, sample: Mapping[str, Any], update
     loss, size, _ = criterion(model, sample)
     (loss / max(float(size), 1)).backward()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters]), float(size)
+    return torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters]
+    ), float(size)
 
 
 # ---- to read ----
@@ -204,7 +234,8 @@ def gradient(criterion: Any, model: nn.Module, sample: Mapping[str, Any], update
 
 def show(measured: Sequence[Measured], loaded: Loaded, draws: int, console: Console) -> None:
     """The table and what it was measured on."""
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)  # fits 80 columns
+    # Fits 80 columns
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     grid.add_column("variant", no_wrap=True)
     for title in ("n", "V · n", "±", "ratio", "‖mean‖", "SNR"):
         grid.add_column(title, justify="right", no_wrap=True)
@@ -223,11 +254,14 @@ def show(measured: Sequence[Measured], loaded: Loaded, draws: int, console: Cons
         )
     console.print(grid)
     console.print(f"\n{NOTE.format(draws=draws)}")
-    console.print(f"{len(loaded.chosen)} sentences, {draws} draws · {loaded.conditions.checkpoint} · {conditions_line(loaded)}")
+    console.print(
+        f"{len(loaded.chosen)} sentences, {draws} draws · {loaded.conditions.checkpoint} · {conditions_line(loaded)}"
+    )
 
 
 def conditions_line(loaded: Loaded) -> str:
-    """λ and the flags, also those of policy gradient, which has its own reward unless one is named."""
+    """λ and the flags, also those of policy gradient, which has its own reward unless one is named.
+    """
     reward = loaded.flags.get("erpo_reward", FAMILY["pg"].default_text("erpo_reward"))
     return f"{loaded.conditions.line()} (draws: updates 1 and up) · pg: --erpo-reward {reward}"
 
