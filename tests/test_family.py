@@ -35,6 +35,7 @@ from fairseq_erpo.algorithm.answers import StepDecoder
 from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, previous_tokens
 from fairseq_erpo.algorithm.beside_data import beside_data
+from fairseq_erpo.algorithm.distinct import distinct
 from fairseq_erpo.algorithm.draw import FromExperts, score
 from fairseq_erpo.algorithm.estep import Candidates
 from fairseq_erpo.algorithm.layouts import LAYOUTS, PRODUCT, Point
@@ -704,6 +705,39 @@ def test_risk_is_the_slope_of_the_expected_reward_of_the_set(
         worth = torch.tensor([reward[y] for y in distinct], dtype=torch.float64)
         objective = sum(map(len, triple)) * (likelihood.softmax(0) @ worth)
         torch.testing.assert_close(slope_of_it, slope(world, objective), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("mrt", {}),
+        ("self_critic", {"erpo_baseline": "leave_one_out", "label_smoothing": 0.2}),
+        ("interp", {**FIXED, "erpo_targets": "risk", "erpo_layout": "sentence"}),
+        ("raml", {}),
+    ],
+)
+def test_equal_samples_are_learnt_once_and_count_as_often_as_they_came(
+    name: str, flags: dict[str, Any]
+) -> None:
+    world, row = WORLDS["V=2, T=4"], FAMILY[name]
+    batch = batch_in(world, row, Variant(plain, {**flags, "erpo_samples": 5}), 40)
+    every = drawn_in(row, batch)
+    once = distinct(every)
+    assert once.times is not None and every.times is None
+    assert once.times.sum() == len(once.times) and 10 < once.times.eq(0).sum() < 190
+    slopes, plain_sums = [], []
+    for drawn in (every, once):
+        at = Packing.from_targets(drawn.read(PAD), PAD).at
+        numbers = world.table.numbers(previous_tokens(drawn.sample.tokens, world.vocabulary))
+        rows = world.table.logits.log_softmax(1)[numbers.flatten()[at]]
+        loss, nll = mstep.total_loss(
+            rows, drawn, at, batch.target, world.vocabulary, batch.settings.label_smoothing
+        )
+        slopes.append(torch.autograd.grad(loss, world.table.logits)[0])
+        plain_sums.append(float(nll))
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-5, atol=1e-6)
+    assert slopes[0].abs().max() > 0.01
+    assert plain_sums[1] == pytest.approx(plain_sums[0], rel=1e-6)
 
 
 # The table itself

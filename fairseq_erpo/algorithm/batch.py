@@ -151,11 +151,20 @@ class Drawn(NamedTuple):
     # [N, T] bool: True where the weight is an advantage, which may be negative; None: nowhere
     advantage: Tensor | None = None
     with_data: bool = False  # the last of each sentence's samples is y* itself
+    # [N] int64: how many equal samples of its source a sequence stands for; 0 where another one
+    # stands for it, so that the model does not read it.  None: all stand for themselves
+    times: Tensor | None = None
 
     @property
     def learnt(self) -> Tensor:
         """The targets.  -> [N, T] int64"""
         return self.sample.tokens if self.targets is None else self.targets
+
+    def read(self, pad: int) -> Tensor:
+        """The targets of the sequences that the model has to read; padding alone elsewhere."""
+        if self.times is None:
+            return self.learnt
+        return self.learnt.masked_fill(self.times.eq(0)[:, None], pad)
 
     @property
     def explored(self) -> Sample:

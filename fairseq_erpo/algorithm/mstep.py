@@ -63,7 +63,7 @@ def total_loss(
 
     [m, V] at the positions `at` of the flattened batch -> scalar, scalar
     """
-    nll = gold_loss(log_p, drawn.learnt.flatten()[at], vocabulary.pad, reduce=True)
+    nll = _plain(log_p, drawn, at, vocabulary.pad)
     soft = drawn.sample.reward_log_q is not None
     if drawn.weights is None and not soft and not smoothing:
         return nll, nll
@@ -72,6 +72,15 @@ def total_loss(
         gold = target.repeat_interleave(drawn.samples, 0)
         candidates = Candidates.from_reference(Reference.from_target(gold, vocabulary), vocabulary)
     return drawn_losses(log_p, drawn, at, candidates, smoothing).sum(), nll.detach()
+
+
+def _plain(log_p: Tensor, drawn: Drawn, at: Tensor, pad: int) -> Tensor:
+    """- Σ log p_θ of the targets, each sequence as often as it was drawn.  [m, V] -> scalar"""
+    target = drawn.learnt.flatten()[at]
+    if drawn.times is None:
+        return gold_loss(log_p, target, pad, reduce=True)
+    each = gold_loss(log_p.detach(), target, pad, reduce=False)
+    return (each * drawn.times[at // drawn.learnt.size(1)]).sum()
 
 
 def drawn_losses(

@@ -25,7 +25,7 @@ class Piece(NamedTuple):
 
 
 class Packing(NamedTuple):
-    """All sequences, each in one piece."""
+    """All sequences that are not empty, each in one piece."""
 
     pieces: list[Piece]
     # [m] int64: the pieces' positions, one piece after the other, in the flattened [N, T]
@@ -33,11 +33,13 @@ class Packing(NamedTuple):
 
     @classmethod
     def from_targets(cls, learnt: Tensor, pad: int) -> Self:
-        """From right-padded targets.  [N, T] int64 -> Packing; one synchronisation"""
+        """From right-padded targets, of which rows of padding alone are left out.  [N, T] int64 ->
+        Packing; one synchronisation
+        """
         length = learnt.ne(pad).sum(1).cpu()
         pieces, places, shorter = [], [], 0
         worth = WORTH_ON_GPU if learnt.is_cuda else WORTH
-        for width in widths(length.tolist(), worth):
+        for width in widths(length[length > 0].tolist(), worth):
             rows = (length.gt(shorter) & length.le(width)).nonzero()[:, 0]
             real = torch.arange(width) < length[rows, None]
             pieces.append(

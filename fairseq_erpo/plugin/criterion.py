@@ -14,6 +14,7 @@ from torch import Tensor
 from fairseq_erpo.algorithm import mstep
 from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
+from fairseq_erpo.algorithm.distinct import distinct
 from fairseq_erpo.algorithm.draw import GOLD
 from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.schedule import Now
@@ -325,7 +326,8 @@ class ErpoCriterion(FairseqCriterion):
             **sample["net_input"],
             "prev_output_tokens": previous_tokens(drawn.sample.tokens, self.vocabulary),
         }
-        packing = Packing.from_targets(drawn.learnt, self.padding_idx)
+        drawn = distinct(drawn)
+        packing = Packing.from_targets(drawn.read(self.padding_idx), self.padding_idx)
         with in_pieces(model, packing, drawn.samples):
             log_p = model.get_normalized_probs(model(**inputs), log_probs=True)[0]
         return mstep.total_loss(
