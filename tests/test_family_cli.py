@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Fairseq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.cells import cell_len
@@ -296,3 +296,36 @@ def test_plot_is_written_whole(
     ):
         family("--plot", png)
     assert png.read_bytes() == before and not list(tmp_path.rglob("*.part"))
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["report", "run", "--oot", "page"], "--oot: did you mean --out?"),
+        (["family", "--markdwon=rows.md"], "--markdwon: did you mean --markdown?"),
+        (["report"], "RUN"),
+        (["repotr"], "report"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and said in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [("--erpo-prest", "did you mean --erpo-preset?"), ("--erpo-tau", "family ROW")],
+)
+def test_so_does_that_of_fairseq_train(flag: str, said: str, fairseq: Fairseq) -> None:
+    words = ["--user-dir", "fairseq_erpo", "--criterion", "erpo_interp", "--arch", "transformer"]
+    done = fairseq.start("fairseq-train", ["data", *words, flag, "1"]).wait()
+    assert done.code == 2 and "usage" not in done.output
+    (line,) = done.refusals
+    assert flag in line and said in line

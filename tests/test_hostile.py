@@ -513,8 +513,17 @@ def test_the_doctor_finds_nothing_where_all_is_well(
 
     main(["doctor", str(tiny_data), str(tiny_checkpoint), "--out", str(tmp_path), "--json"])
     found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
-    assert {finding["state"] for name, finding in found.items() if name != "device"} == {"ok"}
+    assert {finding["state"] for finding in found.values()} == {"ok"}
     assert "all finite" in found[f"checkpoint {tiny_checkpoint}"]["found"]
+
+
+def test_the_doctor_names_the_extra_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "fairseq", None)
+    with pytest.raises(SystemExit, match="1 of 5 checks failed: fairseq's extensions"):
+        main(["doctor", "--out", str(tmp_path)])
+    assert "'.[fairseq]'" in capsys.readouterr().out
 
 
 def test_the_doctor_finds_infinite_weights(
@@ -955,8 +964,7 @@ def test_demonstrations_have_the_steps_that_their_lengths_say() -> None:
 
 
 def test_data_that_were_binarised_anew_are_decoded_again(tmp_path: Path) -> None:
-    """The kept output is named by contents: sizes, and time stamps that may be older, say nothing.
-    """
+    """The kept output is named by contents: sizes, and time stamps that may be older, say nothing."""
     from fairseq_erpo.tools.generate import digest_of
 
     files = [tmp_path / name for name in ("checkpoint_best.pt", "test.de-en.de.bin", "dict.de.txt")]
@@ -1025,8 +1033,7 @@ for write in (
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    """Files of 8 kB at most: a checkpoint and a subword model are larger, the corpus's text is not.
-    """
+    """Files of 8 kB at most: a checkpoint and a subword model are larger, the corpus's text is not."""
     sources = texts(tmp_path)
     before = sorted(tmp_path.iterdir())
     command = [sys.executable, "-c", FULL, str(tmp_path), *map(str, sources)]

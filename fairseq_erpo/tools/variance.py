@@ -260,8 +260,7 @@ def show(measured: Sequence[Measured], loaded: Loaded, draws: int, console: Cons
 
 
 def conditions_line(loaded: Loaded) -> str:
-    """λ and the flags, also those of policy gradient, which has its own reward unless one is named.
-    """
+    """λ and the flags, also those of policy gradient, which has its own reward unless one is named."""
     reward = loaded.flags.get("erpo_reward", FAMILY["pg"].default_text("erpo_reward"))
     return f"{loaded.conditions.line()} (draws: updates 1 and up) · pg: --erpo-reward {reward}"
 
