@@ -52,7 +52,6 @@ class Plan:
     seeds: Sequence[int]
     one_start: bool = False  # all seeds continue the first one's MLE model
     split: str = "test"
-    greedy: bool = False  # judge by greedy search instead of a beam of 5
 
     @property
     def corpus(self) -> dict[str, Any]:
@@ -79,93 +78,60 @@ class Plan:
         after: Stage | None = None,
     ) -> Stage:
         """fairseq-train for one row and seed."""
-        spelling = (
-            "--eval-bleu-remove-bpe sentencepiece" if self.corpus["selection"]["pieces"] else ""
+        task, profile, folder = self.task, self.profile, self.folder / name
+        pieces = self.corpus["selection"]["pieces"]
+        spelling = "--eval-bleu-remove-bpe sentencepiece" if pieces else ""
+        selection = f"{task.validate} {GREEDY} {spelling} --best-checkpoint-metric {task.metric}"
+        options = (
+            f"{COMMON} --criterion erpo_{row} --seed {seed} {profile.model} {profile.optimiser} "
+            f"{rate} {selection} {flags}"
         )
-        selection = (
-            f"{self.task.validate} {GREEDY} {spelling} --best-checkpoint-metric {self.task.metric}"
-        )
-        profile = self.profile
-        options = f"{COMMON} --criterion erpo_{row} --seed {seed} {profile.model} {profile.optimiser} {rate} {selection} {flags}"
-        folder = self.folder / name
-        files = (
-            "--save-dir",
-            str(folder),
-            "--log-file",
-            str(folder / LOG),
-            "--max-epoch",
-            str(epochs),
-        )
-        start = (
-            ("--finetune-from-model", str(self.folder / after.name / "checkpoint_best.pt"))
-            if after
-            else ()
-        )
-        command = ("fairseq-train", str(self.data / "bin"), *shlex.split(options), *files, *start)
-        return Stage(name, command, (after,) if after else (), self.corpus["digest"], epochs)
+        command = ["fairseq-train", str(self.data / "bin"), *shlex.split(options)]
+        command += ["--save-dir", str(folder), "--log-file", str(folder / LOG)]
+        command += ["--max-epoch", str(epochs)]
+        if after:
+            best = self.folder / after.name / "checkpoint_best.pt"
+            command += ["--finetune-from-model", str(best)]
+        digest = self.corpus["digest"]
+        return Stage(name, tuple(command), (after,) if after else (), digest, epochs)
 
     def start(self, seed: int) -> Stage:
         """MLE, or the model that the profile brings along."""
         seed = self.seeds[0] if self.one_start else seed
-        name = f"{PRETRAIN}-{seed}"
-        if not self.profile.start:
-            return self.training(
-                name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs
-            )
-        command = (
-            "python",
-            f"examples/{self.profile.start}",
-            "unpack",
-            str(self.folder / name),
-            str(self.data),
-        )
+        profile, name = self.profile, f"{PRETRAIN}-{seed}"
+        if not profile.start:
+            return self.training(name, "mle", seed, profile.pretrain, profile.pretrain_epochs)
+        script, folder = f"examples/{profile.start}", str(self.folder / name)
         # The model is data too: a later version of the project may bring another one.
-        model = corpus.digest_of(
-            [corpus.EXAMPLES / self.profile.selection.given / "checkpoint.pt"], {}
-        )
-        return Stage(name, command, (), f"{self.corpus['digest']} {model}")
+        weights = corpus.EXAMPLES / profile.selection.given / "checkpoint.pt"
+        digest = f"{self.corpus['digest']} {corpus.digest_of([weights], {})}"
+        return Stage(name, ("python", script, "unpack", folder, str(self.data)), (), digest)
+
+    def more(self, name: str, seed: int, start: Stage) -> Stage:
+        """One of the plan's rows, which goes on from the start."""
+        row, flags = self.rows[name]
+        rate, epochs = self.profile.more, self.profile.more_epochs
+        return self.training(f"{name}-{seed}", row, seed, rate, epochs, flags, start)
 
     def evaluation(self, systems: Sequence[str]) -> list[str]:
         """`python -m fairseq_erpo evaluate` on the plan's split."""
         reference = self.data / f"{self.split}.{self.corpus['languages'][1]}"
-        split = [] if self.split == "test" else ["--split", self.split]
-        tokenise = ["--tokenize", "none"] if self.corpus["moses"] else []
-        columns = (
-            ["--beam", "1", "--columns", self.lead]
-            if self.greedy
-            else ["--columns", self.task.columns]
-        )
-        options = ["--reference", str(reference), *split, *columns, *tokenise]
-        return ["-m", "fairseq_erpo", "evaluate", *systems, *options]
+        words = ["-m", "fairseq_erpo", "evaluate", *systems, "--reference", str(reference)]
+        words += ["--greedy"] if self.split == "test" else ["--split", self.split]
+        words += ["--columns", self.task.columns]
+        return [*words, "--tokenize", "none"] if self.corpus["moses"] else words
 
     def stages(self) -> list[Stage]:
         """In an order in which all can be run."""
         first = {seed: self.start(seed) for seed in self.seeds}
-        further = [
-            self.training(
-                f"{name}-{seed}",
-                row,
-                seed,
-                self.profile.more,
-                self.profile.more_epochs,
-                flags,
-                first[seed],
-            )
-            for seed in self.seeds
-            for name, (row, flags) in self.rows.items()
-        ]
+        further = [self.more(name, seed, first[seed]) for seed in self.seeds for name in self.rows]
         trained = [*dict.fromkeys(first.values()), *further]
-        decoding = f"{self.split}-greedy" if self.greedy else self.split
-        tests = [
-            Stage(
-                f"{decoding}-{stage.name}",
-                ("python", *self.evaluation([str(self.folder / stage.name)])),
-                (stage,),
-                stage.data,
-            )
-            for stage in trained
-        ]
-        return [*trained, *tests]
+        return [*trained, *map(self.judged, trained)]
+
+    def judged(self, stage: Stage) -> Stage:
+        """Decodes what a stage has trained."""
+        command = ("python", *self.evaluation([str(self.folder / stage.name)]))
+        return Stage(f"{self.split}-{stage.name}", command, (stage,), stage.data)
 
     def table(self) -> list[str]:
         """The command that prints it; its outputs are decoded by then."""
@@ -190,10 +156,7 @@ class Plan:
     @property
     def scores(self) -> Path:
         """What `table` writes."""
-        return (
-            self.folder
-            / f"{'scores' if self.split == 'test' else 'trials'}{'-greedy' if self.greedy else ''}.json"
-        )
+        return self.folder / ("scores.json" if self.split == "test" else "trials.json")
 
     def trials(self, flags: Sequence[str]) -> "Plan":
         """Every row with every one of the flags, by the first seed, judged on validation."""
@@ -430,19 +393,56 @@ def minutes(runner: Runner, stage: Stage) -> str:
 def carry_out(plan: Plan, runner: Runner, examples: int = 0) -> None:
     """Run what is not done, and print the table."""
     stages = plan.stages()
-    print(
-        f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done",
-        flush=True,
-    )
+    done = sum(runner.result(stage) is not None for stage in stages)
+    print(f"table: {done} of {len(stages)} stages are done", flush=True)
     runner.run(stages)
     print()
     subprocess.run([sys.executable, *plan.table(), "--examples", str(examples)], check=True)
-    if not plan.greedy:
-        print(
-            "minutes (of one core):",
-            ", ".join(minutes(runner, stage) for stage in stages if stage.epochs),
-            flush=True,
-        )
+    times = ", ".join(minutes(runner, stage) for stage in stages if stage.epochs)
+    print(f"\nminutes (of one core): {times}", flush=True)
+
+
+def commands(plan: Plan) -> list[str]:
+    """What a plan would run."""
+    words = [*(stage.command for stage in plan.stages()), ("python", *plan.table())]
+    return list(map(shlex.join, words))
+
+
+def prepare(plan: Plan, sources: Sequence[Path], task: str, force: bool) -> None:
+    """The corpus, from the sources if there are any.  Ends the program where there is none."""
+    if sources:
+        asked = argparse.Namespace(languages=None, sources=sources, task=task)
+        languages = corpus.languages_of(asked)
+        with lock(plan.folder):
+            corpus.prepare(sources, languages, plan.profile.selection, False, plan.data, force)
+    if not (plan.data / "corpus.json").is_file():
+        fix = f"name two text files with --data, or run examples/{task}/prepare_*.sh"
+        raise SystemExit(f"{plan.data} is no prepared corpus: {fix}")
+
+
+def write_report(plan: Plan) -> Path:
+    """A page of all runs but the start; where it is."""
+    runs = [
+        str(plan.folder / stage.name) for stage in plan.stages() if stage.epochs and stage.after
+    ]
+    scores, folder = str(plan.scores), plan.folder / "report"
+    words = ["report", *runs, "--scores", scores, "--out", str(folder)]
+    done = [sys.executable, "-m", "fairseq_erpo", *words]
+    subprocess.run(done, check=True, stdout=subprocess.DEVNULL)
+    return folder / "report.html"
+
+
+def what_next(plan: Plan, task: str, page: Path) -> str:
+    """Commands to go on with."""
+    python = f"{os.path.relpath(sys.executable)} -m fairseq_erpo"
+    run = plan.folder / f"{[*plan.rows][-1]}-{plan.seeds[0]}"
+    source, target = plan.corpus["languages"]
+    own = f"examples/{task}/table.sh --rows mle,interp --data text.{source} text.{target}"
+    return f"""
+Next:
+  curves, samples, translations   open {page}
+  what training draws             {python} inspect {run}/checkpoint_best.pt {plan.data}/bin
+  the same on your own texts      {own}"""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -451,52 +451,18 @@ def main(argv: Sequence[str]) -> None:
     trials = plan.trials(args.trials) if args.trials else None
     os.chdir(ROOT)
     if args.dry_run:
-        first = trials or plan
-        print(
-            "\n".join(
-                shlex.join(command)
-                for command in [
-                    *(stage.command for stage in first.stages()),
-                    ("python", *first.table()),
-                ]
-            )
-        )
+        print("\n".join(commands(trials or plan)))
         return
     worker = Local if args.slurm is None else slurm_worker(args.slurm, plan.folder)
-    if sources:
-        languages = corpus.languages_of(
-            argparse.Namespace(languages=None, sources=sources, task=args.task)
-        )
-        with lock(plan.folder):
-            corpus.prepare(sources, languages, plan.profile.selection, False, plan.data, args.force)
-    if not (plan.data / "corpus.json").is_file():
-        raise SystemExit(
-            f"{plan.data} is no prepared corpus: name two text files with --data, or run examples/{args.task}/prepare_*.sh"
-        )
+    prepare(plan, sources, args.task, args.force)
     runner = Runner(plan.folder, args.jobs, worker, args.share_cores, args.force)
     if trials:
         carry_out(trials, runner)
         plan = plan.best(trials)
-        print(
-            f"\nThe trials, {plan.lead} on validation; the best are kept:\n\n{plan.choice(trials, args.trials)}\n",
-            flush=True,
-        )
+        print(f"\nThe trials, {plan.lead} on validation; the best are kept:\n")
+        print(f"{plan.choice(trials, args.trials)}\n", flush=True)
     carry_out(plan, runner, args.examples)
-    print("\nThe same by greedy search:")
-    carry_out(replace(plan, greedy=True), runner)
-    # Without the start
-    runs = [
-        str(plan.folder / stage.name) for stage in plan.stages() if stage.epochs and stage.after
-    ]
-    report = [
-        "report",
-        *runs,
-        "--scores",
-        str(plan.folder / "scores.json"),
-        "--out",
-        str(plan.folder / "report"),
-    ]
-    subprocess.run([sys.executable, "-m", "fairseq_erpo", *report], check=True)
+    print(what_next(plan, args.task, write_report(plan)))
 
 
 if __name__ == "__main__":

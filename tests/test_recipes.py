@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,19 +191,10 @@ def test_evaluation_reads_the_arguments_it_is_given(tmp_path: Path) -> None:
     )
 
 
-def test_greedy_search_judges_the_same_runs_by_the_first_column() -> None:
-    beam = plan("translation", "--rows", "mle", "--seeds", "1")
-    greedy = replace(beam, greedy=True)
-    trained = [stage for stage in beam.stages() if stage.epochs]
-    assert [stage for stage in greedy.stages() if stage.epochs] == trained, (
-        "nothing is trained twice"
-    )
-    words = greedy.table()
-    assert words[words.index("--beam") + 1] == "1" and words[words.index("--columns") + 1] == "bleu"
-    assert "--beam" not in beam.table() and beam.scores != greedy.scores
-    assert not {stage.name for stage in greedy.stages()[2:]} & {
-        stage.name for stage in beam.stages()
-    }
+def test_the_test_set_is_decoded_by_both_searches_and_validation_by_one() -> None:
+    made = plan("translation", "--rows", "mle", "--seeds", "1")
+    assert "--greedy" in made.table() and "--greedy" in made.stages()[-1].command
+    assert "--greedy" not in made.trials(["--lr 1"]).table()
 
 
 def test_all_seeds_may_continue_one_model() -> None:

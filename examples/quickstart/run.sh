@@ -16,4 +16,4 @@ out=${OUT:-runs/quickstart}
 cd "$here/../.."
 "$here/../run" quickstart/prepare.py "$out/text"
 exec "$here/../run" table.py translation --profile quickstart --rows mle,interp --seeds 1 \
-    --data "$out/text/text.de" "$out/text/text.en" --out "$out" --share-cores --examples 5 "$@"
+    --data "$out/text/text.de" "$out/text/text.en" --out "$out" --share-cores --examples 4 "$@"

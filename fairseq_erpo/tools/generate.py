@@ -56,6 +56,7 @@ class Output(NamedTuple):
     references: Sequence[str] | None
     # `Decoding.settings`; None for a text that does not say how it was made
     settings: Mapping[str, Any] | None = None
+    sources: Sequence[str] = ()
 
 
 def output_of(path: str, decoding: Decoding) -> Output:
@@ -84,8 +85,9 @@ def read(path: Path) -> Output:
         lines = text_lines(path)
     except ValueError:
         raise ValueError(f"{path} is neither a checkpoint (.pt) nor a text in UTF-8") from None
+    text = "\n".join(lines)
     try:
-        hypotheses, references = (numbered("\n".join(lines), letter) for letter in "DT")
+        hypotheses, references, sources = (numbered(text, letter) for letter in "DTS")
     except ValueError as error:
         raise ValueError(f"{path} is not one whole output of fairseq-generate: {error}") from None
     if not hypotheses:
@@ -94,14 +96,14 @@ def read(path: Path) -> Output:
         raise ValueError(
             f"{path} has {len(hypotheses)} hypotheses and {len(references)} references: it is not complete"
         )
-    return Output(hypotheses, references or None, settings_in(lines))
+    whole = len(sources) == len(hypotheses)
+    return Output(hypotheses, references or None, settings_in(text), sources if whole else ())
 
 
-def settings_in(lines: Sequence[str]) -> dict[str, Any] | None:
+def settings_in(text: str) -> dict[str, Any] | None:
     """Split and beam by fairseq-generate's last line, and the length penalty if its log is there
     too; None without that line.
     """
-    text = "\n".join(lines)
     last = re.search(r"^Generate (\S+) with beam=(\d+)", text, re.MULTILINE)
     if last is None:
         return None

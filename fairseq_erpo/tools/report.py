@@ -16,10 +16,11 @@ from fairseq_erpo.files import atomic_write, cause_of, read_json, write_text
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import curves, training_log
-from fairseq_erpo.tools.evaluate import check_distinct, legend, rows
+from fairseq_erpo.tools.evaluate import check_distinct
 from fairseq_erpo.tools.inspect_draw import Inspection
 from fairseq_erpo.tools.inspect_page import STYLE, section
 from fairseq_erpo.tools.load_run import add_arguments, load, part_of
+from fairseq_erpo.tools.score_table import legend, rows
 from fairseq_erpo.tools.training_log import History, group_of
 
 PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
