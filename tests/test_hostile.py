@@ -369,7 +369,8 @@ def test_the_first_validation_subset_drives_the_plateau() -> None:
 def test_a_title_cannot_leave_its_attribute() -> None:
     from fairseq_erpo.tools import curves
 
-    panel = curves.dots("x", '"><meta http-equiv=refresh>', {"a": [1.0]}, curves.looks("a"))
+    hostile = '"><meta http-equiv=refresh>'
+    panel = curves.dots("x", hostile, hostile, {"a": [1.0]}, curves.looks("a"))
     assert "<meta" not in curves.svg(panel) and np.isfinite(panel.figure.get_figwidth())
 
 

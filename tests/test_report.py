@@ -208,7 +208,8 @@ def test_one_validation_is_a_line_for_each_row_and_no_curve(tmp_path: Path) -> N
         write_log(tmp_path / f"{name}-{seed}", 1, start)
         for name, seed, start in (("mle", 1, 20), ("mle", 2, 24), ("pg", 1, 9))
     ]
-    (panel,) = curves.metric_panels(grouped(runs), curves.looks(["mle", "pg"]))
+    groups, _ = grouped(runs)
+    (panel,) = curves.metric_panels(groups, curves.looks(["mle", "pg"]))
     (axes,) = panel.figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mle", "pg"]
     # Seeds, then their mean
@@ -217,20 +218,20 @@ def test_one_validation_is_a_line_for_each_row_and_no_curve(tmp_path: Path) -> N
 
 def test_scores_are_shown_seed_by_seed_beside_the_baseline() -> None:
     scores = {"mle": [1.0, 3.0], "lost": [], "pg": [4.0]}
-    (axes,) = curves.dots("scores", "BLEU", scores, curves.looks(scores), "mle").figure.axes
+    (axes,) = curves.dots("scores", "BLEU", "", scores, curves.looks(scores), "mle").figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mle", "pg"]
     # Seeds, mean, upright through the baseline's mean; seeds and mean of the other.
     assert [list(line.get_xdata()) for line in axes.get_lines()] == [[1, 3], [2], [2, 2], [4], [4]]
 
 
 def test_panels_show_what_was_logged(runs: list[Path]) -> None:
-    made = curves.panels(grouped(runs), curves.looks(["mle", "interp"]))
+    made = curves.panels(grouped(runs)[0], curves.looks(["mle", "interp"]))
     stems = {title: [panel.stem for panel in panels] for title, panels in made.items()}
     assert stems == {
         "Validation": ["valid-bleu", "valid-loss"],
         "λ and realised shares z": ["lambda-interp"],  # mle drew nothing
         "Reward by expert, ΔR": ["gain-interp"],
-        "Loss, reward, length and clipped share": ["loss", "reward", "length", "clipped"],
+        "What was drawn and learnt": ["loss", "reward", "length", "clipped"],
     }
     (axes,) = made["Validation"][0].figure.axes
     lines = {
@@ -256,12 +257,13 @@ def test_a_name_has_one_look_in_all_pictures(runs: list[Path]) -> None:
     assert [*looks] == ["mle", "interp", "pretrain"] and len(
         {look.colour for look in looks.values()}
     ) == 3
-    (axes,) = curves.dots("scores", "BLEU", {"pretrain": [1.0], "interp": [2.0]}, looks).figure.axes
+    scores = {"pretrain": [1.0], "interp": [2.0]}
+    (axes,) = curves.dots("scores", "BLEU", "", scores, looks).figure.axes
     assert {line.get_color() for line in axes.get_lines()} == {
         looks["pretrain"].colour,
         looks["interp"].colour,
     }
-    for panel in curves.panels(grouped(runs), looks)["Validation"]:
+    for panel in curves.panels(grouped(runs)[0], looks)["Validation"]:
         (axes,) = panel.figure.axes
         assert {line.get_label(): line.get_color() for line in axes.get_lines()} == {
             name: looks[name].colour for name in ("mle", "interp")
@@ -292,7 +294,7 @@ def test_the_page_says_how_each_run_was_started(runs: list[Path], report: Report
 def test_pictures_in_the_page_take_its_colours_and_name_no_address(runs: list[Path]) -> None:
     panels = [
         panel
-        for made in curves.panels(grouped(runs), curves.looks(["mle", "interp"])).values()
+        for made in curves.panels(grouped(runs)[0], curves.looks(["mle", "interp"])).values()
         for panel in made
     ]
     drawn = [curves.svg(panel) for panel in panels]
@@ -404,7 +406,6 @@ def test_the_page_shows_it_all_and_loads_nothing(
     )
     pictures = {file.name for file in (tmp_path / "page").iterdir()} - {"report.html"}
     names = (
-        "scores",
         "valid-bleu",
         "valid-loss",
         "loss",
@@ -437,6 +438,49 @@ def test_samples_come_from_the_checkpoints_of_annealed_rows(
     assert '<li class="token data"' in text and "λ model=0.12,reward=0.16,data=0.72" in page.text
     assert f"No samples: there is no folder {tmp_path / 'moved'}" in page.text
     assert "Samples" not in Page(report(*runs, "--samples", 0)).text
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_every_picture_has_a_caption_whatever_was_logged(
+    epochs: int, report: Report, tmp_path: Path
+) -> None:
+    mle = write_log(tmp_path / "mle", 1, drawn=False)
+    text = report(write_log(tmp_path / "interp", epochs), mle)
+    drawn = [part.partition("</figure>")[0] for part in text.split("<figure>")[1:]]
+    assert len(drawn) == 8
+    for figure in drawn:
+        assert len(figure.partition("<figcaption>")[2].split()) > 8
+        assert re.search("<use |clip-path", figure)  # marks or lines
+    assert "seq_reward" in Page(text).text
+
+
+def test_a_run_without_a_log_is_in_the_page_with_what_its_checkpoint_knows(
+    tiny_checkpoint: Path, report: Report, tmp_path: Path
+) -> None:
+    (tmp_path / "start").mkdir()
+    state = load(tiny_checkpoint)
+    shutil.copy(tiny_checkpoint, tmp_path / "start/checkpoint_best.pt")
+    text = Page(report(tmp_path / "start")).text
+    assert f"--log-file {tmp_path}/start/train.jsonl" in text
+    assert f"evaluate start={tmp_path}/start --json {tmp_path}/scores.json" in text
+    groups, missing = grouped([tmp_path / "start", write_log(tmp_path / "mle")])
+    (start,) = groups["start"]
+    assert len(missing) == 1 and [*groups] == ["start", "mle"]
+    assert [*start.scores().values()] == [state["extra_state"]["val_loss"]]
+
+
+def test_scores_beside_the_runs_are_found_if_they_are_of_them(
+    report: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_log(tmp_path / "interp")
+    file = scores_of(tmp_path)
+    capsys.readouterr()
+    assert "Test sentences" not in Page(report(run)).text
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps(found | {"paths": {"mle": ["elsewhere"], "interp": [str(run)]}}))
+    page = Page(report(run))
+    assert "Test sentences" in page.text and "interp is " in page.text and not page.open
+    assert "of the test (100.0)" in page.text and "No scores" not in page.text
 
 
 @pytest.mark.parametrize(

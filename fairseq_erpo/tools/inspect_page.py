@@ -73,7 +73,7 @@ def page(inspection: Inspection) -> str:
         style=STYLE,
         conditions=escape(inspection.conditions.line()),
         experts="\n".join(experts),
-        figures="\n".join(_entry(name, value) for name, value in inspection.figures().items()),
+        figures="\n".join(entry(name, value) for name, value in inspection.figures().items()),
         legend=escape(inspection.legend),
         sentences="\n".join(map(section, inspection.sentences)),
     )
@@ -82,12 +82,12 @@ def page(inspection: Inspection) -> str:
 def section(sentence: Sentence) -> str:
     """One sentence."""
     clipped = "<em>clipped at the length cap</em>" if sentence.clipped else ""
-    source = [_entry("source", " ".join(sentence.source))] if sentence.source is not None else []
+    source = [entry("source", " ".join(sentence.source))] if sentence.source is not None else []
     return "\n".join(
         (
             f"<section><h2>Sentence {sentence.number} <small>reward {number(sentence.reward)}</small>{clipped}</h2><dl>",
             *source,
-            _entry("reference", " ".join(sentence.reference)),
+            entry("reference", " ".join(sentence.reference)),
             '<dt>sampled</dt><dd><ol class="tokens">',
             *(_box(t, token) for t, token in enumerate(sentence.tokens, start=1)),
             "</ol></dd></dl></section>",
@@ -95,7 +95,8 @@ def section(sentence: Sentence) -> str:
     )
 
 
-def _entry(name: str, value: str) -> str:
+def entry(name: str, value: str) -> str:
+    """A name and a value of a definition list."""
     return f'<dt>{escape(name)}</dt><dd dir="auto">{escape(value)}</dd>'
 
 
