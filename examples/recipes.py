@@ -89,9 +89,10 @@ ROWS: Mapping[str, str] = {
 }
 
 SMALL_TRANSFORMER = (
-    "--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 128 --decoder-embed-dim 128 "
-    "--encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512 --encoder-attention-heads 4 --decoder-attention-heads 4 "
-    "--encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout .2"
+    "--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 128 "
+    "--decoder-embed-dim 128 --encoder-ffn-embed-dim 512 --decoder-ffn-embed-dim 512 "
+    "--encoder-attention-heads 4 --decoder-attention-heads 4 --encoder-normalize-before "
+    "--decoder-normalize-before --share-all-embeddings --dropout .2"
 )
 # Section 5.1: 6 blocks. open: widths and dropout; these are the base model's and what IWSLT14 is
 # commonly trained with.
@@ -117,7 +118,8 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             selection=Selection(words=73197),
             model=BASE_TRANSFORMER,
             optimiser=f"{ADAM} --max-tokens 1792 --patience 8",
-            pretrain="--lr 1e-3 --lr-scheduler inverse_sqrt --warmup-updates 4000 --warmup-init-lr 1e-7",
+            pretrain="--lr 1e-3 --lr-scheduler inverse_sqrt --warmup-updates 4000 "
+            "--warmup-init-lr 1e-7",
             pretrain_epochs=20,
             more="--lr 1e-4 --lr-scheduler fixed",
             more_epochs=16,  # four steps of the schedule, A.3.2
@@ -162,7 +164,8 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             ),
             model=SMALL_TRANSFORMER,
             optimiser=f"{ADAM} --max-tokens 1000 --cpu",
-            pretrain=f"--lr {8 * '2e-3,'}1.5e-3,1.5e-3,1e-3,1e-3,5e-4,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 400",
+            pretrain=f"--lr {8 * '2e-3,'}1.5e-3,1.5e-3,1e-3,1e-3,5e-4,5e-4,2e-4,1e-4 "
+            "--lr-scheduler fixed --warmup-updates 400",
             pretrain_epochs=16,
             more="--lr 2e-4 --lr-scheduler fixed",
             more_epochs=2,
@@ -205,7 +208,8 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             ),
             model=f"{lstm(128)} --share-all-embeddings",
             optimiser=f"{ADAM} --batch-size 64 --cpu",
-            pretrain=f"--lr {6 * '3e-3,'}2e-3,2e-3,1e-3,5e-4,2e-4,1e-4 --lr-scheduler fixed --warmup-updates 200",
+            pretrain=f"--lr {6 * '3e-3,'}2e-3,2e-3,1e-3,5e-4,2e-4,1e-4 "
+            "--lr-scheduler fixed --warmup-updates 200",
             pretrain_epochs=12,
             more="--lr 2e-4 --lr-scheduler fixed",
             more_epochs=2,

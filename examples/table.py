@@ -28,13 +28,15 @@ from recipes import ROWS, TASKS, Profile, Task, flags_of, profile_of
 from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
 
 from fairseq_erpo.files import lock, read_json, reason_of
+from fairseq_erpo.verbs import OneLineParser
 
 PRETRAIN = "pretrain"
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is
 # dropped without a word.
 COMMON = (
-    "--user-dir fairseq_erpo --task erpo_translation --num-workers 0 --required-batch-size-multiple 1 "
-    "--no-epoch-checkpoints --maximize-best-checkpoint-metric --log-format json --log-interval 50"
+    "--user-dir fairseq_erpo --task erpo_translation --num-workers 0 "
+    "--required-batch-size-multiple 1 --no-epoch-checkpoints --maximize-best-checkpoint-metric "
+    "--log-format json --log-interval 50"
 )
 GREEDY = """--eval-bleu-args '{"beam": 1, "max_len_a": 1.2, "max_len_b": 10}'"""
 
@@ -180,9 +182,8 @@ class Plan:
         """Each row as it had the best score in the trials, the first of equals."""
         score = trials.found()
         chosen = {max(trials.tries(row), key=score.__getitem__) for row in self.rows}
-        return replace(
-            self, rows={name: what for name, what in trials.rows.items() if name in chosen}
-        )
+        kept = {name: what for name, what in trials.rows.items() if name in chosen}
+        return replace(self, rows=kept)
 
     def choice(self, trials: "Plan", flags: Sequence[str]) -> str:
         """A Markdown table of the trials; in bold those that this plan, the `best`, keeps."""
@@ -214,93 +215,58 @@ def numbers(text: str) -> list[int]:
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train and compare rows of the family.")
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument(
+    parser = OneLineParser(prog="table", description="Train and compare rows of the family.")
+    add = parser.add_argument
+    add("task", choices=TASKS)
+    add(
         "--profile",
         default="laptop",
         help="paper, laptop or, for translation, quickstart (default: laptop)",
     )
-    parser.add_argument(
-        "--rows", default=",".join(ROWS), help=f"of {','.join(ROWS)} (default: all)"
-    )
-    parser.add_argument(
+    add("--rows", default=",".join(ROWS), help=f"of {','.join(ROWS)} (default: all)")
+    add(
         "--row",
         action="append",
         default=[],
         metavar="NAME=FLAGS",
         help="one more row: --row 'soft=interp --erpo-c 5'",
     )
-    parser.add_argument(
+    add(
         "--try",
         dest="trials",
         action="append",
         default=[],
         metavar="FLAGS",
-        help="flags that every row is tried with by the first seed; the best on validation is kept: "
-        "--try '--lr 5e-5' --try '--lr 2e-4'",
+        help="flags that every row is tried with by the first seed; the best on validation is "
+        "kept: --try '--lr 5e-5' --try '--lr 2e-4'",
     )
-    parser.add_argument(
+    add(
         "--seeds",
         type=numbers,
         default=[1],
         metavar="N",
         help="how many seeds, or a list such as 4,7 (default: 1)",
     )
-    parser.add_argument(
-        "--one-start",
-        action="store_true",
-        help="train MLE by the first seed only; all seeds continue that model",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        metavar="PATH",
-        help="a prepared folder, or what corpus.py prepares: two texts, a folder, an archive",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE")
-    parser.add_argument(
-        "--epochs", metavar="P,M", help="epochs of MLE and of each row, other than the profile's"
-    )
-    parser.add_argument(
-        "--pairs",
-        type=int,
-        metavar="N",
-        help="training pairs, other than the profile's; a tenth as many to validate and test",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes at a time, one thread each",
-    )
-    parser.add_argument(
-        "--share-cores",
-        action="store_true",
-        help="divide --jobs threads among the processes that can run",
-    )
-    parser.add_argument(
-        "--examples",
-        type=int,
-        default=0,
-        metavar="N",
-        help="print N test sentences with each row's output",
-    )
-    parser.add_argument(
-        "--slurm",
-        nargs="?",
-        const="",
-        metavar="KEY=VALUE,...",
-        help="on a cluster: slurm_partition=gpu,gpus_per_node=1",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="remove stages and data that were finished with other settings",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
+    shared = "train MLE by the first seed only; all seeds continue that model"
+    add("--one-start", action="store_true", help=shared)
+    sources = "a prepared folder, or what corpus.py prepares: two texts, a folder, an archive"
+    add("--data", type=Path, nargs="+", metavar="PATH", help=sources)
+    add("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE")
+    epochs = "epochs of MLE and of each row, other than the profile's"
+    add("--epochs", metavar="P,M", help=epochs)
+    pairs = "training pairs, other than the profile's; a tenth as many to validate and test"
+    add("--pairs", type=int, metavar="N", help=pairs)
+    cores, jobs = os.cpu_count() or 1, "processes at a time, one thread each"
+    add("--jobs", type=int, default=cores, metavar="N", help=jobs)
+    divided = "divide --jobs threads among the processes that can run"
+    add("--share-cores", action="store_true", help=divided)
+    shown = "print N test sentences with each row's output"
+    add("--examples", type=int, default=0, metavar="N", help=shown)
+    cluster = "on a cluster: slurm_partition=gpu,gpus_per_node=1"
+    add("--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help=cluster)
+    forced = "remove stages and data that were finished with other settings"
+    add("--force", action="store_true", help=forced)
+    add("--dry-run", action="store_true", help="print the commands and do nothing")
     return parser.parse_args(argv)
 
 
@@ -316,25 +282,26 @@ def rows_of(args: argparse.Namespace, profile: Profile) -> dict[str, tuple[str, 
     for text in args.row:
         name, _, flags = text.partition("=")
         row, _, more = flags.partition(" ")
-        try:
-            shlex.split(more)
-        except ValueError as error:
-            raise SystemExit(f"--row {text!r}: {error}") from None
+        check_flags("--row", text, more)
         if not name.isidentifier() or name in {*rows, PRETRAIN} or row not in ROWS:
-            raise SystemExit(
-                f"--row {text!r} is not NAME='ROW --flags' with a new NAME and a ROW of {', '.join(ROWS)}"
-            )
+            form = f"NAME='ROW --flags' with a new NAME and a ROW of {', '.join(ROWS)}"
+            raise SystemExit(f"--row {text!r} is not {form}")
         rows[name] = (row, f"{flags_of(row, profile.values)} {more}")
     if not rows:
         raise SystemExit("--rows and --row name no row")
     for text in args.trials:
-        try:
-            shlex.split(text)
-        except ValueError as error:
-            raise SystemExit(f"--try {text!r}: {error}") from None
+        check_flags("--try", text, text)
     if len(set(args.trials)) < len(args.trials):
         raise SystemExit("--try gives the same flags twice")
     return rows
+
+
+def check_flags(flag: str, typed: str, flags: str) -> None:
+    """Ends the program with one line if the flags are no words of a shell."""
+    try:
+        shlex.split(flags)
+    except ValueError as error:
+        raise SystemExit(f"{flag} {typed!r}: {error}") from None
 
 
 def sized(profile: Profile, args: argparse.Namespace) -> Profile:
@@ -377,10 +344,8 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[Path]]:
             data = paths[0]
         else:
             sources = paths
-    one_start = args.one_start or bool(profile.start)
-    return Plan(
-        TASKS[args.task], profile, folder, data, rows_of(args, profile), args.seeds, one_start
-    ), sources
+    rows, one_start = rows_of(args, profile), args.one_start or bool(profile.start)
+    return Plan(TASKS[args.task], profile, folder, data, rows, args.seeds, one_start), sources
 
 
 def minutes(runner: Runner, stage: Stage) -> str:

@@ -302,28 +302,12 @@ def test_plot_is_written_whole(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["report", "run", "--oot", "page"], "--oot: did you mean --out?"),
-        (["family", "--markdwon=rows.md"], "--markdwon: did you mean --markdown?"),
-        (["report"], "RUN"),
-        (["repotr"], "report"),
-    ],
-)
-def test_a_wrong_command_line_ends_with_one_line(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    printed = capsys.readouterr().err
-    assert ended.value.code == 2 and said in printed and printed.count("\n") == 1
-
-
-@pytest.mark.parametrize(
     ("flag", "said"),
     [("--erpo-prest", "did you mean --erpo-preset?"), ("--erpo-tau", "family ROW")],
 )
-def test_so_does_that_of_fairseq_train(flag: str, said: str, fairseq: Fairseq) -> None:
+def test_a_wrong_command_line_of_fairseq_train_ends_with_one_line(
+    flag: str, said: str, fairseq: Fairseq
+) -> None:
     words = ["--user-dir", "fairseq_erpo", "--criterion", "erpo_interp", "--arch", "transformer"]
     done = fairseq.start("fairseq-train", ["data", *words, flag, "1"]).wait()
     assert done.code == 2 and "usage" not in done.output

@@ -43,8 +43,9 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
         "systems",
         metavar="NAME=PATH[,PATH...]",
         nargs="+",
-        help="a system and its runs, one for each seed: folders with a checkpoint_best.pt, checkpoints, outputs of "
-        "fairseq-generate, or texts of one hypothesis a line; NAME= may be left out",
+        help="a system and its runs, one for each seed: folders with a checkpoint_best.pt, "
+        "checkpoints, outputs of fairseq-generate, or texts of one hypothesis a line; NAME= may be "
+        "left out",
     )
     parser.add_argument("--baseline", metavar="NAME", help="compare all others with this system")
     parser.add_argument(
@@ -174,9 +175,8 @@ def parse_systems(words: Sequence[str], baseline: str | None) -> dict[str, list[
         if not name or not listed:
             raise ValueError(f"{word!r} is not NAME=PATH or NAME=PATH,PATH")
         if name in paths:
-            raise ValueError(
-                f"two systems are called {name!r}; seeds of one system go into one word, {name}=PATH,PATH"
-            )
+            fix = f"seeds of one system go into one word, {name}=PATH,PATH"
+            raise ValueError(f"two systems are called {name!r}; {fix}")
         check_distinct(listed, word)
         paths[name] = listed
     if baseline is not None and baseline not in paths:

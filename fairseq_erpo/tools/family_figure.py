@@ -1,4 +1,4 @@
-"""The paper's Figures 1 and 2 drawn from measurements: rows from restricted to broad exploration."""
+"""The paper's Figures 1 and 2 from measurements: rows from restricted to broad exploration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +20,10 @@ PANELS = ((0.40, 0.29), (0.705, 0.28))  # left edge and width, of the figure
 COLUMNS = {"criterion": 0.012, "R": 0.152, "α": 0.262, "β": 0.330}  # left edges, of the figure
 APART = 0.065  # of the axis: labels closer than this would overlap
 NOTE = (
-    "Labels: a schedule's λ_data; MIXER's step k; SPG's α. The large square is where a row ends; its entropy orders the rows.\n"
-    "Measured on the engine's own draws: four words, y* of three tokens, a model that gives each right token p = .47; "
-    "--erpo-preset paper."
+    "Labels: a schedule's λ_data; MIXER's step k; SPG's α. "
+    "The large square is where a row ends; its entropy orders the rows.\n"
+    "Measured on the engine's own draws: four words, y* of three tokens, "
+    "a model that gives each right token p = .47; --erpo-preset paper."
 )
 
 

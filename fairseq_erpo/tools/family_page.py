@@ -23,8 +23,9 @@ from fairseq_erpo.verbs import dashed
 
 FORMATS = (".png", ".svg")
 WIDE = 120  # columns: from here on the whole table has room
-NARROW = f"What a row draws from, its page and flags: python -m fairseq_erpo family ROW, or {WIDE} columns"
-POINT = "Drawn from: λ = (model, reward, data). A row's page and flags: python -m fairseq_erpo family ROW"
+ONE = "python -m fairseq_erpo family ROW"
+NARROW = f"What a row draws from, its page and flags: {ONE}, or {WIDE} columns"
+POINT = f"Drawn from: λ = (model, reward, data). A row's page and flags: {ONE}"
 
 
 def family(parser: ArgumentParser, argv: Sequence[str]) -> None:

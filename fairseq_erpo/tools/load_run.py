@@ -48,7 +48,8 @@ class Conditions(NamedTuple):
     update: int
 
     def line(self) -> str:
-        return f"{self.split} of {self.data} · λ {self.mixture} · {self.flags} · seed {self.seed}, update {self.update}"
+        drawn = f"seed {self.seed}, update {self.update}"
+        return f"{self.split} of {self.data} · λ {self.mixture} · {self.flags} · {drawn}"
 
 
 def add_arguments(
@@ -74,8 +75,8 @@ def add_arguments(
         "--lambda",
         dest="mixture",
         metavar="λ",
-        help=f"the mixture of the experts, such as model=.12,reward=.16,data=.72 "
-        f"(default: the run's own, where its schedule ends; {MIDWAY} if it drew nothing but the data)",
+        help="the mixture of the experts, such as model=.12,reward=.16,data=.72 (default: where "
+        f"the run's schedule ends; {MIDWAY} if it drew nothing but the data)",
     )
     parser.add_argument("--split", default=split, help=f"train, valid or test (default: {split})")
     parser.add_argument(
@@ -186,9 +187,8 @@ def _check_known(checkpoint: str, state: Mapping[str, Any]) -> None:
     for part, name, known in used:
         # Module:function is imported when it is used
         if name not in (None, "same", *known) and ":" not in name:
-            raise ValueError(
-                f"there is no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it"
-            )
+            fix = "give the --user-dir that has it"
+            raise ValueError(f"there is no {part} {name!r}, which {checkpoint} is of; {fix}")
 
 
 def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], Mixture]:
@@ -210,14 +210,12 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
         end = own if own.data < 1 else MIDWAY
     given = {name: value for name, value in typed.items() if value is not None}
     if ":" in str(run.get("erpo_reward")) and not given.keys() & {"erpo_reward", "erpo_preset"}:
-        raise ValueError(
-            f"the run was paid by {run['erpo_reward']}, and no file may name a module to import: type it, as --erpo-reward"
-        )
+        why = "no file may name a module to import: type it, as --erpo-reward"
+        raise ValueError(f"the run was paid by {run['erpo_reward']}, and {why}")
     if given.get("erpo_reward") in REWARDS:  # ΔR is shown of the reward that was asked for
         given.setdefault("erpo_teacher", "same")
-    return {"erpo_preset": FLAGS["erpo_preset"].default} | (
-        {} if "erpo_preset" in given else run
-    ) | given, end
+    base = {"erpo_preset": FLAGS["erpo_preset"].default}
+    return base | ({} if "erpo_preset" in given else run) | given, end
 
 
 def flags_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,19 +277,13 @@ def _task_and_model(checkpoint: str, data: str) -> tuple[Any, nn.Module]:
     except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
         mismatch = re.search(r"size mismatch for \S+: .*", str(error))
         if mismatch is None:
-            raise ValueError(
-                f"{checkpoint} cannot be used with {data}: {cause_of(error)}"
-            ) from None
-        sizes = {len(task.source_dictionary), len(task.target_dictionary)}
-        of_words = any(
-            int(size) in sizes
-            for size in re.findall(r"\d+", mismatch[0].rpartition("current model")[2])
-        )
-        why = (
-            f"the dictionaries in {data} are not those of {checkpoint}"
-            if of_words
-            else f"{checkpoint} does not fit {data}"
-        )
+            why = f"{checkpoint} cannot be used with {data}: {cause_of(error)}"
+            raise ValueError(why) from None
+        why = f"{checkpoint} does not fit {data}"
+        wanted = re.findall(r"\d+", mismatch[0].rpartition("current model")[2])
+        types = {str(len(task.source_dictionary)), str(len(task.target_dictionary))}
+        if types & set(wanted):
+            why = f"the dictionaries in {data} are not those of {checkpoint}"
         raise ValueError(f"{why}: {mismatch[0]}") from None
     return task, model
 
@@ -305,14 +297,12 @@ def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:
             f"--split {args.split}: no sentence is short enough for the model's {room} positions"
         )
     if args.shuffle:
-        return [
-            int(i) for i in np.random.default_rng(args.seed).permutation(fitting)[: args.sentences]
-        ]
-    if not args.spread:
-        return [int(i) for i in fitting[: args.sentences]]
+        fitting = np.random.default_rng(args.seed).permutation(fitting)
+    if args.shuffle or not args.spread:
+        return list(map(int, fitting[: args.sentences]))
     lengths = np.array([dataset.size(i)[1] for i in fitting])
-    middling = fitting[
-        (lengths >= np.quantile(lengths, 0.25)) & (lengths <= np.quantile(lengths, 0.75))
-    ]
+    low, high = np.quantile(lengths, (0.25, 0.75))
+    middling = fitting[(lengths >= low) & (lengths <= high)]
     chosen = np.sort(middling if len(middling) >= args.sentences else fitting)
-    return [int(i) for i in chosen[:: max(1, len(chosen) // args.sentences)][: args.sentences]]
+    apart = max(1, len(chosen) // args.sentences)
+    return list(map(int, chosen[::apart][: args.sentences]))

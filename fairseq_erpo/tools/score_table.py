@@ -91,13 +91,10 @@ def legend(result: Result, columns: Sequence[str]) -> list[str]:
     """The lines below a table of these columns: what its numbers are."""
     seeds = sorted({system["runs"] for system in result["systems"].values()})
     lines = [f"sacreBLEU {result['signature']}, {result['sentences']} sentences"]
-    if "decoding" in result:
-        known = result["decoding"]
-        penalty = (
-            f", length penalty {known['lenpen']:g} (fairseq's: log p / length^x)"
-            if "lenpen" in known
-            else ""
-        )
+    if known := result.get("decoding"):
+        penalty = ""
+        if "lenpen" in known:
+            penalty = f", length penalty {known['lenpen']:g} (fairseq's: log p / length^x)"
         lines.append(f"{known['split']}, beam {known['beam']}{penalty}")
     if seeds != [1]:
         lines.append(f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds")
@@ -105,10 +102,8 @@ def legend(result: Result, columns: Sequence[str]) -> list[str]:
         lines.append(f"against {result['baseline']}, {result['test']}: * p < .05, ** p < .01,")
         lines.append(f"no star for a difference below {LEAST:g}")
     if "repetition" in columns:
-        natural = result["references"]["repetition"]
-        lines.append(
-            f"repeats: share of bigrams already seen in that output, in percent (references {natural:.2f})"
-        )
+        natural = f"(references {result['references']['repetition']:.2f})"
+        lines.append(f"repeats: share of bigrams already seen in that output, in percent {natural}")
     return [*lines, *hints(result, columns)]
 
 
@@ -117,31 +112,35 @@ def hints(result: Result, columns: Sequence[str]) -> Iterator[str]:
     if "usable" not in result:
         return
     share = result["usable"]
+    lost = {name: f"{1 - share[name]:.0%} of the" for name in ("known", "words", "bleu")}
     titles = ", ".join(measures()[key].title for key in columns if key in ROUGE)
     if titles and share["rouge"] < NEARLY_ALL:
-        verdict = f"{titles} say nothing here, use" if share["rouge"] < ENOUGH else "compare also"
+        advice = f"{titles} say nothing here, use" if share["rouge"] < ENOUGH else "compare also"
         kept = f"{share['rouge']:.1%} of the references' letters and digits"
-        yield f"rouge-score counts a-z and 0-9 only, {kept}: {verdict} BLEU or chrF"
+        yield f"rouge-score counts a-z and 0-9 only, {kept}: {advice} BLEU or chrF"
     if share["known"] < NEARLY_ALL:
-        yield f"{1 - share['known']:.0%} of the references' words are not in the dictionary, and match nothing: give --reference"
+        why = "are not in the dictionary, and match nothing: give --reference"
+        yield f"{lost['known']} references' words {why}"
     if share["words"] < NEARLY_ALL:
-        yield f"{1 - share['words']:.0%} of the texts are in subword pieces: decode with --remove-bpe sentencepiece, or '@@ '"
+        fix = "decode with --remove-bpe sentencepiece, or '@@ '"
+        yield f"{lost['words']} texts are in subword pieces: {fix}"
     if share["bleu"] < NEARLY_ALL:
         better = "char" if share["better"] == "char" else f"{share['better']} or char"
-        yield (
-            f"{1 - share['bleu']:.0%} of the references are one word to --tokenize {share['tokenize']}, since their script has "
-            f"no blanks: a nearly right output has 0 BLEU; use --tokenize {better}"
-        )
-    elif share["words"] >= NEARLY_ALL and any(
-        letters_agree(system["scores"]) for system in result["systems"].values()
-    ):
-        yield "BLEU is near 0 where chrF is high: outputs and references differ in how words are divided; try --tokenize char"
+        why = "since their script has no blanks: a nearly right output has 0 BLEU"
+        unseen = f"{lost['bleu']} references are one word to --tokenize {share['tokenize']}"
+        yield f"{unseen}, {why}; use --tokenize {better}"
+    elif share["words"] >= NEARLY_ALL and letters_agree(result):
+        why = "outputs and references differ in how words are divided"
+        yield f"BLEU is near 0 where chrF is high: {why}; try --tokenize char"
 
 
-def letters_agree(scores: Mapping[str, Any]) -> bool:
-    """Whether outputs are right by their letters and wrong by their words."""
-    bleu, chrf = (scores[name]["mean"] for name in ("bleu", "chrf"))
-    return chrf >= HIGH_CHRF and bleu < chrf / 10
+def letters_agree(result: Result) -> bool:
+    """Whether outputs of a system are right by their letters and wrong by their words."""
+    for system in result["systems"].values():
+        bleu, chrf = (system["scores"][name]["mean"] for name in ("bleu", "chrf"))
+        if chrf >= HIGH_CHRF and bleu < chrf / 10:
+            return True
+    return False
 
 
 # ---- in words ----
