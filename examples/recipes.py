@@ -199,7 +199,7 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
                 "mixer": "--erpo-anneal-every 50u",
                 "critic": "--erpo-baseline leave_one_out --erpo-samples 3",
                 "gentle": "--lr 5e-5",
-                "interp": "--erpo-preset corpus",
+                "interp": "",
             },
         ),
         ("summarization", "laptop"): Profile(

@@ -4,7 +4,7 @@
 #   examples/quickstart/run.sh                    or  make demo
 #   examples/quickstart/run.sh --rows mle,raml    any flag of examples/translation/table.sh
 #
-# Rows      mle, interp (--erpo-preset corpus), from examples/quickstart/model/; seed 1
+# Rows      mle, interp as it is without a flag, from examples/quickstart/model/; seed 1
 # Expected  37.1 BLEU at the start and by MLE, 38.0 by interpolation (three seeds: +.70, at the edge of noise; last bits differ by
 #           machine); by greedy search 36.1 and 35.4; five to fifteen minutes on two cores
 # Measured  docs/demo.md
