@@ -34,6 +34,7 @@ from recipes import TASKS, Selection, profile_of
 
 from fairseq_erpo.coverage import ENOUGH, NEARLY_ALL, Coverage
 from fairseq_erpo.files import read_json, reason_of, text_lines, write_json
+from fairseq_erpo.verbs import OneLineParser, Option, add_options
 
 EXAMPLES = Path(__file__).resolve().parent
 ROOT = EXAMPLES.parent
@@ -463,41 +464,30 @@ def place(
     return sizes
 
 
+OPTIONS: Mapping[str, Option] = {
+    "--profile": ("NAME", "laptop", "paper, laptop or, for translation, quickstart"),
+    "--languages": (
+        "A,B",
+        str,
+        "suffixes of source and target (default: of the text files, or the task's)",
+    ),
+    "--pieces": (
+        "N",
+        int,
+        "size of a joint subword vocabulary, 0 for words (default: the profile's)",
+    ),
+    "--moses": ("", False, "tokenise and lower-case by sacremoses"),
+    "--out": ("DIR", Path, "default: runs/TASK/PROFILE/data"),
+    "--force": ("", False, "replace a corpus of other text or settings in that folder"),
+}
+
+
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare a corpus for examples/*/table.sh.")
+    parser = OneLineParser(prog="corpus", description="Prepare a corpus for examples/*/table.sh.")
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        type=Path,
-        metavar="SOURCE",
-        help="two texts, a folder, deu-eng.zip or de-en.tgz",
-    )
-    parser.add_argument(
-        "--profile",
-        default="laptop",
-        help="paper, laptop or, for translation, quickstart (default: laptop)",
-    )
-    parser.add_argument(
-        "--languages",
-        metavar="A,B",
-        help="suffixes of source and target (default: of the text files, or the task's)",
-    )
-    parser.add_argument(
-        "--pieces",
-        type=int,
-        metavar="N",
-        help="size of a joint subword vocabulary, 0 for words (default: the profile's)",
-    )
-    parser.add_argument(
-        "--moses", action="store_true", help="tokenise and lower-case by sacremoses"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE/data")
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace a corpus of other text or settings in that folder",
-    )
+    sources = "two texts, a folder, deu-eng.zip or de-en.tgz"
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=sources)
+    add_options(parser, OPTIONS)
     return parser.parse_args()
 
 

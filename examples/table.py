@@ -18,7 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from recipes import ROWS, TASKS, Profile, Task, flags_of, profile_of
 from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
 
 from fairseq_erpo.files import lock, read_json, reason_of
-from fairseq_erpo.verbs import OneLineParser
+from fairseq_erpo.verbs import OneLineParser, Option, add_options
 
 PRETRAIN = "pretrain"
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is
@@ -214,59 +214,41 @@ def numbers(text: str) -> list[int]:
     return found if "," in text else list(range(1, found[0] + 1))
 
 
+OPTIONS: Mapping[str, Option] = {
+    "--profile": ("NAME", "laptop", "paper, laptop or, for translation, quickstart"),
+    "--rows": ("NAMES", ",".join(ROWS), "in the order of the table"),
+    "--one-start": ("", False, "train MLE by the first seed only; all seeds continue that model"),
+    "--out": ("DIR", Path, "default: runs/TASK/PROFILE"),
+    "--epochs": ("P,M", str, "epochs of MLE and of each row, other than the profile's"),
+    "--pairs": (
+        "N",
+        int,
+        "training pairs, other than the profile's; a tenth as many to validate and test",
+    ),
+    "--jobs": ("N", os.cpu_count() or 1, "processes at a time, one thread each"),
+    "--share-cores": ("", False, "divide --jobs threads among the processes that can run"),
+    "--examples": ("N", 0, "print N test sentences with each row's output"),
+    "--force": ("", False, "remove stages and data that were finished with other settings"),
+    "--dry-run": ("", False, "print the commands and do nothing"),
+}
+TRY = """flags that every row is tried with by the first seed; the best on validation is kept:
+--try '--lr 5e-5' --try '--lr 2e-4'"""
+
+
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = OneLineParser(prog="table", description="Train and compare rows of the family.")
     add = parser.add_argument
     add("task", choices=TASKS)
-    add(
-        "--profile",
-        default="laptop",
-        help="paper, laptop or, for translation, quickstart (default: laptop)",
-    )
-    add("--rows", default=",".join(ROWS), help=f"of {','.join(ROWS)} (default: all)")
-    add(
-        "--row",
-        action="append",
-        default=[],
-        metavar="NAME=FLAGS",
-        help="one more row: --row 'soft=interp --erpo-c 5'",
-    )
-    add(
-        "--try",
-        dest="trials",
-        action="append",
-        default=[],
-        metavar="FLAGS",
-        help="flags that every row is tried with by the first seed; the best on validation is "
-        "kept: --try '--lr 5e-5' --try '--lr 2e-4'",
-    )
-    add(
-        "--seeds",
-        type=numbers,
-        default=[1],
-        metavar="N",
-        help="how many seeds, or a list such as 4,7 (default: 1)",
-    )
-    shared = "train MLE by the first seed only; all seeds continue that model"
-    add("--one-start", action="store_true", help=shared)
+    own = "one more row: --row 'soft=interp --erpo-c 5'"
+    add("--row", action="append", default=[], metavar="NAME=FLAGS", help=own)
+    add("--try", dest="trials", action="append", default=[], metavar="FLAGS", help=TRY)
+    seeds = "how many seeds, or a list such as 4,7 (default: 1)"
+    add("--seeds", type=numbers, default=[1], metavar="N", help=seeds)
     sources = "a prepared folder, or what corpus.py prepares: two texts, a folder, an archive"
     add("--data", type=Path, nargs="+", metavar="PATH", help=sources)
-    add("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE")
-    epochs = "epochs of MLE and of each row, other than the profile's"
-    add("--epochs", metavar="P,M", help=epochs)
-    pairs = "training pairs, other than the profile's; a tenth as many to validate and test"
-    add("--pairs", type=int, metavar="N", help=pairs)
-    cores, jobs = os.cpu_count() or 1, "processes at a time, one thread each"
-    add("--jobs", type=int, default=cores, metavar="N", help=jobs)
-    divided = "divide --jobs threads among the processes that can run"
-    add("--share-cores", action="store_true", help=divided)
-    shown = "print N test sentences with each row's output"
-    add("--examples", type=int, default=0, metavar="N", help=shown)
     cluster = "on a cluster: slurm_partition=gpu,gpus_per_node=1"
     add("--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help=cluster)
-    forced = "remove stages and data that were finished with other settings"
-    add("--force", action="store_true", help=forced)
-    add("--dry-run", action="store_true", help="print the commands and do nothing")
+    add_options(parser, OPTIONS)
     return parser.parse_args(argv)
 
 

@@ -29,66 +29,38 @@ Texts = Sequence[str]
 TextReward = Callable[[Texts, Texts, Texts], Sequence[float]]
 
 
-# Each is a function of one hypothesis and its reference; made when it is first asked for, since the
-# libraries take their time to import.
-One = Callable[[str, str], float]
-
-
 @cache
-def _sacrebleu() -> One:
-    from sacrebleu.metrics import BLEU
-
-    metric = BLEU(effective_order=True)
-    return lambda hypothesis, reference: metric.sentence_score(hypothesis, [reference]).score / 100
-
-
-@cache
-def _chrf() -> One:
-    from sacrebleu.metrics import CHRF
-
-    metric = CHRF()
-    return lambda hypothesis, reference: metric.sentence_score(hypothesis, [reference]).score / 100
-
-
-@cache
-def _ter() -> One:
-    from sacrebleu.metrics import TER
-
-    metric = TER()
-
-    def score(hypothesis: str, reference: str) -> float:
-        return max(-1.0, 1 - metric.sentence_score(hypothesis, [reference]).score / 100)
-
-    return score
-
-
-@cache
-def _rouge_score() -> One:
+def _scorers() -> Mapping[str, Callable[[str, str], float]]:
+    """Of one hypothesis and its reference."""
     from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics import BLEU, CHRF, TER
 
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    bleu, chrf, ter = BLEU(effective_order=True), CHRF(), TER()
+    rouge = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
-    def score(hypothesis: str, reference: str) -> float:
-        found = scorer.score(reference, hypothesis)
-        return float(sum(part.fmeasure for part in found.values())) / len(found)
+    def rouge_score(hypothesis: str, reference: str) -> float:
+        found = rouge.score(reference, hypothesis).values()
+        return float(sum(score.fmeasure for score in found)) / 3
 
-    return score
+    return {
+        "sacrebleu": lambda text, reference: bleu.sentence_score(text, [reference]).score / 100,
+        "chrf": lambda text, reference: chrf.sentence_score(text, [reference]).score / 100,
+        "ter": lambda text, reference: max(
+            -1, 1 - ter.sentence_score(text, [reference]).score / 100
+        ),
+        "rouge_score": rouge_score,
+    }
 
 
-def _of_texts(make: Callable[[], One]) -> TextReward:
-    """The same of a batch; the sources are not looked at."""
-
+def _by(name: str) -> TextReward:
     def score(sources: Texts, hypotheses: Texts, references: Texts) -> list[float]:
-        return list(map(make(), hypotheses, references))
+        return list(map(_scorers()[name], hypotheses, references))
 
     return score
 
 
 TEXT_REWARDS: Mapping[str, TextReward] = {
-    "sacrebleu": _of_texts(_sacrebleu),
-    "chrf": _of_texts(_chrf),
-    "ter": _of_texts(_ter),
-    "rouge_score": _of_texts(_rouge_score),
+    name: _by(name) for name in ("sacrebleu", "chrf", "ter", "rouge_score")
 }
 
 

@@ -46,6 +46,23 @@ class OneLineParser(ArgumentParser):
         self.exit(2, f"{self.prog}: {text}\n")
 
 
+# A flag as data: what stands for its value in --help, its default, or its type where it has none,
+# and what it means. One with the default False takes no value.
+Option = tuple[str, Any, str]
+
+
+def add_options(parser: ArgumentParser, options: Mapping[str, Option]) -> None:
+    """Flags that take a value at most once."""
+    for flag, (metavar, default, text) in options.items():
+        if default is False:
+            parser.add_argument(flag, action="store_true", help=text)
+        elif isinstance(default, type):
+            parser.add_argument(flag, metavar=metavar, type=default, help=text)
+        else:
+            text, kind = f"{text} (default: %(default)s)", type(default)
+            parser.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)
+
+
 class Verb(NamedTuple):
     """One verb: where its function is, and what --help prints."""
 

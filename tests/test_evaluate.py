@@ -65,11 +65,9 @@ def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(tiny_checkpoint, run / "checkpoint_best.pt")
-    flags = "--user-dir fairseq_erpo --task erpo_translation --beam 5 --lenpen .6 --max-len-a 1.2 --max-len-b 10 --cpu"
-    job = fairseq.start(
-        "fairseq-generate",
-        [tiny_data, "--path", tiny_checkpoint, *flags.split(), "--batch-size", 64],
-    )
+    flags = "--user-dir fairseq_erpo --task erpo_translation --beam 5 --lenpen .6 --max-len-a 1.2"
+    flags += f" --max-len-b 10 --cpu --batch-size 64 --path {tiny_checkpoint}"
+    job = fairseq.start("fairseq-generate", [tiny_data, *flags.split()])
     printed = evaluate(run, "--json", tmp_path / "scores.json")
     both = evaluate(run, "--greedy")
     (greedy,) = run.glob("checkpoint_best.test.beam1.*.txt")

@@ -319,15 +319,13 @@ def test_corpus_bleu_is_that_of_the_checkpoints_update(
         for m in (5.0, 6.0, 7.0)
     ]
     counts = [{"update": update + n, **asdict(corpus)} for n, corpus in enumerate(corpora, -1)]
+    flags = "--erpo-preset corpus --erpo-reward corpus_bleu --lambda data=.5,model=.5"
 
     def shown(found: list[Any]) -> tuple[str, list[str]]:
         (tmp_path / "erpo_corpus.json").write_text(json.dumps(found))
-        output = inspect(
-            tmp_path / "x.pt", tiny_data, "--erpo-preset", "corpus", "--lambda", "data=.5,model=.5"
-        )
-        return " ".join(output.split()), [
-            sentence["title"][0] for sentence in blocks(output).values()
-        ]
+        output = inspect(tmp_path / "x.pt", tiny_data, *flags.split())
+        titles = [sentence["title"][0] for sentence in blocks(output).values()]
+        return " ".join(output.split()), titles
 
     text, rewards = shown(counts)
     assert "of no model's statistics" not in text and rewards == shown([counts[1]])[1]
@@ -384,7 +382,11 @@ def test_sources_can_be_left_out(
             "λ model=0.12,reward=0.16,data=0.72 · --erpo-preset robust ·",
         ),
         # A constant row has one of its own.
-        ({"_name": "erpo_pg"}, "", f"λ model=1,reward=0,data=0 · --erpo-preset {DEFAULT} ·"),
+        (
+            {"_name": "erpo_pg"},
+            "",
+            f"λ model=1,reward=0,data=0 · --erpo-preset {DEFAULT} --erpo-reward metric ·",
+        ),
         ({"_name": "erpo_raml"}, "", f"λ model=0,reward=1,data=0 · --erpo-preset {DEFAULT} ·"),
         (
             {

@@ -11,24 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_erpo.checkup import Check, machine, report
+from fairseq_erpo.verbs import Option, add_options
 
 
 def doctor(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `doctor`."""
-    parser.add_argument(
-        "data", metavar="DATA", nargs="?", help="a folder that fairseq-preprocess made"
-    )
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs="?", help="a .pt file that fairseq-train wrote"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="where runs are to go (default: this folder)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    add = parser.add_argument
+    add("data", metavar="DATA", nargs="?", help="a folder that fairseq-preprocess made")
+    add("checkpoint", metavar="CHECKPOINT", nargs="?", help="a .pt file that fairseq-train wrote")
+    options: dict[str, Option] = {
+        "--out": ("DIR", Path(), "where runs are to go"),
+        "--json": ("", False, "print the findings as JSON"),
+    }
+    add_options(parser, options)
     args = parser.parse_args(argv)
     report(checks(args), args.json)
 

@@ -20,6 +20,7 @@ from fairseq_erpo.files import reason_of, text_lines, write_json
 from fairseq_erpo.scores import TEST, bleu_signature, measures, p_values, tokeniser
 from fairseq_erpo.tools.generate import Decoding, Output, output_of
 from fairseq_erpo.tools.score_table import compared, example_text, table, verdict
+from fairseq_erpo.verbs import Option, add_options
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
 UNKNOWN = "<<unk>>"  # in fairseq-generate's references
@@ -37,6 +38,33 @@ class Outputs(NamedTuple):
     settings: Mapping[str, Any] | None  # how they were decoded, if known and the same for all
 
 
+OPTIONS: Mapping[str, Option] = {
+    "--baseline": ("NAME", str, "compare all others with this system"),
+    "--data": ("DIR", str, "folder of fairseq-preprocess (default: the one trained on)"),
+    "--split": ("SPLIT", "test", "train, valid or test"),
+    "--reference": (
+        "FILE",
+        str,
+        "references, one a line (default: the data's, whose unknown words are lost)",
+    ),
+    "--beam": ("N", 5, "width of the beam"),
+    "--greedy": ("", False, "decode by greedy search, too: one more column"),
+    "--lenpen": ("X", 0.6, "divide log p by length^X"),
+    "--remove-bpe": ("KIND", str, "sentencepiece, or a mark such as '@@ ' (default: as validated)"),
+    "--tokenize": ("NAME", "13a", "sacreBLEU's tokeniser; none for tokenised text"),
+    "--columns": ("NAMES", ",".join(COLUMNS), f"of {', '.join(measures())}"),
+    "--user-dir": ("DIR", str, "plugin with the runs' own models"),
+    "--markdown": ("", False, "print the table in Markdown"),
+    "--json": ("FILE", str, "write all scores as well"),
+    "--examples": (
+        "N",
+        0,
+        "print N sentences with each system's output: half where the last system gains most on the "
+        "baseline, half where it loses most",
+    ),
+}
+
+
 def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `evaluate`."""
     parser.add_argument(
@@ -47,56 +75,7 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
         "checkpoints, outputs of fairseq-generate, or texts of one hypothesis a line; NAME= may be "
         "left out",
     )
-    parser.add_argument("--baseline", metavar="NAME", help="compare all others with this system")
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder of fairseq-preprocess (default: the one trained on)"
-    )
-    parser.add_argument("--split", default="test", help="train, valid or test (default: test)")
-    parser.add_argument(
-        "--reference",
-        metavar="FILE",
-        help="references, one a line (default: the data's, whose unknown words are lost)",
-    )
-    parser.add_argument(
-        "--beam", type=int, default=5, metavar="N", help="width of the beam (default: 5)"
-    )
-    parser.add_argument(
-        "--lenpen",
-        type=float,
-        default=0.6,
-        metavar="X",
-        help="divide log p by length^X (default: .6)",
-    )
-    parser.add_argument(
-        "--remove-bpe",
-        metavar="KIND",
-        help="sentencepiece, or a mark such as '@@ ' (default: as validated)",
-    )
-    parser.add_argument(
-        "--tokenize",
-        default="13a",
-        metavar="NAME",
-        help="sacreBLEU's tokeniser; none for tokenised text",
-    )
-    parser.add_argument(
-        "--columns",
-        default=",".join(COLUMNS),
-        help=f"of {', '.join(measures())} (default: %(default)s)",
-    )
-    parser.add_argument("--user-dir", metavar="DIR", help="plugin with the runs' own models")
-    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
-    parser.add_argument("--json", metavar="FILE", help="write all scores as well")
-    parser.add_argument(
-        "--greedy", action="store_true", help="decode by greedy search, too: one more column"
-    )
-    parser.add_argument(
-        "--examples",
-        type=int,
-        default=0,
-        metavar="N",
-        help="print N sentences with each system's output: half where the last system gains most "
-        "on the baseline, half where it loses most",
-    )
+    add_options(parser, OPTIONS)
     args = parser.parse_args(argv)
     columns = args.columns.split(",")
     _refuse(args, columns)

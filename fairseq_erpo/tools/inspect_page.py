@@ -1,5 +1,6 @@
 """Sampled sequences as one HTML file without scripts, pictures or addresses."""
 
+from collections.abc import Iterator
 from html import escape
 
 from fairseq_erpo.tools.inspect_draw import LOOKS, Inspection, Sentence, Token, number
@@ -42,13 +43,18 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';
+ style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 <title>{title}</title>
 <style>{style}</style>
 </head>
 <body>
 <h1>{title}</h1>
-<p class="conditions">{conditions}</p>
+{body}
+</body>
+</html>
+"""
+BODY = """<p class="conditions">{conditions}</p>
 <div class="summary">
 <table>
 <tr><th>drawn by</th><th>λ</th><th>share</th><th>mean ΔR</th></tr>
@@ -59,28 +65,27 @@ PAGE = """<!DOCTYPE html>
 </dl>
 </div>
 <p class="conditions">{legend}</p>
-{sentences}
-</body>
-</html>
-"""
+{sentences}"""
 
 
 def page(inspection: Inspection) -> str:
     """The whole file."""
-    experts = [
-        f'<tr><td><span class="token {expert.name.lower()}">{look.letter} {look.name}</span></td>'
-        f"<td>{share:.3g}</td><td>{realised:.0%}</td><td>{escape(mean)}</td></tr>"
-        for expert, (look, share, realised, mean) in zip(LOOKS, inspection.experts(), strict=True)
-    ]
-    return PAGE.format(
-        title=escape(f"Sequences drawn from {inspection.conditions.checkpoint}"),
-        style=STYLE,
+    body = BODY.format(
         conditions=escape(inspection.conditions.line()),
-        experts="\n".join(experts),
+        experts="\n".join(_experts(inspection)),
         figures="\n".join(entry(name, value) for name, value in inspection.figures().items()),
         legend=escape(inspection.legend),
         sentences="\n".join(map(section, inspection.sentences)),
     )
+    title = escape(f"Sequences drawn from {inspection.conditions.checkpoint}")
+    return PAGE.format(title=title, style=STYLE, body=body)
+
+
+def _experts(inspection: Inspection) -> Iterator[str]:
+    for expert, (look, share, drew, mean) in zip(LOOKS, inspection.experts(), strict=True):
+        name = f'<span class="token {expert.name.lower()}">{look.letter} {look.name}</span>'
+        cells = (name, f"{share:.3g}", f"{drew:.0%}", escape(mean))
+        yield "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def section(sentence: Sentence) -> str:

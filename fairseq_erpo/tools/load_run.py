@@ -29,7 +29,7 @@ from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.rewards import REWARDS
 from fairseq_erpo.text_rewards import TEXT_REWARDS
-from fairseq_erpo.verbs import dashed
+from fairseq_erpo.verbs import Option, add_options, dashed
 
 SAMPLING = ("erpo_preset", "erpo_reward", "erpo_teacher", "erpo_c", "erpo_c_model")
 # A.3.2: the second step of the paper's schedule
@@ -62,53 +62,31 @@ def add_arguments(
     else those at its start.
     """
     parser.set_defaults(spread=spread)
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote")
+    made = "a folder that fairseq-preprocess made with the same dictionaries"
+    add("data", metavar="DATA", help=made)
+    mixture = (
+        "the mixture of the experts, such as model=.12,reward=.16,data=.72 (default: where the "
+        f"run's schedule ends; {MIDWAY} if it drew nothing but the data)"
+    )
+    add("--lambda", dest="mixture", metavar="λ", help=mixture)
     where = "spread over those of middle length" if spread else "from the split's start"
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote"
-    )
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help="a folder that fairseq-preprocess made with the same dictionaries",
-    )
-    parser.add_argument(
-        "--lambda",
-        dest="mixture",
-        metavar="λ",
-        help="the mixture of the experts, such as model=.12,reward=.16,data=.72 (default: where "
-        f"the run's schedule ends; {MIDWAY} if it drew nothing but the data)",
-    )
-    parser.add_argument("--split", default=split, help=f"train, valid or test (default: {split})")
-    parser.add_argument(
-        count,
-        dest="sentences",
-        type=int,
-        default=sentences,
-        metavar="N",
-        help=f"how many sentences, {where} (default: {sentences})",
-    )
-    parser.add_argument(
-        "--shuffle", action="store_true", help="choose them at random from all, by --seed, instead"
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=1,
-        help="of the draws; a run's own, with --split train, shows what it drew next (default: 1)",
-    )
-    parser.add_argument(
-        "--user-dir", metavar="DIR", help="plugin with the run's own models or rewards"
-    )
-    group = parser.add_argument_group(
-        "sampling", "Left out: as in the checkpoint's run. --erpo-preset sets the run's aside."
-    )
+    many = f"how many sentences, {where} (default: {sentences})"
+    add(count, dest="sentences", type=int, default=sentences, metavar="N", help=many)
+    seed = "of the draws; a run's own, with --split train, shows what it drew next"
+    options: dict[str, Option] = {
+        "--split": ("SPLIT", split, "train, valid or test"),
+        "--shuffle": ("", False, "choose them at random from all, by --seed, instead"),
+        "--seed": ("SEED", 1, seed),
+        "--user-dir": ("DIR", str, "plugin with the run's own models or rewards"),
+    }
+    add_options(parser, options)
+    left_out = "Left out: as in the checkpoint's run. --erpo-preset sets the run's aside."
+    group = parser.add_argument_group("sampling", left_out)
     for name in SAMPLING:
-        group.add_argument(
-            dashed(name),
-            type=FLAGS[name].type,
-            help=FLAGS[name].help,
-            metavar=name.removeprefix("erpo_").upper(),
-        )
+        flag, metavar = FLAGS[name], name.removeprefix("erpo_").upper()
+        group.add_argument(dashed(name), type=flag.type, help=flag.help, metavar=metavar)
 
 
 def at_least(flag: str, value: int, least: int) -> None:

@@ -16,12 +16,14 @@ from fairseq_erpo.files import atomic_write, cause_of, read_json, write_text
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import curves, training_log
+from fairseq_erpo.tools.curves import Groups
 from fairseq_erpo.tools.evaluate import check_distinct
 from fairseq_erpo.tools.inspect_draw import Inspection
-from fairseq_erpo.tools.inspect_page import STYLE, entry, section
+from fairseq_erpo.tools.inspect_page import PAGE, STYLE, entry, section
 from fairseq_erpo.tools.load_run import MIDWAY, add_arguments, load, part_of
 from fairseq_erpo.tools.score_table import legend, rows, verdict
 from fairseq_erpo.tools.training_log import History, group_of
+from fairseq_erpo.verbs import Option, add_options
 
 BEST = "checkpoint_best.pt"
 SCORES = "scores.json"  # where --scores looks by itself
@@ -47,26 +49,18 @@ figcaption { color: var(--quiet); font-size: .875rem; margin-top: .25rem; }
 .missing { border-left: .2rem solid var(--reward); padding-left: .75rem; }
 .samples section { padding: .75rem 0; }
 """
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none';
- style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="conditions">{runs}</p>
+BODY = """<p class="conditions">{runs}</p>
 {missing}
 <div class="blocks">
-{body}
-</div>
-</body>
-</html>
-"""
+{blocks}
+</div>"""
+
+
+OPTIONS: Mapping[str, Option] = {
+    "--scores": ("FILE", str, f"of evaluate --json (default: {SCORES} beside the runs' folders)"),
+    "--samples": ("N", 3, "sampled sentences of each annealed row"),
+    "--gail": ("DIR", str, "folder of pictures by `python -m gail plot`, to show as well"),
+}
 
 
 def report(parser: ArgumentParser, argv: Sequence[str]) -> None:
@@ -78,24 +72,9 @@ def report(parser: ArgumentParser, argv: Sequence[str]) -> None:
         help="a run's folder with its JSON log or TensorBoard events, or a log file; interp-1 and "
         "interp-2 are seeds of interp",
     )
-    parser.add_argument(
-        "--out", metavar="DIR", required=True, help="where report.html and the pictures go"
-    )
-    parser.add_argument(
-        "--scores",
-        metavar="FILE",
-        help=f"what evaluate --json wrote (default: {SCORES} beside the runs' folders)",
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=3,
-        metavar="N",
-        help="sampled sentences of each annealed row (default: 3)",
-    )
-    parser.add_argument(
-        "--gail", metavar="DIR", help="folder of pictures by `python -m gail plot`, to show as well"
-    )
+    where = "where report.html and the pictures go"
+    parser.add_argument("--out", metavar="DIR", required=True, help=where)
+    add_options(parser, OPTIONS)
     args = parser.parse_args(argv)
     if args.samples < 0:
         raise ValueError(f"--samples must not be negative, and is {args.samples}")
@@ -105,27 +84,32 @@ def report(parser: ArgumentParser, argv: Sequence[str]) -> None:
     missing += [] if scores else [how_to_score(paths)]
     looks = curves.looks([*groups, *(scores["systems"] if scores else ())])
     gail = gail_figures(Path(args.gail)) if args.gail else []
-    body = score_blocks(scores, looks, out) if scores else []
-    for title, panels in curves.panels(groups, looks).items():
-        save_panels(panels, out)
-        body.append(_block(title, [_panels(list(map(_drawn, panels)))], narrow=len(panels) == 1))
+    blocks = score_blocks(scores, looks, out) if scores else []
+    blocks += curve_blocks(groups, looks, out)
     samples = list(sample_blocks(paths, args.samples))
-    body += [_block("Samples", samples)] if samples else []
-    body += [_block("Imitation learning", [_panels(gail)])] if gail else []
-    body.append(_block("Commands", list(commands(groups)) or [UNKNOWN]))
-    page = PAGE.format(
-        title="Training report",
-        style=STYLE + MORE_STYLE,
-        runs=escape(", ".join(_described(name, runs) for name, runs in groups.items())),
-        missing="\n".join(f'<p class="missing">{escape(line)}</p>' for line in missing),
-        body="\n".join(body),
-    )
-    write_text(out / "report.html", page, "--out")
+    blocks += [_block("Samples", samples)] if samples else []
+    blocks += [_block("Imitation learning", [_panels(gail)])] if gail else []
+    blocks.append(_block("Commands", list(commands(groups)) or [UNKNOWN]))
+    write_text(out / "report.html", page(groups, missing, blocks), "--out")
     print(out / "report.html")
 
 
-def _described(name: str, runs: Sequence[History]) -> str:
-    return f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name
+def page(groups: Groups, missing: Sequence[str], blocks: Sequence[str]) -> str:
+    """The whole file."""
+    runs = [f"{name} ({len(of)} seeds)" if len(of) > 1 else name for name, of in groups.items()]
+    body = BODY.format(
+        runs=escape(", ".join(runs)),
+        missing="\n".join(f'<p class="missing">{escape(line)}</p>' for line in missing),
+        blocks="\n".join(blocks),
+    )
+    return PAGE.format(title="Training report", style=STYLE + MORE_STYLE, body=body)
+
+
+def curve_blocks(groups: Groups, looks: curves.Looks, out: Path) -> Iterator[str]:
+    """The curves of all runs, which are written as PNG files, too."""
+    for title, panels in curves.panels(groups, looks).items():
+        save_panels(panels, out)
+        yield _block(title, [_panels(list(map(_drawn, panels)))], narrow=len(panels) == 1)
 
 
 def save_panels(panels: Sequence[curves.Panel], out: Path) -> None:
@@ -325,7 +309,7 @@ def _samples(checkpoint: Path, data: str, count: int) -> list[str]:
 UNKNOWN = '<p class="conditions">The logs do not say how the runs were started.</p>'
 
 
-def commands(groups: Mapping[str, Sequence[History]]) -> Iterator[str]:
+def commands(groups: Groups) -> Iterator[str]:
     """How each run was started."""
     for history in (run for runs in groups.values() for run in runs):
         for start in history.commands:

@@ -22,12 +22,12 @@ import math
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
 from fairseq.dataclass.configs import FairseqConfig
+from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -194,8 +194,8 @@ def flags_of(variant: Variant, given: Mapping[str, Any], mixture: Mixture) -> di
 def criterion_of(row: str, flags: Mapping[str, Any], task: Any, seed: int) -> Any:
     """The criterion as fairseq-train would build it, in training mode."""
     name = f"erpo_{row}"
-    fairseqs = FairseqConfig()
-    borrowed = {field: attrgetter(place)(fairseqs) for field, (_, place) in BORROWED.items()}
+    defaults = OmegaConf.structured(FairseqConfig)
+    borrowed = {field: OmegaConf.select(defaults, at) for field, (_, at) in BORROWED.items()}
     borrowed |= {"seed": seed, "save_dir": ""}  # nothing is written
     config = CRITERION_DATACLASS_REGISTRY[name](**flags, **borrowed)
     return CRITERION_REGISTRY[name].build_criterion(config, task).train()
