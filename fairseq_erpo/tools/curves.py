@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
+from itertools import chain
 from typing import NamedTuple
 
 from matplotlib import rc_context
@@ -117,7 +118,7 @@ def panels(groups: Groups, looks: Looks) -> dict[str, list[Panel]]:
 
 def metric_panels(groups: Groups, looks: Looks) -> Iterator[Panel]:
     """The validation score, one panel for each metric."""
-    validated = [run for runs in groups.values() for run in runs if run.valid]
+    validated = [run for run in chain.from_iterable(groups.values()) if run.valid]
     for metric in sorted({run.metric for run in validated}):
         curves = {
             name: [run.scores() for run in runs if run in validated and run.metric == metric]
@@ -135,27 +136,29 @@ def loss_panel(groups: Groups, looks: Looks) -> Iterator[Panel]:
         name: [run.validation("loss") for run in runs if run.metric != "loss"]
         for name, runs in groups.items()
     }
-    if any(any(seeds) for seeds in curves.values()):
+    if _longest(curves):
         title = "validation loss, bits per token"
         yield _compared("valid-loss", title, VALID_LOSS, curves, looks)
 
 
 def _together(groups: Groups, name: str, looks: Looks) -> Panel | None:
     curves = {group: [run.curve(name) for run in runs] for group, runs in groups.items()}
-    if not any(any(seeds) for seeds in curves.values()):
-        return None
-    return _compared(*TOGETHER[name], curves, looks)
+    return _compared(*TOGETHER[name], curves, looks) if _longest(curves) else None
+
+
+def _longest(curves: Mapping[str, Sequence[Curve]]) -> int:
+    """How many values the longest curve has."""
+    return max(map(len, chain.from_iterable(curves.values())), default=0)
 
 
 def _compared(
     stem: str, title: str, caption: str, curves: Mapping[str, Sequence[Curve]], looks: Looks
 ) -> Panel:
     """A line for each group; where no run has a second value, which makes no curve, dots."""
-    if max(len(curve) for seeds in curves.values() for curve in seeds) == 1:
-        only = {
-            name: [value for curve in seeds for value in curve.values()]
-            for name, seeds in curves.items()
-        }
+    if _longest(curves) == 1:
+        only: dict[str, list[float]] = {}
+        for name, seeds in curves.items():
+            only[name] = list(chain.from_iterable(curve.values() for curve in seeds))
         return dots(stem, title, caption, only, looks)
     figure, axes = _axes(title)
     for name, seeds in curves.items():
@@ -227,7 +230,7 @@ def share_panel(axes: Axes, runs: Sequence[History]) -> bool:
     for name, colour in EXPERTS.items():
         wanted = gathered([run.curve(f"lambda_{name}") for run in runs])
         drawn = gathered([run.curve(f"z_{name}") for run in runs])
-        if any(value for values in drawn.values() for value in values):
+        if any(chain.from_iterable(drawn.values())):
             shown = True
             axes.plot(*_means(drawn), "o", color=colour, ms=4, label=f"z {name}")
         if wanted:

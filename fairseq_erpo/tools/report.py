@@ -6,6 +6,7 @@ import base64
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +163,8 @@ def scores_beside(paths: Sequence[Path]) -> Mapping[str, Any] | None:
     runs = {folder.resolve() for folder in folders}
     for file in sorted({folder.parent / SCORES for folder in runs}):
         scores = read_scores(str(file)) if file.is_file() else None
-        listed = scores["paths"].values() if scores else []
-        scored = [Path(run).resolve() for runs_of_one in listed for run in runs_of_one]
+        listed = chain.from_iterable(scores["paths"].values()) if scores else ()
+        scored = [Path(run).resolve() for run in listed]
         if runs & {*scored, *(run.parent for run in scored)}:
             return scores
     return None
@@ -311,7 +312,7 @@ UNKNOWN = '<p class="conditions">The logs do not say how the runs were started.<
 
 def commands(groups: Groups) -> Iterator[str]:
     """How each run was started."""
-    for history in (run for runs in groups.values() for run in runs):
+    for history in chain.from_iterable(groups.values()):
         for start in history.commands:
             made = f"{history.name}, version {start['version']}"
             made += f", commit {start['commit']}" * bool(start["commit"])
