@@ -180,7 +180,7 @@ def standing(score: Mapping[str, Any], title: str, baseline: str) -> str:
 def consequence(found: Sequence[Mapping[str, Any]], title: str) -> str:
     """What to make of one difference, or of two by different searches."""
     if not any(map(stars, found)):
-        return f"By {title} this is a tie."
+        return f"No difference in {title} is beyond noise."
     signs = {score["difference"] > 0 for score in found if abs(score["difference"]) >= LEAST}
     return "Go by the search that you will use." if len(signs) > 1 else ""
 
