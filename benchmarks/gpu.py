@@ -1,8 +1,8 @@
 """What a training step costs on a GPU, beside fairseq's cross_entropy: time, memory, launches,
 waits.
 
-    python benchmarks/gpu.py --model base --out FOLDER           (all of it: benchmarks/gpu.sh)
-    python benchmarks/gpu.py --model tiny --device cpu --out FOLDER      the same on a CPU, as a rehearsal
+    python benchmarks/gpu.py --model base --out FOLDER    (all of it: benchmarks/gpu.sh)
+    python benchmarks/gpu.py --model tiny --device cpu --out FOLDER    a rehearsal on a CPU
 
 One process, the same batch for all cases, in alternation. A figure is the median over the updates
 after the first ones; each precision is fairseq's own cast of the model (--bf16, --fp16).
@@ -118,7 +118,7 @@ def profiled(run: Callable[[], Any], table: Path) -> dict[str, float]:
 
 
 def seconds_of(runs: dict[str, Callable[[], Any]], updates: int, warm_up: int) -> dict[str, Any]:
-    """In alternation: every round runs each case once.  Seconds after the warm-up, or what broke."""
+    """In alternation: a round runs each case once.  Seconds after the warm-up, or what broke."""
     found: dict[str, Any] = {case: [] for case in runs}
     for update in range(warm_up + updates):
         for case, run in runs.items():

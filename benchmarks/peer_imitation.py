@@ -1,8 +1,9 @@
 """GAIL as HumanCompatibleAI's `imitation` 1.0.1 has it, beside ours: seconds of an iteration and
 returns, in one run.
 
-    make bench-peer                                         (installs imitation into runs/peer, and nothing else)
-    python benchmarks/peer_imitation.py --peer runs/peer [--expert POLICY] [--env ID] [--iterations N] [--json FILE]
+    make bench-peer          (installs imitation into runs/peer, and nothing else)
+    python benchmarks/peer_imitation.py --peer runs/peer [--expert POLICY] [--env ID]
+        [--iterations N] [--json FILE]
 
 Both get the same 50 pairs of each demonstration, the same PPO arguments and networks, the same
 number of the discriminator's steps and the same seeds, on the same versions of stable-baselines3
@@ -192,9 +193,8 @@ def main() -> None:
         "iterations": args.iterations,
         "expert": whole.returns().mean(),
     }
-    print(
-        f"{env_id}, {args.n} demonstrations of {found['expert']:.0f}, {args.iterations} iterations, {args.envs} environments"
-    )
+    size = f"{args.iterations} iterations, {args.envs} environments"
+    print(f"{env_id}, {args.n} demonstrations of {found['expert']:.0f}, {size}")
     print(f"{'seed':>4}{'':12}{'return':>10}{'+-':>8}{'s/iteration':>13}")
     for seed in args.seeds:
         settings = RunSettings(
@@ -204,9 +204,8 @@ def main() -> None:
             found[f"seed {seed}"] = result = compare(settings, whole, folder)
         for name in ("gail", "imitation"):
             one = result[name]
-            print(
-                f"{seed:4}  {name:10}{one['return']:10.1f}{one['return_std']:8.1f}{one['seconds']:13.3f}"
-            )
+            reached = f"{one['return']:10.1f}{one['return_std']:8.1f}"
+            print(f"{seed:4}  {name:10}{reached}{one['seconds']:13.3f}")
         print(f"      ours over theirs: {result['ratio']:.3f}")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """What the algorithms cost, beside fairseq's cross_entropy and beside plain implementations of the
 same.
 
-    python benchmarks/run.py [TABLE ...] [--quick] [--json FILE]        (or `make bench`, `make bench-quick`)
-    python benchmarks/run.py --device cuda --json gpu.json              on a GPU, where nobody has run it yet
+    python benchmarks/run.py [TABLE ...] [--quick] [--json FILE]    (or `make bench`)
+    python benchmarks/run.py --device cuda --json gpu.json          on a GPU
 
 Every figure is a ratio, measured in alternation in one run: median, least and largest over the
 rounds. Time is the processor's, of one thread, or by the clock on a GPU. Synthetic words by Zipf's
@@ -108,7 +108,7 @@ def training(quick: bool) -> Tables:
 
 
 def rewards(quick: bool) -> Tables:
-    """(b) ΔR of all tokens along a reference, against scoring every extension of every prefix anew."""
+    """(b) ΔR of all tokens along a reference, against scoring every extension of a prefix anew."""
     batch = 64
     for reward in ("bleu", "rouge"):
         cases: dict[str, Case] = {"the engine": engine(reward, batch, 25)}
@@ -191,7 +191,7 @@ def family(quick: bool) -> Tables:
 
 
 def dispatched(quick: bool) -> Tables:
-    """(g) Operations that a step dispatches, which on a GPU with a small model is most of its time."""
+    """(g) Operations that a step dispatches: on a GPU with a small model most of its time."""
     workload = Workload(TRANSFORMER, 60, lengths=only(12))
     samplers = {f"erpo_interp {point}": INTERP[f"erpo_interp {point}"] for point in (FIRST, LAST)}
     rows = {} if quick else ROWS

@@ -15,12 +15,14 @@ from tqdm import tqdm
 from fairseq_erpo.tasks.erpo_translation import ErpoTranslationTask
 
 TRANSFORMER = (
-    "--arch transformer --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 --encoder-ffn-embed-dim 1024 "
-    "--encoder-attention-heads 4 --decoder-attention-heads 4 --share-all-embeddings --dropout .1"
+    "--arch transformer --encoder-layers 3 --decoder-layers 3 --encoder-embed-dim 256 "
+    "--encoder-ffn-embed-dim 1024 --encoder-attention-heads 4 --decoder-attention-heads 4 "
+    "--share-all-embeddings --dropout .1"
 )
 LSTM = (
-    "--arch lstm_luong_wmt_en_de --encoder-embed-dim 256 --encoder-hidden-size 256 --encoder-layers 1 "
-    "--decoder-embed-dim 256 --decoder-hidden-size 256 --decoder-layers 1 --decoder-out-embed-dim 256"
+    "--arch lstm_luong_wmt_en_de --encoder-embed-dim 256 --encoder-hidden-size 256 "
+    "--encoder-layers 1 --decoder-embed-dim 256 --decoder-hidden-size 256 --decoder-layers 1 "
+    "--decoder-out-embed-dim 256"
 )
 # Words a sentence, per mille: 159,266 titles of arXiv papers. A source is as long, two words more
 # or less.
@@ -119,10 +121,10 @@ class Workload:
 
     def build(self, flags: str) -> tuple[Any, Any]:
         """A task of its own, with the configuration that the flags mean."""
-        arguments = f"data --task erpo_translation {flags} {self.model_flags} --optimizer adam --cpu --max-tokens 4000".split()
-        cfg = convert_namespace_to_omegaconf(
-            options.parse_args_and_arch(options.get_training_parser(), arguments)
-        )
+        training = "--optimizer adam --cpu --max-tokens 4000"
+        words = f"data --task erpo_translation {flags} {self.model_flags} {training}".split()
+        parsed = options.parse_args_and_arch(options.get_training_parser(), words)
+        cfg = convert_namespace_to_omegaconf(parsed)
         return ErpoTranslationTask(cfg.task, self.dictionary, self.dictionary), cfg
 
     def criterion(self, flags: str) -> Any:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_erpo.files import read_json
 from fairseq_erpo.scores import ROUGE, measures
-from fairseq_erpo.tools.evaluate import cell, stars
+from fairseq_erpo.tools.score_table import cell, stars
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -27,13 +27,14 @@ from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
 import sentencepiece
 from recipes import TASKS, Selection, profile_of
 
 from fairseq_erpo.coverage import ENOUGH, NEARLY_ALL, Coverage
 from fairseq_erpo.files import read_json, reason_of, text_lines, write_json
+from fairseq_erpo.verbs import OneLineParser, Option, add_options
 
 EXAMPLES = Path(__file__).resolve().parent
 ROOT = EXAMPLES.parent
@@ -44,6 +45,12 @@ VALID_SHARE, TEST_SHARE = 0.04, 0.05
 
 Pair = tuple[str, str]
 Parts = dict[str, list[Pair]]
+
+
+def stop(why: str) -> NoReturn:
+    """End the program with one line."""
+    raise SystemExit(f"corpus: {why}")
+
 
 # ---- reading ----
 
@@ -60,11 +67,10 @@ def read_files(source: Path, target: Path) -> list[Pair]:
     try:
         sides = text_lines(source), text_lines(target)
     except ValueError as error:
-        raise SystemExit(f"corpus: {error}") from None
+        stop(f"{error}")
     if len(sides[0]) != len(sides[1]):
-        raise SystemExit(
-            f"corpus: {source} has {len(sides[0])} lines and {target} has {len(sides[1])}; they must be parallel."
-        )
+        lines = f"{source} has {len(sides[0])} lines and {target} has {len(sides[1])}"
+        stop(f"{lines}; they must be parallel")
     return evened(zip(*sides, strict=True))
 
 
@@ -81,9 +87,7 @@ def beside(path: Path) -> Path:
     for found in (path, path.with_name(path.name + ".gz")):
         if found.is_file():
             return found
-    raise SystemExit(
-        f"corpus: there is no {path} and no {path.name}.gz; --languages names the two suffixes."
-    )
+    stop(f"there is no {path} and no {path.name}.gz; --languages names the two suffixes.")
 
 
 def read_tatoeba(archive: Path) -> list[Pair]:
@@ -94,9 +98,7 @@ def read_tatoeba(archive: Path) -> list[Pair]:
                 line.split("\t") for line in opened.read("deu.txt").decode("utf-8-sig").split("\n")
             ]
     except (zipfile.BadZipFile, KeyError, ValueError, zlib.error) as error:
-        raise SystemExit(
-            f"corpus: {archive} is not ManyThings' deu-eng.zip: {reason_of(error)}"
-        ) from None
+        stop(f"{archive} is not ManyThings' deu-eng.zip: {reason_of(error)}")
     return evened((row[1], row[0]) for row in rows if len(row) >= 2)
 
 
@@ -118,9 +120,7 @@ def read_iwslt14(archive: Path, languages: Sequence[str]) -> Parts:
         def text(name: str) -> list[str]:
             file = opened.extractfile(names[name]) if name in names else None
             if file is None:
-                raise SystemExit(
-                    f"corpus: {archive} has no {name}; it should be IWSLT14's de-en.tgz."
-                )
+                stop(f"{archive} has no {name}; it should be IWSLT14's de-en.tgz.")
             return file.read().decode("utf-8").split("\n")
 
         talks, tests = [], []
@@ -147,11 +147,11 @@ def read(sources: Sequence[Path], languages: Sequence[str]) -> Parts:
     """Whatever SOURCE is; what has no parts yet is split."""
     missing = [str(path) for path in sources if not path.exists()]
     if missing:
-        raise SystemExit(f"corpus: there is no {' and no '.join(missing)}.")
+        stop(f"there is no {' and no '.join(missing)}.")
     if len(sources) == 2:
         return split(read_files(*sources))
     if len(sources) != 1:
-        raise SystemExit("corpus: give one folder or archive, or two text files.")
+        stop("give one folder or archive, or two text files.")
     (source,) = sources
     if source.is_dir():
         return read_folder(source, languages)
@@ -161,12 +161,8 @@ def read(sources: Sequence[Path], languages: Sequence[str]) -> Parts:
         try:
             return read_iwslt14(source, languages)
         except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
-            raise SystemExit(
-                f"corpus: {source} is not IWSLT14's de-en.tgz: {reason_of(error)}"
-            ) from None
-    raise SystemExit(
-        f"corpus: {source} is no folder, .zip or .tgz; a text file needs its other side."
-    )
+            stop(f"{source} is not IWSLT14's de-en.tgz: {reason_of(error)}")
+    stop(f"{source} is no folder, .zip or .tgz; a text file needs its other side.")
 
 
 # ---- splitting and choosing ----
@@ -200,14 +196,15 @@ def split(pairs: Iterable[Pair]) -> Parts:
     for a, b in ordered:
         digest = hashlib.sha256(root((0, same(a)))[1].encode()).digest()
         share = int.from_bytes(digest[:8], "big") / 2**64
-        parts[
-            "test"
-            if share < TEST_SHARE
-            else "valid"
-            if share < TEST_SHARE + VALID_SHARE
-            else "train"
-        ].append((a, b))
+        parts[part_at(share)].append((a, b))
     return parts
+
+
+def part_at(share: float) -> str:
+    """Which part has what lies at this share, 0..1, of all texts."""
+    if share < TEST_SHARE:
+        return "test"
+    return "valid" if share < TEST_SHARE + VALID_SHARE else "train"
 
 
 def choose(parts: Parts, selection: Selection) -> Parts:
@@ -227,9 +224,8 @@ def choose(parts: Parts, selection: Selection) -> Parts:
         fitting = [pair for pair in pairs if fits(pair)]
         limit = getattr(selection, part)
         if limit and len(fitting) > limit:
-            fitting = [
-                fitting[i] for i in sorted(random.Random(1).sample(range(len(fitting)), limit))
-            ]
+            drawn = sorted(random.Random(1).sample(range(len(fitting)), limit))
+            fitting = [fitting[i] for i in drawn]
         chosen[part] = fitting
     return chosen
 
@@ -239,9 +235,8 @@ def say_share(parts: Parts, chosen: Parts, selection: Selection) -> None:
     whole, left = len(parts["train"]), len(chosen["train"])
     if whole and left < NEARLY_ALL * whole and left != selection.train:
         target = f"{selection.min_target} to {selection.max_target} target words"
-        print(
-            f"corpus: {left} of {whole} train pairs have {target} and 1 to {selection.max_source} source words; they are taken"
-        )
+        source = f"1 to {selection.max_source} source words"
+        print(f"corpus: {left} of {whole} train pairs have {target} and {source}; they are taken")
 
 
 def check_blanks(parts: Parts, languages: Sequence[str], selection: Selection) -> None:
@@ -250,13 +245,12 @@ def check_blanks(parts: Parts, languages: Sequence[str], selection: Selection) -
     """
     for language, side in zip(languages, zip(*parts["train"], strict=True), strict=False):
         share = Coverage.of(side).bleu
-        said = f"corpus: {1 - share:.0%} of the .{language} lines are one word, since their script has no blanks"
+        lost = f"{1 - share:.0%} of the .{language} lines are one word"
+        said = f"{lost}, since their script has no blanks"
         if share < ENOUGH and not selection.pieces:
-            raise SystemExit(
-                f"{said}: take subwords by --pieces N, or put blanks between the words first"
-            )
+            stop(f"{said}: take subwords by --pieces N, or put blanks between the words first")
         if share < NEARLY_ALL:
-            print(f"{said}; the lengths that the profile takes are in words")
+            print(f"corpus: {said}; the lengths that the profile takes are in words")
 
 
 def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
@@ -264,9 +258,7 @@ def tokenised(parts: Parts, languages: Sequence[str]) -> Parts:
     try:
         from sacremoses import MosesTokenizer
     except ImportError:
-        raise SystemExit(
-            "corpus: a vocabulary of words needs tokenised text: pip install sacremoses"
-        ) from None
+        stop("a vocabulary of words needs tokenised text: pip install sacremoses")
     tokenise = [MosesTokenizer(lang=language).tokenize for language in languages]
 
     def both(pair: Pair) -> Pair:
@@ -291,19 +283,11 @@ def check_symbols(name: str, lines: Iterable[str], target: bool) -> None:
     An encoder reads <s> and </s> like any other word.
     """
     for text in lines:
-        found = next(
-            (
-                word
-                for word in text.split()
-                if NO_WORDS.fullmatch(word) and (target or word == "<pad>")
-            ),
-            None,
-        )
-        if found:
-            raise SystemExit(
-                f"corpus: {found} stands as a word in {name}: {text[:60]!r}; fairseq keeps this symbol for itself: write it "
-                "otherwise, or take subwords by --pieces N, which spell it"
-            )
+        for word in text.split():
+            if NO_WORDS.fullmatch(word) and (target or word == "<pad>"):
+                why = "fairseq keeps this symbol for itself: write it otherwise, or take subwords"
+                where = f"{word} stands as a word in {name}: {text[:60]!r}"
+                stop(f"{where}; {why} by --pieces N, which spell it")
 
 
 def write(
@@ -314,9 +298,7 @@ def write(
     """
     empty = [name for name, part in parts.items() if not part]
     if empty:
-        raise SystemExit(
-            f"corpus: no usable pair is left for {' and '.join(empty)}; give more text."
-        )
+        stop(f"no usable pair is left for {' and '.join(empty)}; give more text.")
     (folder / "pieces").mkdir(parents=True)
     for name, part in parts.items():
         for language, side in zip(languages, zip(*part, strict=True), strict=True):
@@ -369,33 +351,23 @@ def preprocess_command(folder: Path, languages: Sequence[str], selection: Select
         command += [f"--{part}pref", str(text / part)]
     if selection.words:
         # fairseq would fill the dictionary up to a multiple of 8 with words that are none.
-        command += [
-            "--nwordssrc",
-            str(selection.words),
-            "--nwordstgt",
-            str(selection.words),
-            "--padding-factor",
-            "1",
-        ]
-    command += ["--joined-dictionary"] if selection.joined else []
-    command += (
-        ["--srcdict", str(EXAMPLES / selection.given / DICTIONARY)] if selection.given else []
-    )
+        words = str(selection.words)
+        command += ["--nwordssrc", words, "--nwordstgt", words, "--padding-factor", "1"]
+    if selection.joined:
+        command.append("--joined-dictionary")
+    if selection.given:
+        command += ["--srcdict", str(EXAMPLES / selection.given / DICTIONARY)]
     return [*command, "--destdir", str(folder / "bin"), "--workers", "1"]
 
 
 def digest_of(sources: Sequence[Path], settings: Mapping[str, object]) -> str:
     """Of what the folder is made of: the sources' contents, and the settings."""
-    files = [
-        path
-        for source in sources
-        for path in (sorted(source.glob("*.*")) if source.is_dir() else [source])
-    ]
     contents = []
-    for path in files:
-        if path in sources or path.name.split(".")[0] in PARTS:
-            with path.open("rb") as file:
-                contents.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    for source in sources:
+        for path in sorted(source.glob("*.*")) if source.is_dir() else [source]:
+            if path == source or path.name.split(".")[0] in PARTS:
+                with path.open("rb") as file:
+                    contents.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
     return hashlib.sha256(json.dumps([contents, settings], sort_keys=True).encode()).hexdigest()
 
 
@@ -403,19 +375,14 @@ def corpus_of(file: Path) -> dict[str, Any]:
     """What corpus.json says.  Ends the program with one line if it is damaged."""
     try:
         found: dict[str, Any] = read_json(file)
-        languages, pieces = found["languages"], found["selection"]["pieces"]
-        if (
-            not isinstance(languages, list)
-            or not all(isinstance(text, str) for text in (found["digest"], *languages))
-            or len(languages) != 2
-        ):
-            raise TypeError
-        if not isinstance(pieces, int) or not isinstance(found["moses"], bool):
+        source, target = found["languages"]
+        texts = (found["digest"], source, target)
+        numbers, flags = [found["selection"]["pieces"]], [found["moses"]]
+        kinds = {str: texts, list: [found["languages"]], int: numbers, bool: flags}
+        if not all(isinstance(value, kind) for kind, values in kinds.items() for value in values):
             raise TypeError
     except (ValueError, KeyError, TypeError):
-        raise SystemExit(
-            f"corpus: {file} is damaged; choose another folder, or move it away"
-        ) from None
+        stop(f"{file} is damaged; choose another folder, or move it away")
     return found
 
 
@@ -423,17 +390,11 @@ def check_own(folder: Path, languages: Sequence[str]) -> None:
     """Ends the program with one line if the folder, which is to be replaced, holds more than a
     corpus.
     """
-    own = {
-        "bin",
-        "pieces",
-        "corpus.json",
-        *(f"{part}.{language}" for part in PARTS for language in languages),
-    }
+    texts = {f"{part}.{language}" for part in PARTS for language in languages}
+    own = {"bin", "pieces", "corpus.json", *texts}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in own)
     if foreign:
-        raise SystemExit(
-            f"corpus: {folder} also holds {', '.join(foreign)}; move that away, or choose another --out"
-        )
+        stop(f"{folder} also holds {', '.join(foreign)}; move that away, or choose another --out")
 
 
 def prepare(
@@ -455,14 +416,11 @@ def prepare(
         print(f"corpus: {folder} is there already")
         return
     if folder.exists() and not done.is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SystemExit(
-            f"corpus: {folder} is there and holds no corpus; choose another --out, or move it away"
-        )
+        stop(f"{folder} is there and holds no corpus; choose another --out, or move it away")
     if done.is_file():
         if not force:
-            raise SystemExit(
-                f"corpus: {folder} is of other text or settings; choose another folder, or --force replaces it"
-            )
+            fix = "choose another folder, or --force replaces it"
+            stop(f"{folder} is of other text or settings; {fix}")
         check_own(folder, corpus_of(done)["languages"])
     read_parts = read(sources, languages)
     check_blanks(read_parts, languages, selection)
@@ -471,14 +429,9 @@ def prepare(
     try:
         sizes = place(parts, languages, selection, folder, {"digest": digest, **settings})
     except OSError as error:
-        raise SystemExit(
-            f"corpus: {folder} cannot be written: {error.strerror or reason_of(error)}"
-        ) from None
-    print(
-        f"corpus: {folder}: "
-        + ", ".join(f"{name} {size}" for name, size in sizes.items())
-        + " pairs"
-    )
+        stop(f"{folder} cannot be written: {error.strerror or reason_of(error)}")
+    listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    print(f"corpus: {folder}: {listed} pairs")
 
 
 def place(
@@ -503,7 +456,7 @@ def place(
         )
         if ran.returncode:
             last = (ran.stderr.strip() or "no output").splitlines()[-1]
-            raise SystemExit(f"corpus: this failed: {shlex.join(command)}\n  {last}")
+            stop(f"this failed: {shlex.join(command)}\n  {last}")
         write_json(unfinished / "corpus.json", {"sizes": sizes, **manifest})
         if folder.exists():
             shutil.rmtree(folder)
@@ -511,41 +464,30 @@ def place(
     return sizes
 
 
+OPTIONS: Mapping[str, Option] = {
+    "--profile": ("NAME", "laptop", "paper, laptop or, for translation, quickstart"),
+    "--languages": (
+        "A,B",
+        str,
+        "suffixes of source and target (default: of the text files, or the task's)",
+    ),
+    "--pieces": (
+        "N",
+        int,
+        "size of a joint subword vocabulary, 0 for words (default: the profile's)",
+    ),
+    "--moses": ("", False, "tokenise and lower-case by sacremoses"),
+    "--out": ("DIR", Path, "default: runs/TASK/PROFILE/data"),
+    "--force": ("", False, "replace a corpus of other text or settings in that folder"),
+}
+
+
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare a corpus for examples/*/table.sh.")
+    parser = OneLineParser(prog="corpus", description="Prepare a corpus for examples/*/table.sh.")
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        type=Path,
-        metavar="SOURCE",
-        help="two texts, a folder, deu-eng.zip or de-en.tgz",
-    )
-    parser.add_argument(
-        "--profile",
-        default="laptop",
-        help="paper, laptop or, for translation, quickstart (default: laptop)",
-    )
-    parser.add_argument(
-        "--languages",
-        metavar="A,B",
-        help="suffixes of source and target (default: of the text files, or the task's)",
-    )
-    parser.add_argument(
-        "--pieces",
-        type=int,
-        metavar="N",
-        help="size of a joint subword vocabulary, 0 for words (default: the profile's)",
-    )
-    parser.add_argument(
-        "--moses", action="store_true", help="tokenise and lower-case by sacremoses"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE/data")
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace a corpus of other text or settings in that folder",
-    )
+    sources = "two texts, a folder, deu-eng.zip or de-en.tgz"
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=sources)
+    add_options(parser, OPTIONS)
     return parser.parse_args()
 
 
@@ -557,29 +499,22 @@ def languages_of(args: argparse.Namespace) -> list[str]:
         found = [Path(path.name.removesuffix(".gz")).suffix[1:] for path in args.sources]
     else:
         found = list(TASKS[args.task].languages)
-    if (
-        len(found) != 2
-        or not all(re.fullmatch(r"[\w-]+", name) for name in found)
-        or found[0] == found[1]
-    ):
-        raise SystemExit(
-            "corpus: two different suffixes are needed, which name the sides: text.de text.en, or --languages de,en"
-        )
+    named = {name for name in found if re.fullmatch(r"[\w-]+", name)}
+    if len(found) != 2 or len(named) != 2:
+        ways = "text.de text.en, or --languages de,en"
+        stop(f"two different suffixes are needed, which name the sides: {ways}")
     return found
 
 
 def main() -> None:
     args = arguments()
     if args.pieces and not LEAST_PIECES <= args.pieces <= MOST_PIECES:
-        raise SystemExit(
-            f"corpus: --pieces must be 0 (words) or lie between {LEAST_PIECES} and {MOST_PIECES}"
-        )
+        stop(f"--pieces must be 0 (words) or lie between {LEAST_PIECES} and {MOST_PIECES}")
     profile = profile_of(args.task, args.profile)
     selection = profile.selection
     if args.pieces is not None and selection.given:
-        raise SystemExit(
-            f"corpus: --profile {args.profile} brings its own subwords: leave --pieces out, or take another profile"
-        )
+        fix = "leave --pieces out, or take another profile"
+        stop(f"--profile {args.profile} brings its own subwords: {fix}")
     if args.pieces is not None:
         selection = replace(
             selection, pieces=args.pieces, words=0 if args.pieces else selection.words
@@ -592,6 +527,6 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, RuntimeError) as error:
-        raise SystemExit(f"corpus: {reason_of(error)}") from None
+        stop(reason_of(error))
     except KeyboardInterrupt:
         raise SystemExit("\ncorpus: interrupted") from None

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
@@ -124,7 +124,8 @@ class Slurm:
             f"OMP_NUM_THREADS={threads}",
             *command,
         ]
-        shell = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(words)} > {shlex.quote(str(output.resolve()))} 2>&1"
+        root, sink = shlex.quote(str(ROOT)), shlex.quote(str(output.resolve()))
+        shell = f"cd {root} && exec {shlex.join(words)} > {sink} 2>&1"
         self.job = executor.submit(CommandFunction(["bash", "-c", shell], verbose=False))
         number.write_text(self.job.job_id, "utf-8")
 
@@ -178,35 +179,33 @@ class Runner:
         waiting = [stage for stage in stages if self.result(stage) is None]
         with lock(self.folder), ExitStack() as cleanup:
             self.check_room(waiting)
-            running: dict[str, tuple[Stage, Process, Progress]] = {}
+            running: dict[str, Running] = {}
             failed: list[Stage] = []
             while waiting or running:
-                ready = [
-                    stage for stage in waiting if all(self.result(needed) for needed in stage.after)
-                ]
-                threads = (
-                    max(1, self.jobs // max(1, len(ready) + len(running))) if self.share else 1
-                )
+                ready = [stage for stage in waiting if all(map(self.result, stage.after))]
+                threads = 1
+                if self.share:
+                    threads = max(1, self.jobs // max(1, len(ready) + len(running)))
                 for stage in ready[: self.jobs - len(running)]:
                     waiting.remove(stage)
-                    self.make_room(stage)
-                    process = self.worker(
-                        self.command(stage), self.folder / stage.name / "output.txt", threads
-                    )
-                    cleanup.callback(process.stop)
-                    running[stage.name] = (
-                        stage,
-                        process,
-                        Progress(stage, self.folder / stage.name, len(running)),
-                    )
+                    running[stage.name] = self.started(stage, threads, len(running))
+                    cleanup.callback(running[stage.name].process.stop)
                 if not running:
                     break
                 time.sleep(0.3)
                 failed += self.look(running)
             if failed:
-                raise Failure("\n".join(self.failure(stage) for stage in failed))
+                raise Failure("\n".join(map(self.failure, failed)))
 
-    def look(self, running: dict[str, tuple[Stage, Process, "Progress"]]) -> Iterator[Stage]:
+    def started(self, stage: Stage, threads: int, position: int) -> "Running":
+        """A stage that runs from now on."""
+        self.make_room(stage)
+        folder = self.folder / stage.name
+        command = [str(COMMANDS / stage.command[0]), *stage.command[1:]]
+        process = self.worker(command, folder / "output.txt", threads)
+        return Running(stage, process, Progress(stage, folder, position))
+
+    def look(self, running: dict[str, "Running"]) -> Iterator[Stage]:
         """Take away what has ended; the stages that failed."""
         for stage, process, progress in list(running.values()):
             code = process.poll()
@@ -218,52 +217,42 @@ class Runner:
             (self.folder / stage.name / "job").unlink(missing_ok=True)
             if code != 0:
                 yield stage
-            else:
-                times = {
-                    "seconds": time.time() - progress.began,
-                    "core_seconds": process.core_seconds,
-                }
-                rounded = {
-                    name: round(value, 1) for name, value in times.items() if value is not None
-                }
-                write_json(
-                    self.folder / stage.name / "done.json", {"digest": stage.digest, **rounded}
-                )
-
-    def command(self, stage: Stage) -> list[str]:
-        return [str(COMMANDS / stage.command[0]), *stage.command[1:]]
+                continue
+            done: dict[str, Any] = {"digest": stage.digest}
+            done["seconds"] = round(time.time() - progress.began, 1)
+            if process.core_seconds is not None:
+                done["core_seconds"] = round(process.core_seconds, 1)
+            write_json(self.folder / stage.name / "done.json", done)
 
     def check_room(self, stages: Sequence[Stage]) -> None:
         """Raises SystemExit where room could be made only by removing what the user may want to
         keep.
         """
-        folders = [self.folder / stage.name for stage in stages]
-        foreign = [
-            str(folder)
-            for folder in folders
-            if folder.exists() and not (folder / "started").is_file()
-        ]
+        folders = {stage: self.folder / stage.name for stage in stages}
+        there = {stage: folder for stage, folder in folders.items() if folder.exists()}
+        foreign = [folder for folder in there.values() if not (folder / "started").is_file()]
         if foreign:
-            raise SystemExit(
-                f"{', '.join(foreign)}: not made by this program; move it away, or choose another --out"
-            )
-        # Slurm waits for a job of the same stage; any other one may still write into the folder.
-        jobs = [
-            folder / "job"
-            for stage, folder in zip(stages, folders, strict=True)
-            if (folder / "job").is_file()
-            and (self.worker is Local or (folder / "started").read_text("utf-8") != stage.digest)
-        ]
+            fix = "move it away, or choose another --out"
+            raise SystemExit(f"{_listed(foreign)}: not made by this program; {fix}")
+        jobs = [folder / "job" for stage, folder in there.items() if self.may_write(stage, folder)]
         if jobs:
+            numbers = " ".join(job.read_text("utf-8") for job in jobs)
+            fix = f"call it as then, or scancel {numbers} and remove what is named here"
             raise SystemExit(
-                f"{', '.join(map(str, jobs))}: of an earlier call, whose jobs may still run; call it as then, or "
-                f"scancel {' '.join(job.read_text('utf-8') for job in jobs)} and remove what is named here"
+                f"{_listed(jobs)}: of an earlier call, whose jobs may still run; {fix}"
             )
-        finished = [str(folder) for folder in folders if (folder / "done.json").exists()]
+        finished = [folder for folder in there.values() if (folder / "done.json").exists()]
         if finished and not self.force:
-            raise SystemExit(
-                f"{', '.join(finished)}: finished, with other settings or data; choose another --out, or --force removes it"
-            )
+            fix = "choose another --out, or --force removes it"
+            raise SystemExit(f"{_listed(finished)}: finished, with other settings or data; {fix}")
+
+    def may_write(self, stage: Stage, folder: Path) -> bool:
+        """Whether a job of an earlier call may still write there.  Slurm's worker waits for one of
+        the same stage.
+        """
+        if not (folder / "job").is_file():
+            return False
+        return self.worker is Local or (folder / "started").read_text("utf-8") != stage.digest
 
     def make_room(self, stage: Stage) -> None:
         """Keep what an interrupted run of the same stage left; remove what another one left (see
@@ -278,12 +267,13 @@ class Runner:
 
     def failure(self, stage: Stage) -> str:
         output = self.folder / stage.name / "output.txt"
-        lines = (
-            [line for line in output.read_text("utf-8").splitlines() if line.strip()]
-            if output.exists()
-            else []
-        )
-        return f"{stage.name} failed: {lines[-1] if lines else 'no output'} (all of it: {output})"
+        text = output.read_text("utf-8") if output.exists() else ""
+        said = [line for line in text.splitlines() if line.strip()]
+        return f"{stage.name} failed: {said[-1] if said else 'no output'} (all of it: {output})"
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
 
 
 class Progress:
@@ -297,9 +287,13 @@ class Progress:
         if not stage.epochs:
             print(f"  {stage.name}", flush=True)
         self.bar = tqdm(
-            total=stage.epochs, desc=f"  {stage.name}", position=position, leave=False,
-            bar_format="{desc} {bar} epoch {n:.2f} of {total}, {elapsed}", disable=None if stage.epochs else True,
-        )  # fmt: skip
+            total=stage.epochs,
+            desc=f"  {stage.name}",
+            position=position,
+            leave=False,
+            bar_format="{desc} {bar} epoch {n:.2f} of {total}, {elapsed}",
+            disable=None if stage.epochs else True,
+        )
 
     def show(self) -> None:
         size = self.log.stat().st_size if self.stage.epochs and self.log.exists() else -1
@@ -313,12 +307,19 @@ class Progress:
         for update, score in list(scores.items())[self.told :]:
             epoch = max(int(history.valid[update].get("epoch", 0)), 1)
             minutes = (time.time() - self.began) / 60
-            tqdm.write(
-                f"  {self.stage.name}: epoch {epoch} of {self.stage.epochs}, validation {history.metric.upper()} {score:.2f}, "
-                f"{minutes:.1f} min"
-            )
+            where = f"{self.stage.name}: epoch {epoch} of {self.stage.epochs}"
+            found = f"validation {history.metric.upper()} {score:.2f}"
+            tqdm.write(f"  {where}, {found}, {minutes:.1f} min")
             sys.stdout.flush()
         self.told = len(scores)
 
     def close(self) -> None:
         self.bar.close()
+
+
+class Running(NamedTuple):
+    """A stage, its process and its bar."""
+
+    stage: Stage
+    process: Process
+    progress: Progress

@@ -18,7 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,15 @@ from recipes import ROWS, TASKS, Profile, Task, flags_of, profile_of
 from stages import LOG, ROOT, Local, Runner, Stage, slurm_worker
 
 from fairseq_erpo.files import lock, read_json, reason_of
+from fairseq_erpo.verbs import OneLineParser, Option, add_options
 
 PRETRAIN = "pretrain"
 # With fairseq's default of 8, the last batch of 1-7 sentences, the longest of the corpus, is
 # dropped without a word.
 COMMON = (
-    "--user-dir fairseq_erpo --task erpo_translation --num-workers 0 --required-batch-size-multiple 1 "
-    "--no-epoch-checkpoints --maximize-best-checkpoint-metric --log-format json --log-interval 50"
+    "--user-dir fairseq_erpo --task erpo_translation --num-workers 0 "
+    "--required-batch-size-multiple 1 --no-epoch-checkpoints --maximize-best-checkpoint-metric "
+    "--log-format json --log-interval 50"
 )
 GREEDY = """--eval-bleu-args '{"beam": 1, "max_len_a": 1.2, "max_len_b": 10}'"""
 
@@ -52,7 +54,6 @@ class Plan:
     seeds: Sequence[int]
     one_start: bool = False  # all seeds continue the first one's MLE model
     split: str = "test"
-    greedy: bool = False  # judge by greedy search instead of a beam of 5
 
     @property
     def corpus(self) -> dict[str, Any]:
@@ -79,93 +80,60 @@ class Plan:
         after: Stage | None = None,
     ) -> Stage:
         """fairseq-train for one row and seed."""
-        spelling = (
-            "--eval-bleu-remove-bpe sentencepiece" if self.corpus["selection"]["pieces"] else ""
+        task, profile, folder = self.task, self.profile, self.folder / name
+        pieces = self.corpus["selection"]["pieces"]
+        spelling = "--eval-bleu-remove-bpe sentencepiece" if pieces else ""
+        selection = f"{task.validate} {GREEDY} {spelling} --best-checkpoint-metric {task.metric}"
+        options = (
+            f"{COMMON} --criterion erpo_{row} --seed {seed} {profile.model} {profile.optimiser} "
+            f"{rate} {selection} {flags}"
         )
-        selection = (
-            f"{self.task.validate} {GREEDY} {spelling} --best-checkpoint-metric {self.task.metric}"
-        )
-        profile = self.profile
-        options = f"{COMMON} --criterion erpo_{row} --seed {seed} {profile.model} {profile.optimiser} {rate} {selection} {flags}"
-        folder = self.folder / name
-        files = (
-            "--save-dir",
-            str(folder),
-            "--log-file",
-            str(folder / LOG),
-            "--max-epoch",
-            str(epochs),
-        )
-        start = (
-            ("--finetune-from-model", str(self.folder / after.name / "checkpoint_best.pt"))
-            if after
-            else ()
-        )
-        command = ("fairseq-train", str(self.data / "bin"), *shlex.split(options), *files, *start)
-        return Stage(name, command, (after,) if after else (), self.corpus["digest"], epochs)
+        command = ["fairseq-train", str(self.data / "bin"), *shlex.split(options)]
+        command += ["--save-dir", str(folder), "--log-file", str(folder / LOG)]
+        command += ["--max-epoch", str(epochs)]
+        if after:
+            best = self.folder / after.name / "checkpoint_best.pt"
+            command += ["--finetune-from-model", str(best)]
+        digest = self.corpus["digest"]
+        return Stage(name, tuple(command), (after,) if after else (), digest, epochs)
 
     def start(self, seed: int) -> Stage:
         """MLE, or the model that the profile brings along."""
         seed = self.seeds[0] if self.one_start else seed
-        name = f"{PRETRAIN}-{seed}"
-        if not self.profile.start:
-            return self.training(
-                name, "mle", seed, self.profile.pretrain, self.profile.pretrain_epochs
-            )
-        command = (
-            "python",
-            f"examples/{self.profile.start}",
-            "unpack",
-            str(self.folder / name),
-            str(self.data),
-        )
+        profile, name = self.profile, f"{PRETRAIN}-{seed}"
+        if not profile.start:
+            return self.training(name, "mle", seed, profile.pretrain, profile.pretrain_epochs)
+        script, folder = f"examples/{profile.start}", str(self.folder / name)
         # The model is data too: a later version of the project may bring another one.
-        model = corpus.digest_of(
-            [corpus.EXAMPLES / self.profile.selection.given / "checkpoint.pt"], {}
-        )
-        return Stage(name, command, (), f"{self.corpus['digest']} {model}")
+        weights = corpus.EXAMPLES / profile.selection.given / "checkpoint.pt"
+        digest = f"{self.corpus['digest']} {corpus.digest_of([weights], {})}"
+        return Stage(name, ("python", script, "unpack", folder, str(self.data)), (), digest)
+
+    def more(self, name: str, seed: int, start: Stage) -> Stage:
+        """One of the plan's rows, which goes on from the start."""
+        row, flags = self.rows[name]
+        rate, epochs = self.profile.more, self.profile.more_epochs
+        return self.training(f"{name}-{seed}", row, seed, rate, epochs, flags, start)
 
     def evaluation(self, systems: Sequence[str]) -> list[str]:
         """`python -m fairseq_erpo evaluate` on the plan's split."""
         reference = self.data / f"{self.split}.{self.corpus['languages'][1]}"
-        split = [] if self.split == "test" else ["--split", self.split]
-        tokenise = ["--tokenize", "none"] if self.corpus["moses"] else []
-        columns = (
-            ["--beam", "1", "--columns", self.lead]
-            if self.greedy
-            else ["--columns", self.task.columns]
-        )
-        options = ["--reference", str(reference), *split, *columns, *tokenise]
-        return ["-m", "fairseq_erpo", "evaluate", *systems, *options]
+        words = ["-m", "fairseq_erpo", "evaluate", *systems, "--reference", str(reference)]
+        words += ["--greedy"] if self.split == "test" else ["--split", self.split]
+        words += ["--columns", self.task.columns]
+        return [*words, "--tokenize", "none"] if self.corpus["moses"] else words
 
     def stages(self) -> list[Stage]:
         """In an order in which all can be run."""
         first = {seed: self.start(seed) for seed in self.seeds}
-        further = [
-            self.training(
-                f"{name}-{seed}",
-                row,
-                seed,
-                self.profile.more,
-                self.profile.more_epochs,
-                flags,
-                first[seed],
-            )
-            for seed in self.seeds
-            for name, (row, flags) in self.rows.items()
-        ]
+        further = [self.more(name, seed, first[seed]) for seed in self.seeds for name in self.rows]
         trained = [*dict.fromkeys(first.values()), *further]
-        decoding = f"{self.split}-greedy" if self.greedy else self.split
-        tests = [
-            Stage(
-                f"{decoding}-{stage.name}",
-                ("python", *self.evaluation([str(self.folder / stage.name)])),
-                (stage,),
-                stage.data,
-            )
-            for stage in trained
-        ]
-        return [*trained, *tests]
+        return [*trained, *map(self.judged, trained)]
+
+    def judged(self, stage: Stage) -> Stage:
+        """Decodes what a stage has trained."""
+        command = ("python", *self.evaluation([str(self.folder / stage.name)]))
+        return Stage(f"{self.split}-{stage.name}", command, (stage,), stage.data)
 
     def table(self) -> list[str]:
         """The command that prints it; its outputs are decoded by then."""
@@ -190,10 +158,7 @@ class Plan:
     @property
     def scores(self) -> Path:
         """What `table` writes."""
-        return (
-            self.folder
-            / f"{'scores' if self.split == 'test' else 'trials'}{'-greedy' if self.greedy else ''}.json"
-        )
+        return self.folder / ("scores.json" if self.split == "test" else "trials.json")
 
     def trials(self, flags: Sequence[str]) -> "Plan":
         """Every row with every one of the flags, by the first seed, judged on validation."""
@@ -217,9 +182,8 @@ class Plan:
         """Each row as it had the best score in the trials, the first of equals."""
         score = trials.found()
         chosen = {max(trials.tries(row), key=score.__getitem__) for row in self.rows}
-        return replace(
-            self, rows={name: what for name, what in trials.rows.items() if name in chosen}
-        )
+        kept = {name: what for name, what in trials.rows.items() if name in chosen}
+        return replace(self, rows=kept)
 
     def choice(self, trials: "Plan", flags: Sequence[str]) -> str:
         """A Markdown table of the trials; in bold those that this plan, the `best`, keeps."""
@@ -250,94 +214,41 @@ def numbers(text: str) -> list[int]:
     return found if "," in text else list(range(1, found[0] + 1))
 
 
+OPTIONS: Mapping[str, Option] = {
+    "--profile": ("NAME", "laptop", "paper, laptop or, for translation, quickstart"),
+    "--rows": ("NAMES", ",".join(ROWS), "in the order of the table"),
+    "--one-start": ("", False, "train MLE by the first seed only; all seeds continue that model"),
+    "--out": ("DIR", Path, "default: runs/TASK/PROFILE"),
+    "--epochs": ("P,M", str, "epochs of MLE and of each row, other than the profile's"),
+    "--pairs": (
+        "N",
+        int,
+        "training pairs, other than the profile's; a tenth as many to validate and test",
+    ),
+    "--jobs": ("N", os.cpu_count() or 1, "processes at a time, one thread each"),
+    "--share-cores": ("", False, "divide --jobs threads among the processes that can run"),
+    "--examples": ("N", 0, "print N test sentences with each row's output"),
+    "--force": ("", False, "remove stages and data that were finished with other settings"),
+    "--dry-run": ("", False, "print the commands and do nothing"),
+}
+TRY = """flags that every row is tried with by the first seed; the best on validation is kept:
+--try '--lr 5e-5' --try '--lr 2e-4'"""
+
+
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train and compare rows of the family.")
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument(
-        "--profile",
-        default="laptop",
-        help="paper, laptop or, for translation, quickstart (default: laptop)",
-    )
-    parser.add_argument(
-        "--rows", default=",".join(ROWS), help=f"of {','.join(ROWS)} (default: all)"
-    )
-    parser.add_argument(
-        "--row",
-        action="append",
-        default=[],
-        metavar="NAME=FLAGS",
-        help="one more row: --row 'soft=interp --erpo-c 5'",
-    )
-    parser.add_argument(
-        "--try",
-        dest="trials",
-        action="append",
-        default=[],
-        metavar="FLAGS",
-        help="flags that every row is tried with by the first seed; the best on validation is kept: "
-        "--try '--lr 5e-5' --try '--lr 2e-4'",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=numbers,
-        default=[1],
-        metavar="N",
-        help="how many seeds, or a list such as 4,7 (default: 1)",
-    )
-    parser.add_argument(
-        "--one-start",
-        action="store_true",
-        help="train MLE by the first seed only; all seeds continue that model",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        metavar="PATH",
-        help="a prepared folder, or what corpus.py prepares: two texts, a folder, an archive",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TASK/PROFILE")
-    parser.add_argument(
-        "--epochs", metavar="P,M", help="epochs of MLE and of each row, other than the profile's"
-    )
-    parser.add_argument(
-        "--pairs",
-        type=int,
-        metavar="N",
-        help="training pairs, other than the profile's; a tenth as many to validate and test",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes at a time, one thread each",
-    )
-    parser.add_argument(
-        "--share-cores",
-        action="store_true",
-        help="divide --jobs threads among the processes that can run",
-    )
-    parser.add_argument(
-        "--examples",
-        type=int,
-        default=0,
-        metavar="N",
-        help="print N test sentences with each row's output",
-    )
-    parser.add_argument(
-        "--slurm",
-        nargs="?",
-        const="",
-        metavar="KEY=VALUE,...",
-        help="on a cluster: slurm_partition=gpu,gpus_per_node=1",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="remove stages and data that were finished with other settings",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
+    parser = OneLineParser(prog="table", description="Train and compare rows of the family.")
+    add = parser.add_argument
+    add("task", choices=TASKS)
+    own = "one more row: --row 'soft=interp --erpo-c 5'"
+    add("--row", action="append", default=[], metavar="NAME=FLAGS", help=own)
+    add("--try", dest="trials", action="append", default=[], metavar="FLAGS", help=TRY)
+    seeds = "how many seeds, or a list such as 4,7 (default: 1)"
+    add("--seeds", type=numbers, default=[1], metavar="N", help=seeds)
+    sources = "a prepared folder, or what corpus.py prepares: two texts, a folder, an archive"
+    add("--data", type=Path, nargs="+", metavar="PATH", help=sources)
+    cluster = "on a cluster: slurm_partition=gpu,gpus_per_node=1"
+    add("--slurm", nargs="?", const="", metavar="KEY=VALUE,...", help=cluster)
+    add_options(parser, OPTIONS)
     return parser.parse_args(argv)
 
 
@@ -353,25 +264,26 @@ def rows_of(args: argparse.Namespace, profile: Profile) -> dict[str, tuple[str, 
     for text in args.row:
         name, _, flags = text.partition("=")
         row, _, more = flags.partition(" ")
-        try:
-            shlex.split(more)
-        except ValueError as error:
-            raise SystemExit(f"--row {text!r}: {error}") from None
+        check_flags("--row", text, more)
         if not name.isidentifier() or name in {*rows, PRETRAIN} or row not in ROWS:
-            raise SystemExit(
-                f"--row {text!r} is not NAME='ROW --flags' with a new NAME and a ROW of {', '.join(ROWS)}"
-            )
+            form = f"NAME='ROW --flags' with a new NAME and a ROW of {', '.join(ROWS)}"
+            raise SystemExit(f"--row {text!r} is not {form}")
         rows[name] = (row, f"{flags_of(row, profile.values)} {more}")
     if not rows:
         raise SystemExit("--rows and --row name no row")
     for text in args.trials:
-        try:
-            shlex.split(text)
-        except ValueError as error:
-            raise SystemExit(f"--try {text!r}: {error}") from None
+        check_flags("--try", text, text)
     if len(set(args.trials)) < len(args.trials):
         raise SystemExit("--try gives the same flags twice")
     return rows
+
+
+def check_flags(flag: str, typed: str, flags: str) -> None:
+    """Ends the program with one line if the flags are no words of a shell."""
+    try:
+        shlex.split(flags)
+    except ValueError as error:
+        raise SystemExit(f"{flag} {typed!r}: {error}") from None
 
 
 def sized(profile: Profile, args: argparse.Namespace) -> Profile:
@@ -414,10 +326,8 @@ def plan_of(args: argparse.Namespace) -> tuple[Plan, list[Path]]:
             data = paths[0]
         else:
             sources = paths
-    one_start = args.one_start or bool(profile.start)
-    return Plan(
-        TASKS[args.task], profile, folder, data, rows_of(args, profile), args.seeds, one_start
-    ), sources
+    rows, one_start = rows_of(args, profile), args.one_start or bool(profile.start)
+    return Plan(TASKS[args.task], profile, folder, data, rows, args.seeds, one_start), sources
 
 
 def minutes(runner: Runner, stage: Stage) -> str:
@@ -430,19 +340,56 @@ def minutes(runner: Runner, stage: Stage) -> str:
 def carry_out(plan: Plan, runner: Runner, examples: int = 0) -> None:
     """Run what is not done, and print the table."""
     stages = plan.stages()
-    print(
-        f"table: {sum(runner.result(stage) is not None for stage in stages)} of {len(stages)} stages are done",
-        flush=True,
-    )
+    done = sum(runner.result(stage) is not None for stage in stages)
+    print(f"table: {done} of {len(stages)} stages are done", flush=True)
     runner.run(stages)
     print()
     subprocess.run([sys.executable, *plan.table(), "--examples", str(examples)], check=True)
-    if not plan.greedy:
-        print(
-            "minutes (of one core):",
-            ", ".join(minutes(runner, stage) for stage in stages if stage.epochs),
-            flush=True,
-        )
+    times = ", ".join(minutes(runner, stage) for stage in stages if stage.epochs)
+    print(f"\nminutes (of one core): {times}", flush=True)
+
+
+def commands(plan: Plan) -> list[str]:
+    """What a plan would run."""
+    words = [*(stage.command for stage in plan.stages()), ("python", *plan.table())]
+    return list(map(shlex.join, words))
+
+
+def prepare(plan: Plan, sources: Sequence[Path], task: str, force: bool) -> None:
+    """The corpus, from the sources if there are any.  Ends the program where there is none."""
+    if sources:
+        asked = argparse.Namespace(languages=None, sources=sources, task=task)
+        languages = corpus.languages_of(asked)
+        with lock(plan.folder):
+            corpus.prepare(sources, languages, plan.profile.selection, False, plan.data, force)
+    if not (plan.data / "corpus.json").is_file():
+        fix = f"name two text files with --data, or run examples/{task}/prepare_*.sh"
+        raise SystemExit(f"{plan.data} is no prepared corpus: {fix}")
+
+
+def write_report(plan: Plan) -> Path:
+    """A page of all runs but the start; where it is."""
+    runs = [
+        str(plan.folder / stage.name) for stage in plan.stages() if stage.epochs and stage.after
+    ]
+    scores, folder = str(plan.scores), plan.folder / "report"
+    words = ["report", *runs, "--scores", scores, "--out", str(folder)]
+    done = [sys.executable, "-m", "fairseq_erpo", *words]
+    subprocess.run(done, check=True, stdout=subprocess.DEVNULL)
+    return folder / "report.html"
+
+
+def what_next(plan: Plan, task: str, page: Path) -> str:
+    """Commands to go on with."""
+    python = f"{os.path.relpath(sys.executable)} -m fairseq_erpo"
+    run = plan.folder / f"{[*plan.rows][-1]}-{plan.seeds[0]}"
+    source, target = plan.corpus["languages"]
+    own = f"examples/{task}/table.sh --rows mle,interp --data text.{source} text.{target}"
+    return f"""
+Next:
+  curves, samples, translations   open {page}
+  what training draws             {python} inspect {run}/checkpoint_best.pt {plan.data}/bin
+  the same on your own texts      {own}"""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -451,52 +398,18 @@ def main(argv: Sequence[str]) -> None:
     trials = plan.trials(args.trials) if args.trials else None
     os.chdir(ROOT)
     if args.dry_run:
-        first = trials or plan
-        print(
-            "\n".join(
-                shlex.join(command)
-                for command in [
-                    *(stage.command for stage in first.stages()),
-                    ("python", *first.table()),
-                ]
-            )
-        )
+        print("\n".join(commands(trials or plan)))
         return
     worker = Local if args.slurm is None else slurm_worker(args.slurm, plan.folder)
-    if sources:
-        languages = corpus.languages_of(
-            argparse.Namespace(languages=None, sources=sources, task=args.task)
-        )
-        with lock(plan.folder):
-            corpus.prepare(sources, languages, plan.profile.selection, False, plan.data, args.force)
-    if not (plan.data / "corpus.json").is_file():
-        raise SystemExit(
-            f"{plan.data} is no prepared corpus: name two text files with --data, or run examples/{args.task}/prepare_*.sh"
-        )
+    prepare(plan, sources, args.task, args.force)
     runner = Runner(plan.folder, args.jobs, worker, args.share_cores, args.force)
     if trials:
         carry_out(trials, runner)
         plan = plan.best(trials)
-        print(
-            f"\nThe trials, {plan.lead} on validation; the best are kept:\n\n{plan.choice(trials, args.trials)}\n",
-            flush=True,
-        )
+        print(f"\nThe trials, {plan.lead} on validation; the best are kept:\n")
+        print(f"{plan.choice(trials, args.trials)}\n", flush=True)
     carry_out(plan, runner, args.examples)
-    print("\nThe same by greedy search:")
-    carry_out(replace(plan, greedy=True), runner)
-    # Without the start
-    runs = [
-        str(plan.folder / stage.name) for stage in plan.stages() if stage.epochs and stage.after
-    ]
-    report = [
-        "report",
-        *runs,
-        "--scores",
-        str(plan.folder / "scores.json"),
-        "--out",
-        str(plan.folder / "report"),
-    ]
-    subprocess.run([sys.executable, "-m", "fairseq_erpo", *report], check=True)
+    print(what_next(plan, args.task, write_report(plan)))
 
 
 if __name__ == "__main__":

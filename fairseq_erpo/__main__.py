@@ -20,37 +20,38 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb(
         "fairseq_erpo.tools.doctor",
         "doctor",
-        "check the installation, the device, the disk, the data and a checkpoint, and say what to do",
+        "check the installation, the device, the disk, data and a checkpoint, and say what to do",
         "python -m fairseq_erpo doctor data/bin runs/mle/checkpoint_best.pt",
     ),
     "inspect": Verb(
         "fairseq_erpo.tools.inspect",
         "inspect",
         "show the sequences that training would draw, and which expert each token came from",
-        "python -m fairseq_erpo inspect checkpoints/checkpoint_best.pt data-bin --sentences 4 --html sequences.html",
+        "python -m fairseq_erpo inspect checkpoints/checkpoint_best.pt data-bin --html page.html",
     ),
     "evaluate": Verb(
         "fairseq_erpo.tools.evaluate",
         "evaluate",
-        "decode test sets, score systems of one or several seeds, and test their differences from a baseline",
-        "python -m fairseq_erpo evaluate mle=runs/mle-1,runs/mle-2 interp=runs/interp-1,runs/interp-2 --baseline mle",
+        "decode test sets, score systems of one or several seeds, and test them against a baseline",
+        "python -m fairseq_erpo evaluate mle=runs/mle-1,runs/mle-2 interp=runs/interp-1 "
+        "--baseline mle --greedy --json runs/scores.json",
     ),
     "report": Verb(
         "fairseq_erpo.tools.report",
         "report",
-        "make one page of the logs of a set of runs: learning curves, λ, rewards, lengths, scores, samples",
-        "python -m fairseq_erpo report runs/mle-1 runs/interp-1 runs/interp-2 --scores scores.json --out report",
+        "make one page of a set of runs: learning curves, λ, rewards, lengths, scores, samples",
+        "python -m fairseq_erpo report runs/mle-1 runs/mle-2 runs/interp-1 --out report",
     ),
     "variance": Verb(
         "fairseq_erpo.tools.variance",
         "variance",
-        "measure the gradient's variance per target token on one batch, with and without each variance switch",
-        "python -m fairseq_erpo variance checkpoints/checkpoint_best.pt data-bin --batch 32 --draws 16",
+        "measure the gradient's variance per target token on one batch, switch by switch",
+        "python -m fairseq_erpo variance checkpoints/checkpoint_best.pt data-bin --draws 16",
     ),
     "convert": Verb(
         "fairseq_erpo.tools.convert",
         "convert",
-        "rewrite a checkpoint of an older fairseq or torch as one that loads without executing code",
+        "rewrite a checkpoint of an older fairseq or torch as one that loads without running code",
         "python -m fairseq_erpo convert old.pt new.pt",
     ),
     "family": Verb(

@@ -54,33 +54,26 @@ def report(checks: Iterable[Check], as_json: bool) -> None:
     for check in checks:
         findings.append(finding := examine(check))
         if not as_json:
-            print(
-                f"{finding.state:8}{finding.name}: {finding.found}"
-                + (f"\n        -> {finding.fix}" if finding.fix else "")
-            )
+            print(f"{finding.state:8}{finding.name}: {finding.found}")
+            print(f"        -> {finding.fix}\n" * bool(finding.fix), end="")
     if as_json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1, ensure_ascii=False))
     failed = [finding.name for finding in findings if finding.state == "failed"]
     if failed:
-        raise ValueError(
-            f"doctor found {len(failed)} of {len(findings)} checks failed: {', '.join(failed)}"
-        )
+        count = f"{len(failed)} of {len(findings)} checks failed"
+        raise ValueError(f"doctor found {count}: {', '.join(failed)}")
 
 
-def machine(folder: Path, extra: str = "") -> list[Check]:
+def machine(folder: Path, extra: str) -> list[Check]:
     """Checks that both packages need: Python, the libraries (those of `extra` too), and the folder
     that runs go to.
     """
+    install = f"pip install --no-build-isolation '.[{extra}]'"
+    room = "choose another --out, or free some disk"
     return [
         Check("python", python, "make a virtual environment of Python 3.11 or 3.12"),
-        Check(
-            "libraries",
-            lambda: libraries(extra),
-            f"pip install --no-build-isolation '.{f'[{extra}]' if extra else ''}'",
-        ),
-        Check(
-            f"folder {folder}", lambda: writable(folder), "choose another --out, or free some disk"
-        ),
+        Check("libraries", lambda: libraries(extra), install),
+        Check(f"folder {folder}", lambda: writable(folder), room),
     ]
 
 
@@ -104,21 +97,24 @@ def libraries(extra: str) -> str:
     found: list[str] = []
     wrong: list[str] = []
     for one in wanted:
-        if one.marker is not None and not (extra and one.marker.evaluate({"extra": extra})):
+        if one.marker is not None and not one.marker.evaluate({"extra": extra}):
             continue
-        try:
-            have = version(one.name)
-        except PackageNotFoundError:
-            have = "missing"
-        right = have != "missing" and one.specifier.contains(
-            have.partition("+")[0], prereleases=True
-        )
-        (found if right else wrong).append(
-            f"{one.name} {have}" + ("" if right else f", wanted {one.specifier or 'any'}")
-        )
+        have = installed(one.name)
+        if have and one.specifier.contains(have.partition("+")[0], prereleases=True):
+            found.append(f"{one.name} {have}")
+        else:
+            wrong.append(f"{one.name} {have or 'missing'}, wanted {one.specifier or 'any'}")
     if wrong:
         raise ValueError("; ".join(wrong))
     return ", ".join(found)
+
+
+def installed(name: str) -> str:
+    """The version of a distribution; empty if there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def writable(folder: Path) -> str:

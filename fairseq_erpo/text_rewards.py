@@ -1,11 +1,12 @@
 """Rewards of whole texts in words, by name or as a function of your own, computed by worker
 processes.
 
-    --erpo-reward sacrebleu      sacreBLEU's sentence BLEU (effective order), 0..1
-    --erpo-reward chrf           sacreBLEU's chrF, 0..1
-    --erpo-reward ter            1 - TER, at least -1
-    --erpo-reward rouge_score    mean of rouge-score's F1 of ROUGE-1, -2 and -L with stemming, 0..1
-    --erpo-reward my_metric:score    score(sources, hypotheses, references) -> list of float, higher is better
+    --erpo-reward sacrebleu        sacreBLEU's sentence BLEU (effective order), 0..1
+    --erpo-reward chrf             sacreBLEU's chrF, 0..1
+    --erpo-reward ter              1 - TER, at least -1
+    --erpo-reward rouge_score      mean of rouge-score's F1 of ROUGE-1, -2 and -L, stemmed, 0..1
+    --erpo-reward my_metric:score  score(sources, hypotheses, references) -> list of float,
+                                   higher is better
 
 A reward must be a pure function of the texts: a resumed run computes it again.  Nothing here
 imports torch, so that workers start at once.
@@ -29,41 +30,37 @@ TextReward = Callable[[Texts, Texts, Texts], Sequence[float]]
 
 
 @cache
-def _metric(name: str) -> Any:
+def _scorers() -> Mapping[str, Callable[[str, str], float]]:
+    """Of one hypothesis and its reference."""
+    from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import BLEU, CHRF, TER
 
-    return BLEU(effective_order=True) if name == "sacrebleu" else {"chrf": CHRF, "ter": TER}[name]()
+    bleu, chrf, ter = BLEU(effective_order=True), CHRF(), TER()
+    rouge = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+
+    def rouge_score(hypothesis: str, reference: str) -> float:
+        found = rouge.score(reference, hypothesis).values()
+        return float(sum(score.fmeasure for score in found)) / 3
+
+    return {
+        "sacrebleu": lambda text, reference: bleu.sentence_score(text, [reference]).score / 100,
+        "chrf": lambda text, reference: chrf.sentence_score(text, [reference]).score / 100,
+        "ter": lambda text, reference: max(
+            -1, 1 - ter.sentence_score(text, [reference]).score / 100
+        ),
+        "rouge_score": rouge_score,
+    }
 
 
-def _sacrebleu(name: str) -> TextReward:
+def _by(name: str) -> TextReward:
     def score(sources: Texts, hypotheses: Texts, references: Texts) -> list[float]:
-        metric = _metric(name)
-        found = (
-            metric.sentence_score(h, [r]).score / 100
-            for h, r in zip(hypotheses, references, strict=True)
-        )
-        return [max(-1.0, 1 - value) for value in found] if name == "ter" else list(found)
+        return list(map(_scorers()[name], hypotheses, references))
 
     return score
 
 
-@cache
-def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-
-
-def _rouge_score(sources: Texts, hypotheses: Texts, references: Texts) -> list[float]:
-    scores = (_rouge().score(r, h).values() for h, r in zip(hypotheses, references, strict=True))
-    return [sum(score.fmeasure for score in three) / 3 for three in scores]
-
-
 TEXT_REWARDS: Mapping[str, TextReward] = {
-    "sacrebleu": _sacrebleu("sacrebleu"),
-    "chrf": _sacrebleu("chrf"),
-    "ter": _sacrebleu("ter"),
-    "rouge_score": _rouge_score,
+    name: _by(name) for name in ("sacrebleu", "chrf", "ter", "rouge_score")
 }
 
 
@@ -85,28 +82,31 @@ def checked(name: str, sources: Texts, hypotheses: Texts, references: Texts) -> 
     """The scores of a batch.  Raises ValueError that shows the first sentence for which there is
     none.
     """
-
-    def score(*texts: Texts) -> list[float]:
-        found = [float(value) for value in find(name)(*texts)]
-        if len(found) != len(texts[0]) or not all(map(math.isfinite, found)):
-            raise ValueError(f"{len(found)} numbers for {len(texts[0])} texts: {found[:3]}")
-        return found
-
     try:
-        return score(sources, hypotheses, references)
-    except Exception as whole:
-        for one in zip(sources, hypotheses, references, strict=True):
+        return _finite(name, sources, hypotheses, references)
+    except Exception as whole:  # a metric of one's own raises anything
+        for source, hypothesis, reference in zip(sources, hypotheses, references, strict=True):
             try:
-                score(*([text] for text in one))
+                _finite(name, [source], [hypothesis], [reference])
             except Exception as error:
-                shown = ", ".join(
-                    f"{side} {text!r}"
-                    for side, text in zip(("source", "hypothesis", "reference"), one, strict=True)
-                )
-                raise ValueError(
-                    f"--erpo-reward {name} failed: {type(error).__name__}: {error}; {shown}"
-                ) from None
-        raise ValueError(f"--erpo-reward {name} failed: {type(whole).__name__}: {whole}") from None
+                shown = f"source {source!r}, hypothesis {hypothesis!r}, reference {reference!r}"
+                raise ValueError(f"{_failure(name, error)}; {shown}") from None
+        raise ValueError(_failure(name, whole)) from None
+
+
+def _finite(name: str, sources: Texts, hypotheses: Texts, references: Texts) -> list[float]:
+    """The scores.  Raises ValueError unless each text has one, and what the metric raises."""
+    found = [float(value) for value in find(name)(sources, hypotheses, references)]
+    if len(found) != len(sources) or not all(map(math.isfinite, found)):
+        raise ValueError(f"{len(found)} numbers for {len(sources)} texts: {found[:3]}")
+    return found
+
+
+def _failure(name: str, error: Exception) -> str:
+    return f"--erpo-reward {name} failed: {type(error).__name__}: {error}"
+
+
+Worker = subprocess.Popen[str]
 
 
 class Pool:
@@ -127,18 +127,18 @@ class Pool:
             "OMP_NUM_THREADS": "1",
         }
         command = [sys.executable, "-m", "fairseq_erpo.text_rewards", name]
-        pipe = subprocess.PIPE
-        self.workers = [
-            subprocess.Popen(
-                command,
-                stdin=pipe,
-                stdout=pipe,
-                text=True,
-                env=environment,
-                preexec_fn=die_with_parent,
-            )
-            for _ in range(workers)
-        ]
+        self.workers = [self._started(command, environment) for _ in range(workers)]
+
+    @staticmethod
+    def _started(command: Sequence[str], environment: Mapping[str, str]) -> Worker:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=die_with_parent,
+        )
 
     def score(self, sources: Texts, hypotheses: Texts, references: Texts) -> list[float]:
         """One number for each text.  Raises ValueError, with the sentence that failed."""
@@ -148,27 +148,21 @@ class Pool:
             part = slice(number * share, (number + 1) * share)
             if hypotheses[part]:
                 assert worker.stdin is not None
-                print(
-                    json.dumps([sources[part], hypotheses[part], references[part]]),
-                    file=worker.stdin,
-                    flush=True,
-                )
+                request = json.dumps([sources[part], hypotheses[part], references[part]])
+                print(request, file=worker.stdin, flush=True)
                 busy.append(worker)
-        scores: list[float] = []
-        failures: list[str] = []
-        for worker in busy:  # all answers are read, or the next batch would get this one's
-            assert worker.stdout is not None
-            line = worker.stdout.readline()
-            answer: Any = (
-                json.loads(line) if line else f"--erpo-reward {self.name}: a worker process ended"
-            )
+        # All answers are read, or the next batch would get this one's.
+        answers = [self._answer(worker) for worker in busy]
+        for answer in answers:
             if isinstance(answer, str):
-                failures.append(answer)
-            else:
-                scores += answer
-        if failures:
-            raise ValueError(failures[0])
-        return scores
+                raise ValueError(answer)
+        return [score for answer in answers for score in answer]
+
+    def _answer(self, worker: Worker) -> Any:
+        """Scores, or the text of an error."""
+        assert worker.stdout is not None
+        line = worker.stdout.readline()
+        return json.loads(line) if line else f"--erpo-reward {self.name}: a worker process ended"
 
     def close(self) -> None:
         """End the workers, which end with this process anyway."""

@@ -18,7 +18,7 @@ from fairseq_erpo.tools.convert import read_legacy
 
 @pytest.fixture
 def old(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """As fairseq of 2019 and torch of 2019 wrote: a Namespace, meters as objects, no zip archive."""
+    """As fairseq and torch of 2019 wrote: a Namespace, meters as objects, no zip archive."""
     from fairseq.logging.meters import AverageMeter, TimeMeter
 
     state = load(tiny_checkpoint)
@@ -44,7 +44,8 @@ def test_the_model_is_kept_and_training_starts_from_it(
     assert check_checkpoint(str(new))["optimizer_history"][-1]["num_updates"] == 0
     kept, was = load(new)["model"], load(tiny_checkpoint)["model"]
     assert kept.keys() == was.keys() and all(kept[name].equal(was[name]) for name in was)
-    flags = f"--criterion erpo_interp --finetune-from-model {new} --max-update 1 --lr 1e-30 --disable-validation"
+    flags = f"--criterion erpo_interp --finetune-from-model {new} --max-update 1 --lr 1e-30"
+    flags += " --disable-validation"
     fairseq.train(tiny_data, tmp_path / "run", flags).succeed()
     trained = load(tmp_path / "run" / "checkpoint_last.pt")["model"]
     for name in was:

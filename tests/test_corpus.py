@@ -73,7 +73,8 @@ def iwslt14(path: Path, talks: int) -> None:
             lines += [f"{word} {i}" for i in range(1, talks)] + [""]
             add(f"train.tags.de-en.{language}", "\n".join(lines))
             for n, test in enumerate(corpus.TESTS):
-                xml = f'<doc><seg id="1"> {word}’s {n} </seg>\n<p>\n<seg id="2">{word} b{n}</seg></doc>'
+                second = f'<seg id="2">{word} b{n}</seg>'
+                xml = f'<doc><seg id="1"> {word}’s {n} </seg>\n<p>\n{second}</doc>'
                 add(f"IWSLT14.{test}.de-en.{language}.xml", xml)
 
 

@@ -21,7 +21,8 @@ from fairseq_erpo.__main__ import main
 from fairseq_erpo.scores import measures
 from fairseq_erpo.tools import evaluate as evaluation
 from fairseq_erpo.tools import generate
-from fairseq_erpo.tools.evaluate import cell, parse_systems
+from fairseq_erpo.tools.evaluate import parse_systems
+from fairseq_erpo.tools.score_table import cell, rows, verdict
 
 Run = Callable[..., str]
 SENTENCES = [f"the sentence number {n} of {n * n} is here" for n in range(40)]
@@ -64,12 +65,15 @@ def test_a_checkpoint_is_decoded_as_fairseq_generate_does_and_only_once(
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(tiny_checkpoint, run / "checkpoint_best.pt")
-    flags = "--user-dir fairseq_erpo --task erpo_translation --beam 5 --lenpen .6 --max-len-a 1.2 --max-len-b 10 --cpu"
-    job = fairseq.start(
-        "fairseq-generate",
-        [tiny_data, "--path", tiny_checkpoint, *flags.split(), "--batch-size", 64],
-    )
+    flags = "--user-dir fairseq_erpo --task erpo_translation --beam 5 --lenpen .6 --max-len-a 1.2"
+    flags += f" --max-len-b 10 --cpu --batch-size 64 --path {tiny_checkpoint}"
+    job = fairseq.start("fairseq-generate", [tiny_data, *flags.split()])
     printed = evaluate(run, "--json", tmp_path / "scores.json")
+    both = evaluate(run, "--greedy")
+    (greedy,) = run.glob("checkpoint_best.test.beam1.*.txt")
+    score = measures()["bleu"]
+    counts = score.counts(*generate.read(greedy)[:2]).sum(0)
+    assert "greedy BLEU" in both and f" {score.score(counts):.2f}\n" in both
     theirs = job.succeed().output
     (kept,) = run.glob("checkpoint_best.test.beam5.lenpen0.6.*.txt")
     assert generate.read(kept).hypotheses == generate.numbered(theirs, "D")
@@ -193,7 +197,7 @@ def test_output_of_fairseq_generate_brings_its_references(evaluate: Run, tmp_pat
         for n, text in reversed(list(enumerate(SENTENCES)))
     ]
     (tmp_path / "out.txt").write_text("noise\n" + "\n".join(lines) + "\n")
-    assert generate.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES, None)
+    assert generate.read(tmp_path / "out.txt") == (SENTENCES, SENTENCES, None, ["x"] * 40)
     assert "100.00" in evaluate(tmp_path / "out.txt")
 
 
@@ -232,6 +236,68 @@ def test_a_difference_of_nothing_has_no_star(difference: float, star: str) -> No
     assert cell({"mean": 1, "std": None, "difference": difference, "p": 0.001}, 2) == f"1.00{star}"
 
 
+def scored(difference: float, p: float) -> dict[str, Any]:
+    """Scores of a baseline and of one system, as --json has them."""
+    baseline = {"mean": 20.0, "std": None}
+    other = {"mean": 20 + difference, "std": None, "difference": difference, "p": p}
+    systems = {
+        name: {"runs": 1, "scores": {"bleu": score}}
+        for name, score in (("mle", baseline), ("pg", other))
+    }
+    return {"baseline": "mle", "systems": systems}
+
+
+@pytest.mark.parametrize(
+    ("beam", "greedy", "said"),
+    [
+        (
+            (0.7, 0.06),
+            (-0.5, 0.3),
+            ["0.70 BLEU above mle (at the edge", "0.50 BLEU below", "No difference"],
+        ),
+        ((0.05, 0.001), (0.0, 1.0), ["level with mle", "No difference"]),
+        ((2.0, 0.001), (-1.0, 0.02), ["(beyond noise)", "(probably beyond noise)", "Go by the"]),
+        ((2.0, 0.001), (1.0, 0.02), ["2.00 BLEU above", "1.00 BLEU above"]),
+    ],
+)
+def test_the_verdict_follows_from_the_numbers(
+    beam: tuple[float, float], greedy: tuple[float, float], said: list[str]
+) -> None:
+    result = scored(*beam) | {"decoding": {"beam": 5}, "greedy": scored(*greedy)}
+    words = verdict(result, ["bleu"])
+    assert words.startswith("With beam 5, pg is ") and "one seed" in words
+    assert all(part in words for part in said)
+    for part in ("No difference", "Go by the"):
+        assert (part in words) == (part in said)
+    assert rows(result, ["bleu"])[1][1][-1].startswith(f"{20 + greedy[0]:.2f}")
+    assert not verdict(result | {"baseline": None}, ["bleu"])
+
+
+def test_examples_are_a_gain_and_a_loss_of_the_last_system(evaluate: Run, texts: Path) -> None:
+    """The middle of the tenth that gains most, and of that which loses most, with their sources."""
+    wrong = [text if n % 2 else text.replace("sentence", "s") for n, text in enumerate(SENTENCES)]
+    other = [text.replace("number", "n") if n % 2 else text for n, text in enumerate(SENTENCES)]
+    for name, outputs in (("mle", wrong), ("pg", other)):
+        lines = [
+            f"S-{n}\tQuelle {n}\nT-{n}\t{SENTENCES[n]}\nD-{n}\t-1\t{text}"
+            for n, text in enumerate(outputs)
+        ]
+        (texts / name).write_text("\n".join(lines) + "\n")
+    arguments = [texts / "mle", texts / "pg", "--baseline", "mle", "--json", texts / "s.json"]
+    printed = evaluate(*arguments, "--examples", 2)
+    gain, loss = json.loads((texts / "s.json").read_text())["examples"]
+    assert (gain["kind"], loss["kind"]) == ("pg gains", "pg loses")
+    assert gain["sentence"] % 2 == 0 and loss["sentence"] % 2 == 1
+    assert gain["outputs"]["pg"] == {"text": SENTENCES[gain["sentence"]], "chrf": 100}
+    assert gain["outputs"]["mle"]["chrf"] < 100 and loss["outputs"]["mle"]["chrf"] == 100
+    assert f"Quelle {loss['sentence']}\n" in printed
+    assert evaluate(*arguments, "--examples", 2) == printed
+    assert "Quelle" not in evaluate(*arguments)
+    evaluate(texts / "mle", "--examples", 3, "--json", texts / "s.json")
+    spread = json.loads((texts / "s.json").read_text())["examples"]
+    assert [one["sentence"] for one in spread] == [6, 20, 33]
+
+
 def test_systems_by_name() -> None:
     assert parse_systems(["runs/mle", "x=a,b"], "mle") == {"mle": ["runs/mle"], "x": ["a", "b"]}
 
@@ -257,6 +323,7 @@ def test_systems_by_name() -> None:
         (["a=x", "--tokenize", "ja-mecab"], ["--tokenize ja-mecab", "pip install sacrebleu[ja]"]),
         (["a=x", "--tokenize", "ko-mecab"], ["--tokenize ko-mecab", "pip install sacrebleu[ko]"]),
         (["a=x", "--beam", "0"], ["--beam", "at least 1"]),
+        (["{}/a-1", "--reference", "{}/ref", "--greedy"], ["--greedy", "checkpoints"]),
     ],
 )
 def test_bad_input_names_the_flag_and_the_fix(

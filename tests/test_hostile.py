@@ -369,7 +369,8 @@ def test_the_first_validation_subset_drives_the_plateau() -> None:
 def test_a_title_cannot_leave_its_attribute() -> None:
     from fairseq_erpo.tools import curves
 
-    panel = curves.dots("x", '"><meta http-equiv=refresh>', {"a": [1.0]}, curves.looks("a"))
+    hostile = '"><meta http-equiv=refresh>'
+    panel = curves.dots("x", hostile, hostile, {"a": [1.0]}, curves.looks("a"))
     assert "<meta" not in curves.svg(panel) and np.isfinite(panel.figure.get_figwidth())
 
 
@@ -511,8 +512,17 @@ def test_the_doctor_finds_nothing_where_all_is_well(
 
     main(["doctor", str(tiny_data), str(tiny_checkpoint), "--out", str(tmp_path), "--json"])
     found = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
-    assert {finding["state"] for name, finding in found.items() if name != "device"} == {"ok"}
+    assert {finding["state"] for finding in found.values()} == {"ok"}
     assert "all finite" in found[f"checkpoint {tiny_checkpoint}"]["found"]
+
+
+def test_the_doctor_names_the_extra_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "fairseq", None)
+    with pytest.raises(SystemExit, match="1 of 5 checks failed: fairseq's extensions"):
+        main(["doctor", "--out", str(tmp_path)])
+    assert "'.[fairseq]'" in capsys.readouterr().out
 
 
 def test_the_doctor_finds_infinite_weights(

@@ -139,7 +139,10 @@ def printed(inspection: Inspection, **how: Any) -> str:
 
 
 def test_path_prints_the_folder_and_imports_neither_fairseq_nor_torch():
-    code = "import sys; from fairseq_erpo.__main__ import main; main(['path']); print(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; from fairseq_erpo.__main__ import main; main(['path']); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
     for arguments in (["-c", code], ["-m", "fairseq_erpo", "path"]):
         done = subprocess.run(
             [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
@@ -158,27 +161,33 @@ def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFi
     assert f"python -m fairseq_erpo {verb}" in output
 
 
-@pytest.mark.parametrize(
-    ("program", "extra"),
-    [
-        ("fairseq_erpo", ""),
-        ("gail", "; install this package with its extra: pip install '.[gail]'"),
-    ],
-)
+@pytest.mark.parametrize(("program", "extra"), [("fairseq_erpo", "fairseq"), ("gail", "gail")])
 def test_a_missing_module_is_named_with_the_extra_that_brings_it(program: str, extra: str):
     with pytest.raises(SystemExit) as ended:
         run_verb(program, "", {"verb": Verb("nosuchmodule", "verb", "help", "")}, ["verb"], "x")
-    assert ended.value.code == f"x: No module named 'nosuchmodule'{extra}"
+    message = str(ended.value.code)
+    assert message.startswith("x: No module named 'nosuchmodule'; ") and f"'.[{extra}]'" in message
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["inspekt"], ["path", "x"], ["inspect", "a.pt", "b", "--erpo-rewrad", "bleu"]]
+    ("words", "said"),
+    [
+        ([], "VERB"),
+        (["inspekt"], "'inspekt'"),
+        (["path", "x"], "x"),
+        (["report"], "RUN"),
+        (["inspect", "a.pt", "b", "--erpo-rewrad", "bleu"], "did you mean --erpo-reward?"),
+        (["report", "run", "--oot", "page"], "--oot: did you mean --out?"),
+        (["family", "--markdwon=rows.md"], "--markdwon: did you mean --markdown?"),
+    ],
 )
-def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_command_line_ends_with_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert "error: " in capsys.readouterr().err
+        main(words)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and said in printed and printed.count("\n") == 1
 
 
 # ---- what is drawn ----
@@ -310,15 +319,13 @@ def test_corpus_bleu_is_that_of_the_checkpoints_update(
         for m in (5.0, 6.0, 7.0)
     ]
     counts = [{"update": update + n, **asdict(corpus)} for n, corpus in enumerate(corpora, -1)]
+    flags = "--erpo-preset corpus --erpo-reward corpus_bleu --lambda data=.5,model=.5"
 
     def shown(found: list[Any]) -> tuple[str, list[str]]:
         (tmp_path / "erpo_corpus.json").write_text(json.dumps(found))
-        output = inspect(
-            tmp_path / "x.pt", tiny_data, "--erpo-preset", "corpus", "--lambda", "data=.5,model=.5"
-        )
-        return " ".join(output.split()), [
-            sentence["title"][0] for sentence in blocks(output).values()
-        ]
+        output = inspect(tmp_path / "x.pt", tiny_data, *flags.split())
+        titles = [sentence["title"][0] for sentence in blocks(output).values()]
+        return " ".join(output.split()), titles
 
     text, rewards = shown(counts)
     assert "of no model's statistics" not in text and rewards == shown([counts[1]])[1]
@@ -375,7 +382,11 @@ def test_sources_can_be_left_out(
             "λ model=0.12,reward=0.16,data=0.72 · --erpo-preset robust ·",
         ),
         # A constant row has one of its own.
-        ({"_name": "erpo_pg"}, "", f"λ model=1,reward=0,data=0 · --erpo-preset {DEFAULT} ·"),
+        (
+            {"_name": "erpo_pg"},
+            "",
+            f"λ model=1,reward=0,data=0 · --erpo-preset {DEFAULT} --erpo-reward metric ·",
+        ),
         ({"_name": "erpo_raml"}, "", f"λ model=0,reward=1,data=0 · --erpo-preset {DEFAULT} ·"),
         (
             {
@@ -641,10 +652,12 @@ def test_a_language_model_has_no_source_to_draw_for(
     tiny_data: Path, tiny_checkpoint: Path, refused: Callable[..., str], tmp_path: Path
 ):
     shutil.copy(tiny_data / "dict.en.txt", tmp_path / "dict.txt")
-    words = f"{tmp_path} --task language_modeling --arch transformer_lm --decoder-layers 1 --decoder-embed-dim 8 --cpu"
-    cfg = convert_namespace_to_omegaconf(
-        options.parse_args_and_arch(options.get_training_parser(), words.split())
+    flags = (
+        "--task language_modeling --arch transformer_lm --decoder-layers 1 --decoder-embed-dim 8"
     )
+    words = [str(tmp_path), *flags.split(), "--cpu"]
+    parsed = options.parse_args_and_arch(options.get_training_parser(), words)
+    cfg = convert_namespace_to_omegaconf(parsed)
     model = tasks.setup_task(cfg.task).build_model(cfg.model)
     plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     torch.save(
@@ -671,9 +684,6 @@ def test_the_page_is_whole_or_as_it_was(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(
-        SystemExit,
-        match=r"^erpo: --html .*page.html cannot be written: No space left on device; it is left as it was$",
-    ):
+    with pytest.raises(SystemExit, match=r"^erpo: --html .*page.html cannot be written: No space"):
         inspect(tiny_checkpoint, tiny_data, "--sentences", 1, "--html", html)
     assert html.read_text() == "before"

@@ -57,17 +57,17 @@ def test_pairs_are_equal_key_paths_of_one_component(tmp_path: Path) -> None:
         ("{b} nach {a}", "from {a} to {b}", [("Y nach X", "from X to Y")]),
         ("Öffne {name}", "Open {entity}", []),
         ("Öffne {name}", "Open it", []),
-        ("**OK** in `app` wählen", "Choose **OK** in `app`", [("OK in app wählen", "Choose OK in app")]),
-        ("[Mehr dazu]({url}) lesen", "Read [more]({url}) here", [("Mehr dazu lesen", "Read more here")]),
+        ("**OK** in `app` da", "Choose **OK** in `app`", [("OK in app da", "Choose OK in app")]),
+        ("[Mehr dazu]({url}) da", "Read [more]({url}) here", [("Mehr dazu da", "Read more here")]),
         ("Siehe http://a.b hier", "See http://a.b here", []),
         ("Das <b>ist</b> es", "This <b>is</b> it", []),
         ("Ein [%key:x%] mehr", "One [%key:x%] more", []),
-        ("Eins zwei\n\n1. drei vier", "One two\n2. three four", [("Eins zwei", "One two"), ("drei vier", "three four")]),
-        ("Eins zwei\ndrei vier", "One two three four", [("Eins zwei drei vier", "One two three four")]),
+        ("Eins zwei\n\n1. drei vier", "A b\n2. c d", [("Eins zwei", "A b"), ("drei vier", "c d")]),
+        ("Eins zwei\ndrei vier", "One two three", [("Eins zwei drei vier", "One two three")]),
         ("Licht", "The light", []),
         ("w " * 41, "two words", []),
         ("w " * 40, "two words", [("w " * 39 + "w", "two words")]),
-        ("2048 < x < 30000 ist gut", "2048 < x < 30000 is good", [("2048 < x < 30000 ist gut", "2048 < x < 30000 is good")]),
+        ("2 < x < 3 ist gut", "2 < x < 3 is good", [("2 < x < 3 ist gut", "2 < x < 3 is good")]),
     ],
 )  # fmt: skip
 def test_clean(source: str, target: str, kept: list[corpus.Pair]) -> None:
@@ -150,10 +150,7 @@ def test_without_the_package_two_texts_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(
-        SystemExit,
-        match=r"^quickstart: pip cannot fetch homeassistant==\S+ \(ERROR: .+/text\.de, .+/text\.en$",
-    ):
+    with pytest.raises(SystemExit, match=r"^quickstart: pip .+ \(ERROR: .+/text\.de, .+/text\.en$"):
         prepare.download(tmp_path)
 
 

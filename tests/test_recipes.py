@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +49,10 @@ def test_fairseq_accepts_every_flag_of_every_row(task: str, profile: str, tmp_pa
     for name, args in parsed.items():
         row = "mle" if name == "pretrain-1" else name[:-2]
         assert (args.task, args.criterion) == ("erpo_translation", f"erpo_{row}")
-        assert (
-            args.required_batch_size_multiple == 1
-            and args.no_epoch_checkpoints
-            and args.log_format == "json"
-        )
-        assert (args.best_checkpoint_metric, args.maximize_best_checkpoint_metric) == (
-            TASKS[task].metric,
-            True,
-        )
-        assert args.eval_bleu == (task == "translation") and args.eval_rouge == (
-            task == "summarization"
-        )
+        assert args.required_batch_size_multiple == 1 and args.log_format == "json"
+        assert args.no_epoch_checkpoints and args.maximize_best_checkpoint_metric
+        assert args.best_checkpoint_metric == TASKS[task].metric
+        assert (args.eval_bleu, args.eval_rouge) == (task == "translation", task == "summarization")
         assert json.loads(args.eval_bleu_args)["beam"] == 1
         assert args.cpu == (profile != "paper")
         # The criterion takes the values too, and they are this task's.
@@ -80,16 +71,10 @@ def test_fairseq_accepts_every_flag_of_every_row(task: str, profile: str, tmp_pa
 @pytest.mark.parametrize(("task", "profile"), PROFILES)
 def test_rows_differ_in_nothing_but_their_criterion_and_its_rate(task: str, profile: str) -> None:
     """Same model, batches, epochs and start; continued MLE is the control."""
-    own = {
-        "criterion",
-        "save_dir",
-        "log_file",
-        "lr",
-        *(flag for row in FAMILY.values() for flag in row.flags),
-    }
-    stages = [
-        stage for stage in plan(task, "--profile", profile).stages() if stage.epochs and stage.after
-    ]
+    flags = {flag for row in FAMILY.values() for flag in row.flags}
+    own = {"criterion", "save_dir", "log_file", "lr", *flags}
+    made = plan(task, "--profile", profile).stages()
+    stages = [stage for stage in made if stage.epochs and stage.after]
     first, *others = [
         {key: value for key, value in vars(options_of(stage)).items() if key not in own}
         for stage in stages
@@ -105,33 +90,18 @@ def test_the_paper_profile_is_the_papers() -> None:
         for stage in plan(task, "--profile", "paper").stages()
         if stage.epochs
     }
-    first = found["translation", "pretrain-1"]
-    assert (first.arch, first.encoder_layers, first.max_tokens, first.lr) == (
-        "transformer",
-        6,
-        1792,
-        [0.001],
+    first, selection = (
+        found["translation", "pretrain-1"],
+        PROFILES["translation", "paper"].selection,
     )
-    assert (
-        PROFILES["translation", "paper"].selection.words == 73197
-        and not PROFILES["translation", "paper"].selection.pieces
-    )
+    assert (first.arch, first.encoder_layers, first.max_tokens) == ("transformer", 6, 1792)
+    assert (first.lr, selection.words, selection.pieces) == ([0.001], 73197, 0)
     first = found["summarization", "pretrain-1"]
-    sizes = (
-        first.encoder_embed_dim,
-        first.encoder_hidden_size,
-        first.decoder_embed_dim,
-        first.decoder_hidden_size,
-    )
-    assert (first.arch, first.encoder_layers, first.decoder_layers, *sizes) == (
-        "lstm",
-        1,
-        1,
-        256,
-        256,
-        256,
-        256,
-    )
+    sizes = {
+        f"{side}_{kind}" for side in ("encoder", "decoder") for kind in ("embed_dim", "hidden_size")
+    }
+    assert {getattr(first, name) for name in sizes} == {256}
+    assert (first.arch, first.encoder_layers, first.decoder_layers) == ("lstm", 1, 1)
     assert first.decoder_attention == "1" and first.batch_size == 64 and first.lr == [0.001]
     assert PROFILES["summarization", "paper"].selection.train == 200_000
     assert [found[task, "raml-1"].erpo_samples for task in TASKS] == [6, 10]
@@ -166,19 +136,10 @@ def test_evaluation_reads_the_arguments_it_is_given(tmp_path: Path) -> None:
     )
 
 
-def test_greedy_search_judges_the_same_runs_by_the_first_column() -> None:
-    beam = plan("translation", "--rows", "mle", "--seeds", "1")
-    greedy = replace(beam, greedy=True)
-    trained = [stage for stage in beam.stages() if stage.epochs]
-    assert [stage for stage in greedy.stages() if stage.epochs] == trained, (
-        "nothing is trained twice"
-    )
-    words = greedy.table()
-    assert words[words.index("--beam") + 1] == "1" and words[words.index("--columns") + 1] == "bleu"
-    assert "--beam" not in beam.table() and beam.scores != greedy.scores
-    assert not {stage.name for stage in greedy.stages()[2:]} & {
-        stage.name for stage in beam.stages()
-    }
+def test_the_test_set_is_decoded_by_both_searches_and_validation_by_one() -> None:
+    made = plan("translation", "--rows", "mle", "--seeds", "1")
+    assert "--greedy" in made.table() and "--greedy" in made.stages()[-1].command
+    assert "--greedy" not in made.trials(["--lr 1"]).table()
 
 
 def test_all_seeds_may_continue_one_model() -> None:
@@ -292,14 +253,8 @@ def test_wrong_arguments_name_the_fix(
     arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        table.main(
-            [
-                "translation",
-                "--out",
-                str(tmp_path / "out"),
-                *(word.format(tmp_path) for word in arguments),
-            ]
-        )
+        given = [word.format(tmp_path) for word in arguments]
+        table.main(["translation", "--out", str(tmp_path / "out"), *given])
     message = f"{ended.value.code} {capsys.readouterr().err}"
     assert all(word in message for word in words), message
 
@@ -326,23 +281,12 @@ def test_every_script_is_a_record(path: Path) -> None:
     assert re.search(r"^# Rows?\b", header[1], re.MULTILINE) and re.search(r"Table [12]", header[1])
     assert "# Measured  " in header[1]
     if path.name == "table.sh":
-        assert (
-            "interpolation " + {"translation": "33.35", "summarization": "36.72"}[path.parent.name]
-            in header[1]
-        )
+        paper = {"translation": "33.35", "summarization": "36.72"}[path.parent.name]
+        assert f"interpolation {paper}" in header[1]
         assert all(row in header[1] for row in ROWS)
     # An archive that is named is not downloaded.
-    done = script(
-        path,
-        *(
-            ["de-en.tgz"]
-            if path.name == "prepare_iwslt14.sh"
-            else ["mle"]
-            if path.name == "train.sh"
-            else []
-        ),
-        "--help",
-    )
+    first = {"prepare_iwslt14.sh": ["de-en.tgz"], "train.sh": ["mle"]}.get(path.name, [])
+    done = script(path, *first, "--help")
     assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
 
 
@@ -370,32 +314,18 @@ def test_a_table_from_two_text_files_killed_and_started_again(tmp_path: Path) ->
     rows are in the table.
     """
     text = write_corpus(tmp_path / "text", {"all": 900})
-    flags = [
-        "--rows",
-        "mle,raml,interp",
-        "--seeds",
-        "2",
-        "--epochs",
-        "2,1",
-        "--pairs",
-        "300",
-        "--jobs",
-        "2",
-    ]
-    flags += ["--data", str(text / "all.de"), str(text / "all.en"), "--out", str(tmp_path / "out")]
-    command = [str(EXAMPLES / "translation" / "table.sh"), *flags]
+    flags = "--rows mle,raml,interp --seeds 2 --epochs 2,1 --pairs 300 --jobs 2"
+    data = ["--data", f"{text}/all.de", f"{text}/all.en", "--out", f"{tmp_path}/out"]
+    command = [str(EXAMPLES / "translation" / "table.sh"), *flags.split(), *data]
     environment = os.environ | {"PYTHON": sys.executable}
     with (tmp_path / "first").open("w") as sink:
         first = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)
         limit = time.monotonic() + 600
         # One stage is done, and another one is running.
-        while not (
-            (tmp_path / "out/pretrain-1/done.json").exists()
-            and (tmp_path / "out/mle-1/started").exists()
-        ):
-            assert first.poll() is None and time.monotonic() < limit, (
-                tmp_path / "first"
-            ).read_text()
+        signs = [tmp_path / "out/pretrain-1/done.json", tmp_path / "out/mle-1/started"]
+        while not all(sign.exists() for sign in signs):
+            said = (tmp_path / "first").read_text()
+            assert first.poll() is None and time.monotonic() < limit, said
             time.sleep(0.1)
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -408,17 +338,10 @@ def test_a_table_from_two_text_files_killed_and_started_again(tmp_path: Path) ->
     assert f"table: {finished} of 16 stages are done" in done.stdout
     assert (tmp_path / "out/pretrain-1/done.json").stat().st_mtime == before
     scores = json.loads((tmp_path / "out/scores.json").read_text())
-    assert (
-        list(scores["systems"]) == ["pretrain", "mle", "raml", "interp"]
-        and scores["baseline"] == "mle"
-    )
-    assert all(
-        len(system["scores"]["bleu"]["values"]) == 2 for system in scores["systems"].values()
-    )
-    assert (
-        re.search(r"^interp +\d+\.\d\d ± ", done.stdout, re.MULTILINE)
-        and "minutes (of one core): " in done.stdout
-    )
+    assert list(scores["systems"]) == ["pretrain", "mle", "raml", "interp"]
+    assert {len(one["scores"]["bleu"]["values"]) for one in scores["systems"].values()} == {2}
+    assert re.search(r"^interp +\d+\.\d\d ± ", done.stdout, re.MULTILINE)
+    assert "minutes (of one core): " in done.stdout and "Next:" in done.stdout
     third = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert "table: 16 of 16 stages are done" in third.stdout and re.search(
         r"^interp +\d", third.stdout, re.MULTILINE

@@ -22,51 +22,31 @@ from fairseq_erpo.tools.report import grouped
 from fairseq_erpo.tools.training_log import History, group_of
 
 Report = Callable[..., str]
+SECTIONS = ("Scores", "Validation", "λ and realised shares z", "Reward by expert", "Imitation")
 SHARES = {"model": 0.12, "reward": 0.16, "data": 0.72}
 
 
 def write_log(
     folder: Path, epochs: int = 4, start: float = 20.0, drawn: bool = True, metric: str = "bleu"
 ) -> Path:
-    """A run as fairseq logs it: strings, every line twice, other lines between, the last one cut."""
+    """A run as fairseq logs it: strings, every line twice, others between, the last one cut."""
     lines = ["2026-01-01 | INFO | fairseq.tasks | something {else}"]
     for epoch in range(1, epochs + 1):
-        update = 100 * epoch
-        inner: dict[str, Any] = {
-            "epoch": epoch,
-            "update": epoch - 0.5,
-            "loss": "3.5",
-            "num_updates": str(update - 50),
-        }
-        figures = {
-            f"lambda_{name}": str(share if drawn else float(name == "data"))
-            for name, share in SHARES.items()
-        }
+        update, score = 100 * epoch, str(start + epoch)
+        inner: dict[str, Any] = {"epoch": epoch, "update": epoch - 0.5, "loss": "3.5"}
+        inner["num_updates"] = str(update - 50)
+        shares = SHARES if drawn else dict.fromkeys(SHARES, 0.0) | {"data": 1.0}
+        figures = {f"lambda_{name}": str(share) for name, share in shares.items()}
         if drawn:
             figures |= {f"z_{name}": str(share + 0.01 * epoch) for name, share in SHARES.items()}
-            figures |= {
-                "dr_model": "-0.5",
-                "dr_reward": "0.2",
-                "dr_data": "0.3",
-                "z_product": "0",
-                "dr_product": "0",
-            }
-            figures |= {
-                "seq_reward": str(-2 - 0.1 * epoch),
-                "sampled_length": "12.5",
-                "clipped": str(0.01 * epoch),
-            }
-        valid: dict[str, Any] = {
-            "valid_loss": "3.1",
-            f"valid_{metric}": str(start + epoch),
-            "valid_num_updates": str(update),
-        }
-        valid |= {f"valid_best_{metric}": str(start + epoch)} if epoch > 1 else {}
-        train = {
-            "train_loss": "3.2",
-            "train_num_updates": str(update),
-            **{f"train_{key}": value for key, value in figures.items()},
-        }
+            figures |= {"dr_model": "-0.5", "dr_reward": "0.2", "dr_data": "0.3"}
+            figures |= {"z_product": "0", "dr_product": "0", "sampled_length": "12.5"}
+            figures |= {"seq_reward": str(-2 - 0.1 * epoch), "clipped": str(0.01 * epoch)}
+        valid: dict[str, Any] = {"valid_loss": "3.1", f"valid_{metric}": score}
+        valid["valid_num_updates"] = str(update)
+        valid |= {f"valid_best_{metric}": score} if epoch > 1 else {}
+        train = {f"train_{key}": value for key, value in figures.items()}
+        train |= {"train_loss": "3.2", "train_num_updates": str(update)}
         for entry in (inner | figures, {"epoch": epoch} | valid, {"epoch": epoch} | train):
             lines += [json.dumps(entry), f"2026-01-01 | INFO | x | {json.dumps(entry)}"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,20 +78,14 @@ def report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Report:
 
 def test_a_log_is_read_once_whatever_is_written_twice(tmp_path: Path) -> None:
     history = training_log.read(write_log(tmp_path / "interp-3"))
-    assert (history.name, group_of(history.name), history.metric, history.progress) == (
-        "interp-3",
-        "interp",
-        "bleu",
-        4,
-    )
+    assert (history.name, group_of(history.name)) == ("interp-3", "interp")
+    assert (history.metric, history.progress) == ("bleu", 4)
     assert history.scores() == {100: 21.0, 200: 22.0, 300: 23.0, 400: 24.0}
     assert history.curve("lambda_reward") == dict.fromkeys((100, 200, 300, 400), 0.16)
     assert history.train_inner[50]["loss"] == 3.5
     # A short run is shown by its log intervals.
-    assert list(training_log.read(write_log(tmp_path / "short", epochs=2)).curve("z_model")) == [
-        50,
-        150,
-    ]
+    short = training_log.read(write_log(tmp_path / "short", epochs=2))
+    assert [*short.curve("z_model")] == [50, 150]
     assert training_log.read(tmp_path / "short" / "train.jsonl").name == "short"
 
 
@@ -135,19 +109,8 @@ def test_the_metric_is_known_from_the_first_validation_on(tmp_path: Path) -> Non
         ("mle-5e-4-2", "mle-5e-4"),
         ("dropout-0.1.seed2", "dropout-0.1"),
         # No seeds: numbers of another kind, cut in the middle.
-        *(
-            (name, name)
-            for name in (
-                "v2",
-                "7",
-                "mle-5e-4",
-                "mle-1.5E-05",
-                "dropout-0.1",
-                "dropout-.3",
-                "v1.2",
-                "-7",
-            )
-        ),
+        *((name, name) for name in ("v2", "7", "mle-5e-4", "mle-1.5E-05", "dropout-0.1", "-7")),
+        *((name, name) for name in ("dropout-.3", "v1.2")),
     ],
 )
 def test_groups(name: str, group: str) -> None:
@@ -208,7 +171,8 @@ def test_one_validation_is_a_line_for_each_row_and_no_curve(tmp_path: Path) -> N
         write_log(tmp_path / f"{name}-{seed}", 1, start)
         for name, seed, start in (("mle", 1, 20), ("mle", 2, 24), ("pg", 1, 9))
     ]
-    (panel,) = curves.metric_panels(grouped(runs), curves.looks(["mle", "pg"]))
+    groups, _ = grouped(runs)
+    (panel,) = curves.metric_panels(groups, curves.looks(["mle", "pg"]))
     (axes,) = panel.figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mle", "pg"]
     # Seeds, then their mean
@@ -217,20 +181,20 @@ def test_one_validation_is_a_line_for_each_row_and_no_curve(tmp_path: Path) -> N
 
 def test_scores_are_shown_seed_by_seed_beside_the_baseline() -> None:
     scores = {"mle": [1.0, 3.0], "lost": [], "pg": [4.0]}
-    (axes,) = curves.dots("scores", "BLEU", scores, curves.looks(scores), "mle").figure.axes
+    (axes,) = curves.dots("scores", "BLEU", "", scores, curves.looks(scores), "mle").figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mle", "pg"]
     # Seeds, mean, upright through the baseline's mean; seeds and mean of the other.
     assert [list(line.get_xdata()) for line in axes.get_lines()] == [[1, 3], [2], [2, 2], [4], [4]]
 
 
 def test_panels_show_what_was_logged(runs: list[Path]) -> None:
-    made = curves.panels(grouped(runs), curves.looks(["mle", "interp"]))
+    made = curves.panels(grouped(runs)[0], curves.looks(["mle", "interp"]))
     stems = {title: [panel.stem for panel in panels] for title, panels in made.items()}
     assert stems == {
         "Validation": ["valid-bleu", "valid-loss"],
         "λ and realised shares z": ["lambda-interp"],  # mle drew nothing
         "Reward by expert, ΔR": ["gain-interp"],
-        "Loss, reward, length and clipped share": ["loss", "reward", "length", "clipped"],
+        "What was drawn and learnt": ["loss", "reward", "length", "clipped"],
     }
     (axes,) = made["Validation"][0].figure.axes
     lines = {
@@ -256,12 +220,13 @@ def test_a_name_has_one_look_in_all_pictures(runs: list[Path]) -> None:
     assert [*looks] == ["mle", "interp", "pretrain"] and len(
         {look.colour for look in looks.values()}
     ) == 3
-    (axes,) = curves.dots("scores", "BLEU", {"pretrain": [1.0], "interp": [2.0]}, looks).figure.axes
+    scores = {"pretrain": [1.0], "interp": [2.0]}
+    (axes,) = curves.dots("scores", "BLEU", "", scores, looks).figure.axes
     assert {line.get_color() for line in axes.get_lines()} == {
         looks["pretrain"].colour,
         looks["interp"].colour,
     }
-    for panel in curves.panels(grouped(runs), looks)["Validation"]:
+    for panel in curves.panels(grouped(runs)[0], looks)["Validation"]:
         (axes,) = panel.figure.axes
         assert {line.get_label(): line.get_color() for line in axes.get_lines()} == {
             name: looks[name].colour for name in ("mle", "interp")
@@ -292,7 +257,7 @@ def test_the_page_says_how_each_run_was_started(runs: list[Path], report: Report
 def test_pictures_in_the_page_take_its_colours_and_name_no_address(runs: list[Path]) -> None:
     panels = [
         panel
-        for made in curves.panels(grouped(runs), curves.looks(["mle", "interp"])).values()
+        for made in curves.panels(grouped(runs)[0], curves.looks(["mle", "interp"])).values()
         for panel in made
     ]
     drawn = [curves.svg(panel) for panel in panels]
@@ -351,15 +316,8 @@ def scores_of(folder: Path) -> Path:
     lines = [f"sentence number {n} of the test" for n in range(30)]
     (folder / "ref").write_text("\n".join(lines))
     (folder / "mle").write_text("\n".join(line.replace("number", "no") for line in lines))
-    systems = [
-        f"mle={folder / 'mle'}",
-        f"interp={folder / 'ref'}",
-        "--reference",
-        folder / "ref",
-        "--baseline",
-        "mle",
-    ]
-    main(["evaluate", *map(str, systems), "--json", str(folder / "scores.json")])
+    words = f"mle={folder}/mle interp={folder}/ref --reference {folder}/ref --baseline mle"
+    main(["evaluate", *words.split(), "--json", str(folder / "scores.json")])
     return folder / "scores.json"
 
 
@@ -375,46 +333,19 @@ def test_the_page_shows_it_all_and_loads_nothing(
     text = report(*runs, "--scores", scores, "--gail", gail)
     page = Page(text)
     assert not page.open
-    titles = [
-        "Scores",
-        "Validation",
-        "λ and realised shares z",
-        "Reward by expert, ΔR",
-        "Imitation learning",
-    ]
-    assert (
-        all(title in page.text for title in titles)
-        and "mle (2 seeds), interp (2 seeds)" in page.text
-    )
-    assert (
-        "100.00**" in page.text
-        and f"against mle, {TEST}" in page.text
-        and "nrefs:1|case:mixed" in page.text
-    )
+    for words in (*SECTIONS, "mle (2 seeds), interp (2 seeds)", "100.00**", "nrefs:1|case:mixed"):
+        assert words in page.text
+    assert f"against mle, {TEST}" in page.text
     # Everything is in the file: pictures as data, markers by their names.
-    assert all(
-        re.match(r"data:image/(png|svg\+xml);base64,|#", address) for address in page.loaded
-    ), page.loaded
+    for address in page.loaded:
+        assert re.match(r"data:image/(png|svg\+xml);base64,|#", address)
     assert not re.search(r"https?:|url\((?!#)|@import|<script|<link|<iframe", text)
     assert not page.tags & {"script", "link", "iframe", "object"}
-    assert (
-        "default-src 'none'" in text
-        and "prefers-color-scheme: dark" in text
-        and 'name="viewport"' in text
-    )
+    for words in ("default-src 'none'", "prefers-color-scheme: dark", 'name="viewport"'):
+        assert words in text
     pictures = {file.name for file in (tmp_path / "page").iterdir()} - {"report.html"}
-    names = (
-        "scores",
-        "valid-bleu",
-        "valid-loss",
-        "loss",
-        "lambda-interp",
-        "gain-interp",
-        "reward",
-        "length",
-        "clipped",
-    )
-    assert pictures == {f"{name}.png" for name in names}
+    names = "valid-bleu valid-loss loss lambda-interp gain-interp reward length clipped"
+    assert pictures == {f"{name}.png" for name in names.split()}
 
 
 def test_samples_come_from_the_checkpoints_of_annealed_rows(
@@ -439,6 +370,49 @@ def test_samples_come_from_the_checkpoints_of_annealed_rows(
     assert "Samples" not in Page(report(*runs, "--samples", 0)).text
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_every_picture_has_a_caption_whatever_was_logged(
+    epochs: int, report: Report, tmp_path: Path
+) -> None:
+    mle = write_log(tmp_path / "mle", 1, drawn=False)
+    text = report(write_log(tmp_path / "interp", epochs), mle)
+    drawn = [part.partition("</figure>")[0] for part in text.split("<figure>")[1:]]
+    assert len(drawn) == 8
+    for figure in drawn:
+        assert len(figure.partition("<figcaption>")[2].split()) > 8
+        assert re.search("<use |clip-path", figure)  # marks or lines
+    assert "seq_reward" in Page(text).text
+
+
+def test_a_run_without_a_log_is_in_the_page_with_what_its_checkpoint_knows(
+    tiny_checkpoint: Path, report: Report, tmp_path: Path
+) -> None:
+    (tmp_path / "start").mkdir()
+    state = load(tiny_checkpoint)
+    shutil.copy(tiny_checkpoint, tmp_path / "start/checkpoint_best.pt")
+    text = Page(report(tmp_path / "start")).text
+    assert f"--log-file {tmp_path}/start/train.jsonl" in text
+    assert f"evaluate start={tmp_path}/start --json {tmp_path}/scores.json" in text
+    groups, missing = grouped([tmp_path / "start", write_log(tmp_path / "mle")])
+    (start,) = groups["start"]
+    assert len(missing) == 1 and [*groups] == ["start", "mle"]
+    assert [*start.scores().values()] == [state["extra_state"]["val_loss"]]
+
+
+def test_scores_beside_the_runs_are_found_if_they_are_of_them(
+    report: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_log(tmp_path / "interp")
+    file = scores_of(tmp_path)
+    capsys.readouterr()
+    assert "Test sentences" not in Page(report(run)).text
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps(found | {"paths": {"mle": ["elsewhere"], "interp": [str(run)]}}))
+    page = Page(report(run))
+    assert "Test sentences" in page.text and "interp is " in page.text and not page.open
+    assert "of the test (100.0)" in page.text and "No scores" not in page.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -448,10 +422,7 @@ def test_samples_come_from_the_checkpoints_of_annealed_rows(
         (["{}/run", "--scores", "{}/run/train.jsonl"], ["--scores", "evaluate --json"]),
         (["{}/run", "--gail", "{}/run"], ["--gail", "gail plot"]),
         (["{}/run", "--samples", "-1"], ["--samples", "-1"]),
-        (
-            ["{}/run", "{}/run/../run"],
-            ["names one run twice; seeds of one system are different runs"],
-        ),
+        (["{}/run", "{}/run/../run"], ["one run twice"]),
     ],
 )
 def test_bad_input_names_the_flag_and_the_fix(
@@ -459,18 +430,9 @@ def test_bad_input_names_the_flag_and_the_fix(
 ) -> None:
     write_log(tmp_path / "run")
     with pytest.raises(SystemExit) as ended:
-        main(
-            [
-                "report",
-                *(word.format(tmp_path) for word in arguments),
-                "--out",
-                str(tmp_path / "page"),
-            ]
-        )
+        given = [word.format(tmp_path) for word in arguments]
+        main(["report", *given, "--out", str(tmp_path / "page")])
     message = str(ended.value.code)
-    assert (
-        message.startswith("erpo: ")
-        and "\n" not in message
-        and all(word in message for word in words)
-    ), message
+    assert message.startswith("erpo: ") and "\n" not in message
+    assert all(word in message for word in words), message
     assert not (tmp_path / "page").exists()

@@ -1,4 +1,4 @@
-"""Stages: each once, in order, several at a time, resumed after any end; on Slurm through submitit."""
+"""Stages: each once, in order, several at a time, resumed after any end; on Slurm by submitit."""
 
 import json
 import signal
@@ -78,7 +78,8 @@ def test_an_interrupted_stage_finds_what_it_left(tmp_path: Path) -> None:
     runner = Runner(tmp_path, 1)
     stage = shell(
         "s",
-        f"f = {str(tmp_path / 's' / 'left')!r}\nprint(os.path.exists(f)); open(f, 'w'); os._exit(os.path.getsize(f) + 1)",
+        f"f = {str(tmp_path / 's' / 'left')!r}\n"
+        "print(os.path.exists(f)); open(f, 'w'); os._exit(os.path.getsize(f) + 1)",
     )
     for found in ("False", "True"):
         with pytest.raises(Failure):
@@ -99,7 +100,8 @@ def test_a_folder_of_the_users_own_is_not_removed(tmp_path: Path) -> None:
 
 
 def test_two_runners_in_one_folder_are_refused(tmp_path: Path) -> None:
-    code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom stages import Path, Runner; Runner(Path(sys.argv[1]), 1).run([])"
+    code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom stages import Path, Runner\n"
+    code += "Runner(Path(sys.argv[1]), 1).run([])"
     other = partial(
         subprocess.run, [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
     )
@@ -110,11 +112,13 @@ def test_two_runners_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 CALLER = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which who runs the tests in the background has turned off
+# Which is off in what runs in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [{examples!r}, {root!r}]
 from pathlib import Path
 from stages import Runner, Stage
-Runner(Path({folder!r}), 1).run([Stage("s", ("python", "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"))])
+code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+Runner(Path({folder!r}), 1).run([Stage("s", ("python", "-c", code))])
 """
 
 

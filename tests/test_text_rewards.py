@@ -24,7 +24,8 @@ FOUND = ["the cat sat here", "", "we ran"]
 OWN = '''
 def shared(sources, hypotheses, references):
     """The share of the reference's words that the hypothesis has."""
-    return [len(set(h.split()) & set(r.split())) / len(r.split()) for h, r in zip(hypotheses, references)]
+    pairs = zip(hypotheses, references)
+    return [len(set(h.split()) & set(r.split())) / len(r.split()) for h, r in pairs]
 
 
 def broken(sources, hypotheses, references):
@@ -140,7 +141,10 @@ def test_a_reward_that_is_not_there_is_refused_at_once(name: str, words: str) ->
         find(name)
 
 
-FLAGS = "--criterion erpo_self_critic --erpo-samples 2 --erpo-baseline leave_one_out --task erpo_translation"
+FLAGS = (
+    "--criterion erpo_self_critic --erpo-samples 2 --erpo-baseline leave_one_out "
+    "--task erpo_translation"
+)
 
 
 def test_a_failure_ends_training_with_one_line(tiny_data: Path, own: str) -> None:
@@ -286,8 +290,7 @@ def test_the_metric_of_the_documentation_trains_a_model(
 ) -> None:
     page = (ROOT / "docs" / "rewards.md").read_text("utf-8")
     (tmp_path / "my_metric.py").write_text(page.split("```python\n")[1].split("```")[0])
-    flags = "--task erpo_translation --criterion erpo_self_critic --erpo-samples 3 --erpo-baseline leave_one_out --max-epoch 1"
-    found = {"env": {"PYTHONPATH": str(tmp_path)}}
-    done = train(tmp_path / "run", f"{flags} --erpo-reward my_metric:shared_words", **found)
+    flags = f"{FLAGS} --max-epoch 1 --erpo-reward my_metric:shared_words"
+    done = train(tmp_path / "run", flags, env={"PYTHONPATH": str(tmp_path)})
     rewards = [float(value) for value in re.findall(r'"seq_reward": "([0-9.]+)"', done.output)]
     assert rewards and all(0 <= reward <= 1 for reward in rewards) and max(rewards) > 0

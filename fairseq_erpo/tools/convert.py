@@ -42,9 +42,8 @@ def convert(parser: ArgumentParser, argv: Sequence[str]) -> None:
     with atomic_write(args.new, "NEW") as part:
         torch.save(state, part)
     numbers = sum(value.numel() for value in state["model"].values())
-    print(
-        f"{args.new}: {numbers:,} numbers and the configuration; optimiser, clock and meters of {args.old} were left out"
-    )
+    left_out = f"optimiser, clock and meters of {args.old} were left out"
+    print(f"{args.new}: {numbers:,} numbers and the configuration; {left_out}")
 
 
 def read_legacy(path: str) -> dict[str, Any]:

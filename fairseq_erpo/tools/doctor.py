@@ -1,66 +1,46 @@
 """`python -m fairseq_erpo doctor`: is everything here that training needs, and are data and
 checkpoint whole?
+
+fairseq is imported within the checks: it may be what is missing.
 """
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from fairseq import checkpoint_utils
-from omegaconf import OmegaConf
-
 from fairseq_erpo.checkup import Check, machine, report
-from fairseq_erpo.plugin import data_errors
-from fairseq_erpo.plugin.safe_load import check_checkpoint
-from fairseq_erpo.plugin.translation_task import ErpoTranslationConfig
-from fairseq_erpo.tools.load_run import part_of, run_task
+from fairseq_erpo.verbs import Option, add_options
 
 
 def doctor(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `doctor`."""
-    parser.add_argument(
-        "data", metavar="DATA", nargs="?", help="a folder that fairseq-preprocess made"
-    )
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs="?", help="a .pt file that fairseq-train wrote"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="where runs are to go (default: this folder)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    add = parser.add_argument
+    add("data", metavar="DATA", nargs="?", help="a folder that fairseq-preprocess made")
+    add("checkpoint", metavar="CHECKPOINT", nargs="?", help="a .pt file that fairseq-train wrote")
+    options: dict[str, Option] = {
+        "--out": ("DIR", Path(), "where runs are to go"),
+        "--json": ("", False, "print the findings as JSON"),
+    }
+    add_options(parser, options)
     args = parser.parse_args(argv)
     report(checks(args), args.json)
 
 
 def checks(args: Namespace) -> Iterator[Check]:
     """What to look at, given the command line."""
-    yield from machine(args.out)
-    yield Check(
-        "fairseq's extensions",
-        extensions,
-        "install a C++ compiler and Python's headers, and fairseq-fixed again",
-    )
-    yield Check(
-        "device", device, "train with --cpu, or install torch for your GPU's driver", needed=False
-    )
+    compiler = "install a C++ compiler and Python's headers, then pip install '.[fairseq]' again"
+    yield from machine(args.out, "fairseq")
+    yield Check("fairseq's extensions", extensions, compiler)
+    yield Check("device", device, "pip install '.[fairseq]'")
     if args.data:
-        again = (
-            "run fairseq-preprocess again; README.md, 'Use it on your own data', has the commands"
-        )
+        again = "run fairseq-preprocess again; README.md has the commands for data of your own"
         yield Check(f"data {args.data}", lambda: look_at_data(args.data), again)
     if args.checkpoint:
         other = "take another checkpoint, or the data that it was trained on"
-        yield Check(
-            f"checkpoint {args.checkpoint}",
-            lambda: look_at_checkpoint(args.checkpoint, args.data),
-            other,
-        )
+        look = partial(look_at_checkpoint, args.checkpoint, args.data)
+        yield Check(f"checkpoint {args.checkpoint}", look, other)
 
 
 def extensions() -> str:
@@ -72,21 +52,29 @@ def extensions() -> str:
 
 
 def device() -> str:
-    """Raises ValueError without a GPU."""
+    """The GPUs, or that training needs --cpu."""
+    import torch
+
     if not torch.cuda.is_available():
-        raise ValueError(
-            f"no GPU; {torch.get_num_threads()} threads of {torch.backends.cpu.get_cpu_capability()}"
-        )
+        cpu = f"{torch.get_num_threads()} threads of {torch.backends.cpu.get_cpu_capability()}"
+        return f"no GPU that torch can use, {cpu}; train with --cpu"
     return ", ".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count()))
 
 
 def task_of(data: str) -> Any:
-    elsewhere: dict[str, Any] = {
-        "dataset_impl": None,
-        "train_subset": "train",
-        "required_seq_len_multiple": 1,
-    }  # from other flags
-    config = ErpoTranslationConfig(_name="erpo_translation", data=data, **elsewhere)
+    """The translation task on a folder of fairseq-preprocess."""
+    from omegaconf import OmegaConf
+
+    from fairseq_erpo.plugin import data_errors
+    from fairseq_erpo.plugin.translation_task import ErpoTranslationConfig
+
+    config = ErpoTranslationConfig(
+        _name="erpo_translation",
+        data=data,
+        dataset_impl=None,  # this and the next two come from other flags
+        train_subset="train",
+        required_seq_len_multiple=1,
+    )
     return data_errors.setup_task(OmegaConf.structured(config))
 
 
@@ -106,18 +94,20 @@ def look_at_data(data: str) -> str:
 
 def look_at_checkpoint(path: str, data: str | None) -> str:
     """Read it as training does; with `data`, compare the dictionaries."""
+    from fairseq import checkpoint_utils
+
+    from fairseq_erpo.plugin.safe_load import check_checkpoint
+    from fairseq_erpo.tools.load_run import part_of, run_task
+
     state = check_checkpoint(path)
     if data:
         run_task(path, data)
     weights = checkpoint_utils.load_checkpoint_to_cpu(path)["model"]
     # Training refuses NaN only: a model of one's own may keep an infinite mask.
-    broken = [
-        name
-        for name, value in weights.items()
-        if value.is_floating_point() and not bool(value.isfinite().all())
-    ]
-    if broken:
-        raise ValueError(f"{path}: {broken[0]} is not finite; it may be of a run that diverged")
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{path}: {name} is not finite; it may be of a run that diverged")
+    criterion = part_of(state, "criterion").get("_name")
     parameters = sum(value.numel() for value in weights.values())
     updates = (state.get("optimizer_history") or [{}])[-1].get("num_updates", 0)
-    return f"{part_of(state, 'criterion').get('_name')}, {updates} updates, {parameters:,} numbers, all finite"
+    return f"{criterion}, {updates} updates, {parameters:,} numbers, all finite"

@@ -5,29 +5,64 @@ compared with a baseline.
 import math
 import statistics
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import Any, NamedTuple
 
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
-from tabulate import tabulate
 from tqdm import tqdm
 
-from fairseq_erpo.coverage import ENOUGH, NEARLY_ALL, Coverage
+from fairseq_erpo.coverage import ENOUGH, Coverage
 from fairseq_erpo.files import reason_of, text_lines, write_json
-from fairseq_erpo.scores import ROUGE, TEST, bleu_signature, measures, p_values, tokeniser
-from fairseq_erpo.tools.generate import Decoding, output_of
+from fairseq_erpo.scores import TEST, bleu_signature, measures, p_values, tokeniser
+from fairseq_erpo.tools.generate import Decoding, Output, output_of
+from fairseq_erpo.tools.score_table import compared, example_text, table, verdict
+from fairseq_erpo.verbs import Option, add_options
 
 COLUMNS = ("bleu", "rouge1", "rouge2", "rougeL", "length_ratio", "repetition")
-STARS = ((0.01, "**"), (0.05, "*"))
-# Points: a smaller difference is nobody's gain, however sure; near a score of 0 any is
-# "significant"
-LEAST = 0.1
-HIGH_CHRF = 50
 UNKNOWN = "<<unk>>"  # in fairseq-generate's references
+WIDTH = 100  # of the verdict, as wide as the table
+KEPT = 6  # sentences in the JSON file
 Systems = Mapping[str, Sequence[Sequence[str]]]  # name -> for each seed its hypotheses
+
+
+class Outputs(NamedTuple):
+    """What all runs made of one test set."""
+
+    systems: Systems
+    references: Sequence[str]
+    sources: Sequence[str]  # empty where no output has them
+    settings: Mapping[str, Any] | None  # how they were decoded, if known and the same for all
+
+
+OPTIONS: Mapping[str, Option] = {
+    "--baseline": ("NAME", str, "compare all others with this system"),
+    "--data": ("DIR", str, "folder of fairseq-preprocess (default: the one trained on)"),
+    "--split": ("SPLIT", "test", "train, valid or test"),
+    "--reference": (
+        "FILE",
+        str,
+        "references, one a line (default: the data's, whose unknown words are lost)",
+    ),
+    "--beam": ("N", 5, "width of the beam"),
+    "--greedy": ("", False, "decode by greedy search, too: one more column"),
+    "--lenpen": ("X", 0.6, "divide log p by length^X"),
+    "--remove-bpe": ("KIND", str, "sentencepiece, or a mark such as '@@ ' (default: as validated)"),
+    "--tokenize": ("NAME", "13a", "sacreBLEU's tokeniser; none for tokenised text"),
+    "--columns": ("NAMES", ",".join(COLUMNS), f"of {', '.join(measures())}"),
+    "--user-dir": ("DIR", str, "plugin with the runs' own models"),
+    "--markdown": ("", False, "print the table in Markdown"),
+    "--json": ("FILE", str, "write all scores as well"),
+    "--examples": (
+        "N",
+        0,
+        "print N sentences with each system's output: half where the last system gains most on the "
+        "baseline, half where it loses most",
+    ),
+}
 
 
 def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
@@ -36,55 +71,11 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
         "systems",
         metavar="NAME=PATH[,PATH...]",
         nargs="+",
-        help="a system and its runs, one for each seed: folders with a checkpoint_best.pt, checkpoints, outputs of "
-        "fairseq-generate, or texts of one hypothesis a line; NAME= may be left out",
+        help="a system and its runs, one for each seed: folders with a checkpoint_best.pt, "
+        "checkpoints, outputs of fairseq-generate, or texts of one hypothesis a line; NAME= may be "
+        "left out",
     )
-    parser.add_argument("--baseline", metavar="NAME", help="compare all others with this system")
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder of fairseq-preprocess (default: the one trained on)"
-    )
-    parser.add_argument("--split", default="test", help="train, valid or test (default: test)")
-    parser.add_argument(
-        "--reference",
-        metavar="FILE",
-        help="references, one a line (default: the data's, whose unknown words are lost)",
-    )
-    parser.add_argument(
-        "--beam", type=int, default=5, metavar="N", help="width of the beam (default: 5)"
-    )
-    parser.add_argument(
-        "--lenpen",
-        type=float,
-        default=0.6,
-        metavar="X",
-        help="divide log p by length^X (default: .6)",
-    )
-    parser.add_argument(
-        "--remove-bpe",
-        metavar="KIND",
-        help="sentencepiece, or a mark such as '@@ ' (default: as validated)",
-    )
-    parser.add_argument(
-        "--tokenize",
-        default="13a",
-        metavar="NAME",
-        help="sacreBLEU's tokeniser; none for tokenised text",
-    )
-    parser.add_argument(
-        "--columns",
-        default=",".join(COLUMNS),
-        help=f"of {', '.join(measures())} (default: %(default)s)",
-    )
-    parser.add_argument("--user-dir", metavar="DIR", help="plugin with the runs' own models")
-    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
-    parser.add_argument("--json", metavar="FILE", help="write all scores as well")
-    parser.add_argument(
-        "--examples",
-        type=int,
-        default=0,
-        metavar="N",
-        help="print N sentences with each system's output",
-    )
+    add_options(parser, OPTIONS)
     args = parser.parse_args(argv)
     columns = args.columns.split(",")
     _refuse(args, columns)
@@ -92,13 +83,23 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
         args.data, args.split, args.beam, args.lenpen, args.remove_bpe, args.user_dir
     )
     paths = parse_systems(args.systems, args.baseline)
-    systems, references, settings = collect(paths, decoding, args.reference)
-    result = compare(systems, references, args.baseline, args.tokenize)
+    outputs = collect(paths, decoding, args.reference)
+    result = compare(outputs.systems, outputs.references, args.baseline, args.tokenize)
     result["paths"], result["columns"] = paths, columns
-    result |= {"decoding": settings} if settings else {}
+    result["examples"] = examples(outputs, args.baseline, args.examples or KEPT)
+    if outputs.settings:
+        result["decoding"] = outputs.settings
+    if args.greedy:
+        greedy = collect(paths, decoding._replace(beam=1), args.reference)
+        if greedy.settings is None or greedy.settings["beam"] != 1:
+            raise ValueError("--greedy decodes once more: name checkpoints, not their outputs")
+        result["greedy"] = compare(greedy.systems, outputs.references, args.baseline, args.tokenize)
     print(table(result, columns, "github" if args.markdown else "simple"))
+    if words := verdict(result, columns):
+        print(f"\n{fill(words, WIDTH)}")
     if args.examples:
-        print(f"\n{examples(systems, references, args.examples)}")
+        print("\nSentences, each output with its chrF:")
+        print("".join(f"\n{example_text(one)}\n" for one in result["examples"]), end="")
     if args.json:
         write_json(args.json, result, "--json")
 
@@ -153,9 +154,8 @@ def parse_systems(words: Sequence[str], baseline: str | None) -> dict[str, list[
         if not name or not listed:
             raise ValueError(f"{word!r} is not NAME=PATH or NAME=PATH,PATH")
         if name in paths:
-            raise ValueError(
-                f"two systems are called {name!r}; seeds of one system go into one word, {name}=PATH,PATH"
-            )
+            fix = f"seeds of one system go into one word, {name}=PATH,PATH"
+            raise ValueError(f"two systems are called {name!r}; {fix}")
         check_distinct(listed, word)
         paths[name] = listed
     if baseline is not None and baseline not in paths:
@@ -167,12 +167,8 @@ def parse_systems(words: Sequence[str], baseline: str | None) -> dict[str, list[
 
 def collect(
     paths: Mapping[str, Sequence[str]], decoding: Decoding, reference: str | None
-) -> tuple[Systems, Sequence[str], Mapping[str, Any] | None]:
-    """All hypotheses, the references that they share, and how they were decoded, if that is known
-    and the same for all.
-
-    Raises ValueError where they do not belong together.
-    """
+) -> Outputs:
+    """All hypotheses, and what they share.  Raises ValueError where they do not belong together."""
     references: Sequence[str] | None = None
     origin = "--reference"
     if reference is not None:
@@ -180,30 +176,40 @@ def collect(
             raise ValueError(f"--reference: there is no file {reference}")
         references = text_lines(reference)
     systems: dict[str, list[Sequence[str]]] = {}
-    settings = []
+    settings: list[Mapping[str, Any] | None] = []
+    sources: Sequence[str] = ()
     runs = [(name, path) for name, listed in paths.items() for path in listed]
     for name, path in tqdm(runs, "systems", unit="run", disable=None, leave=False):
         output = output_of(path, decoding)
-        if reference is None and output.references is None:
-            raise ValueError(f"{path} has no references in it; give them with --reference FILE")
         if references is None:
             references, origin = output.references, path
-        elif reference is None and list(references) != list(output.references or ()):
-            raise ValueError(
-                f"{path} and {origin} were decoded from different data; decode both with one --data and --split"
-            )
-        if len(output.hypotheses) != len(references or ()):
-            raise ValueError(
-                f"{path} has {len(output.hypotheses)} hypotheses for the {len(references or ())} references of {origin}"
-            )
+        check_belongs(path, output, references, origin, reference is not None)
         systems.setdefault(name, []).append(output.hypotheses)
         settings.append(output.settings)
+        sources = sources or output.sources
     if not references:
         raise ValueError(f"{origin} has no sentence")
-    filled = sum(map(bool, map(str.strip, references))) / len(references)
+    filled = sum(bool(text.strip()) for text in references) / len(references)
     if filled < ENOUGH:
         raise ValueError(f"{origin}: {1 - filled:.0%} of its references are empty")
-    return systems, references, settings[0] if all(one == settings[0] for one in settings) else None
+    shared = settings[0] if all(one == settings[0] for one in settings) else None
+    return Outputs(systems, references, sources, shared)
+
+
+def check_belongs(
+    path: str, output: Output, references: Sequence[str] | None, origin: str, given: bool
+) -> None:
+    """Raises ValueError where the output is not one of these references, which --reference gave
+    (`given`) or the output of `origin` holds.
+    """
+    if references is None or (not given and output.references is None):
+        raise ValueError(f"{path} has no references in it; give them with --reference FILE")
+    if not given and list(references) != list(output.references or ()):
+        other = "were decoded from different data; decode both with one --data and --split"
+        raise ValueError(f"{path} and {origin} {other}")
+    if len(output.hypotheses) != len(references):
+        lengths = f"{len(output.hypotheses)} hypotheses for the {len(references)} references"
+        raise ValueError(f"{path} has {lengths} of {origin}")
 
 
 # ---- scores ----
@@ -270,124 +276,52 @@ def usable(systems: Systems, references: Sequence[str], tokenize: str) -> dict[s
     return shares | {"words": min([found.words, *in_words]), "known": known}
 
 
-def examples(systems: Systems, references: Sequence[str], count: int) -> str:
-    """`count` references of middle length, spread evenly over the data, each with the output of
-    every system's first run.
+# ---- sentences ----
+
+
+def examples(outputs: Outputs, baseline: str | None, count: int) -> list[dict[str, Any]]:
+    """`count` sentences of middle length with the output of every system's first run.
+
+    Without a baseline they are spread over the data; else half is of the tenth of them where the
+    last system gains most on it by chrF, and half of the tenth where it loses most.
     """
-    middling = [n for n, text in enumerate(references) if 6 <= len(text.split()) <= 14] or list(
-        range(len(references))
-    )
-    chosen = middling[:: max(1, len(middling) // count)][:count]
-    width = max(map(len, ("reference", *systems)))
-    return "\n\n".join(
-        "\n".join(
-            f"  {name:{width}}  {text}"
-            for name, text in [
-                ("reference", references[n]),
-                *((name, runs[0][n]) for name, runs in systems.items()),
-            ]
-        )
-        for n in chosen
-    )
+    references = outputs.references
+    middling = [n for n, text in enumerate(references) if 6 <= len(text.split()) <= 14]
+    middling = middling or list(range(len(references)))
+    system = compared([*outputs.systems], baseline)
+    if system is None or baseline is None:
+        return [example(outputs, n) for n in spread(middling, count)]
+    ours, theirs = (chrf(outputs, name, middling) for name in (system, baseline))
+    gain = {n: ours[n] - theirs[n] for n in middling}
+    worst_first = sorted(middling, key=gain.__getitem__)
+    tenth = max(1, len(middling) // 10)
+    gains = [n for n in reversed(worst_first) if gain[n] > 0][:tenth]
+    losses = [n for n in worst_first if gain[n] < 0][:tenth]
+    return [
+        *(example(outputs, n, f"{system} gains") for n in spread(gains, (count + 1) // 2)),
+        *(example(outputs, n, f"{system} loses") for n in spread(losses, count // 2)),
+    ]
 
 
-# ---- the table ----
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """`count` of them, evenly; all where they are fewer."""
+    middles = ((2 * part + 1) * len(items) // (2 * count) for part in range(count if items else 0))
+    return [items[middle] for middle in dict.fromkeys(middles)]
 
 
-def rows(result: Mapping[str, Any], columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of the table.  The first tested column also has its difference from the
-    baseline.
-    """
-    known = measures()
-    lead = next((key for key in columns if known[key].tested), None) if result["baseline"] else None
-    titles = ["system", *(known[key].title for key in columns)]
-    titles += [f"Δ {known[lead].title}", "p"] if lead else []
-    lines = []
-    for name, system in result["systems"].items():
-        cells = [cell(system["scores"][key], known[key].digits) for key in columns]
-        if lead:
-            score = system["scores"][lead]
-            compared = "p" in score
-            cells += [f"{score['difference']:+.2f}", f"{score['p']:.3f}"] if compared else ["", ""]
-        lines.append([name, *cells])
-    return titles, lines
+def chrf(outputs: Outputs, name: str, chosen: Sequence[int]) -> dict[int, float]:
+    """Of each of these sentences by a system's first run."""
+    measure, run = measures()["chrf"], outputs.systems[name][0]
+    counts = measure.counts([run[n] for n in chosen], [outputs.references[n] for n in chosen])
+    return {n: measure.score(sums) for n, sums in zip(chosen, counts, strict=True)}
 
 
-def cell(score: Mapping[str, Any], digits: int) -> str:
-    """`12.34 ± 0.12*`: mean, standard deviation if there are several seeds, and stars."""
-    text = f"{score['mean']:.{digits}f}"
-    if score["std"] is not None:
-        text += f" ± {score['std']:.{digits}f}"
-    return text + stars(score)
-
-
-def stars(score: Mapping[str, Any]) -> str:
-    """How sure a difference is, if it is one."""
-    if abs(score.get("difference", 0)) < LEAST:
-        return ""
-    return next((star for limit, star in STARS if score["p"] < limit), "")
-
-
-def legend(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    """The lines below a table of these columns: what its numbers are."""
-    seeds = sorted({system["runs"] for system in result["systems"].values()})
-    lines = [f"sacreBLEU {result['signature']}, {result['sentences']} sentences"]
-    if "decoding" in result:
-        known = result["decoding"]
-        penalty = (
-            f", length penalty {known['lenpen']:g} (fairseq's: log p / length^x)"
-            if "lenpen" in known
-            else ""
-        )
-        lines.append(f"{known['split']}, beam {known['beam']}{penalty}")
-    if seeds != [1]:
-        lines.append(f"mean ± standard deviation over {' or '.join(map(str, seeds))} seeds")
-    if result["baseline"]:
-        lines.append(f"against {result['baseline']}, {result['test']}: * p < .05, ** p < .01,")
-        lines.append(f"no star for a difference below {LEAST:g}")
-    if "repetition" in columns:
-        natural = result["references"]["repetition"]
-        lines.append(
-            f"repeats: share of bigrams already seen in that output, in percent (references {natural:.2f})"
-        )
-    return [*lines, *hints(result, columns)]
-
-
-def hints(result: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
-    """A line for each score that does not see all of the text, with the flag that helps."""
-    if "usable" not in result:
-        return
-    share = result["usable"]
-    titles = ", ".join(measures()[key].title for key in columns if key in ROUGE)
-    if titles and share["rouge"] < NEARLY_ALL:
-        verdict = f"{titles} say nothing here, use" if share["rouge"] < ENOUGH else "compare also"
-        kept = f"{share['rouge']:.1%} of the references' letters and digits"
-        yield f"rouge-score counts a-z and 0-9 only, {kept}: {verdict} BLEU or chrF"
-    if share["known"] < NEARLY_ALL:
-        yield f"{1 - share['known']:.0%} of the references' words are not in the dictionary, and match nothing: give --reference"
-    if share["words"] < NEARLY_ALL:
-        yield f"{1 - share['words']:.0%} of the texts are in subword pieces: decode with --remove-bpe sentencepiece, or '@@ '"
-    if share["bleu"] < NEARLY_ALL:
-        better = "char" if share["better"] == "char" else f"{share['better']} or char"
-        yield (
-            f"{1 - share['bleu']:.0%} of the references are one word to --tokenize {share['tokenize']}, since their script has "
-            f"no blanks: a nearly right output has 0 BLEU; use --tokenize {better}"
-        )
-    elif share["words"] >= NEARLY_ALL and any(
-        letters_agree(system["scores"]) for system in result["systems"].values()
-    ):
-        yield "BLEU is near 0 where chrF is high: outputs and references differ in how words are divided; try --tokenize char"
-
-
-def letters_agree(scores: Mapping[str, Any]) -> bool:
-    """Whether outputs are right by their letters and wrong by their words."""
-    bleu, chrf = (scores[name]["mean"] for name in ("bleu", "chrf"))
-    return chrf >= HIGH_CHRF and bleu < chrf / 10
-
-
-def table(result: Mapping[str, Any], columns: Sequence[str], style: str = "simple") -> str:
-    """As text; `style` is one of tabulate's."""
-    titles, lines = rows(result, columns)
-    align = ["left", *["right"] * (len(titles) - 1)]
-    text = tabulate(lines, titles, tablefmt=style, colalign=align, disable_numparse=True)
-    return "\n".join([text, "", *legend(result, columns)])
+def example(outputs: Outputs, number: int, kind: str = "") -> dict[str, Any]:
+    """One sentence as it goes into the JSON file."""
+    made = {
+        name: {"text": runs[0][number], "chrf": chrf(outputs, name, [number])[number]}
+        for name, runs in outputs.systems.items()
+    }
+    source = outputs.sources[number] if outputs.sources else ""
+    shared = {"source": source, "reference": outputs.references[number]}
+    return {"sentence": number, "kind": kind, **shared, "outputs": made}

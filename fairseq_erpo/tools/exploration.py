@@ -77,7 +77,7 @@ def moments(row: Row) -> Iterator[Moment]:
         return
     typed: dict[str, Any] = {"erpo_preset": "paper"} if "erpo_preset" in row.flags else {}
     if "erpo_anneal_every" in row.flags:
-        typed["erpo_anneal_every"] = f"{PERIOD}{row.settings({}).schedule.every.unit[0]}"
+        typed["erpo_anneal_every"] = f"{PERIOD}{row.settings(typed).schedule.every.unit[0]}"
     schedule = (settings := row.settings(typed)).schedule
     # One epoch or update before annealing starts, a row that anneals draws the data.
     times = [-1] * ("erpo_anneal_every" in row.flags) + [

@@ -1,4 +1,4 @@
-"""The paper's Figures 1 and 2 drawn from measurements: rows from restricted to broad exploration."""
+"""The paper's Figures 1 and 2 from measurements: rows from restricted to broad exploration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +20,10 @@ PANELS = ((0.40, 0.29), (0.705, 0.28))  # left edge and width, of the figure
 COLUMNS = {"criterion": 0.012, "R": 0.152, "α": 0.262, "β": 0.330}  # left edges, of the figure
 APART = 0.065  # of the axis: labels closer than this would overlap
 NOTE = (
-    "Labels: a schedule's λ_data; MIXER's step k; SPG's α. The large square is where a row ends; its entropy orders the rows.\n"
-    "Measured on the engine's own draws: four words, y* of three tokens, a model that gives each right token p = .47; "
-    "--erpo-preset paper."
+    "Labels: a schedule's λ_data; MIXER's step k; SPG's α. "
+    "The large square is where a row ends; its entropy orders the rows.\n"
+    "Measured on the engine's own draws: four words, y* of three tokens, "
+    "a model that gives each right token p = .47; --erpo-preset paper."
 )
 
 
@@ -40,13 +41,12 @@ def exploration_figure(
         figure.add_axes((left, BELOW / high, width, ROW * len(order) / high))
         for left, width in PANELS
     )
-    _panel(entropy, {name: [reach.entropy for reach in measured[name]] for name in order}, measured)
-    _panel(
-        share, {name: [reach.off_sequences for reach in measured[name]] for name in order}, measured
-    )
-    entropy.set_xlabel(
-        "entropy of the drawn sequences, bits (Miller-Madow)", color=INK, fontsize=11
-    )
+    entropies = {name: [reach.entropy for reach in measured[name]] for name in order}
+    _panel(entropy, entropies, measured)
+    off = {name: [reach.off_sequences for reach in measured[name]] for name in order}
+    _panel(share, off, measured)
+    bits = "entropy of the drawn sequences, bits (Miller-Madow)"
+    entropy.set_xlabel(bits, color=INK, fontsize=11)
     share.set_xlabel("drawn sequences that are not y*", color=INK, fontsize=11)
     share.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     for y, name in enumerate(order):
@@ -54,37 +54,21 @@ def exploration_figure(
         _line(figure, (BELOW + ROW * (len(order) - 0.5 - y)) / high, family[name])
     _heading(figure, entropy, 1 - 0.72 / high)
     marks = [
-        Line2D([], [], color=FIXED, marker="o", ls="", ms=9, label="anneals nothing"),
-        Line2D(
-            [],
-            [],
-            color=MOVING,
-            marker="s",
-            mec=MOVING,
-            ls="-",
-            ms=9,
-            label="the steps of a schedule, or α",
-        ),
-        Line2D(
-            [],
-            [],
-            color=INK,
-            marker="|",
-            ls="",
-            ms=11,
-            mew=1.6,
-            label="tokens that are not y*_t, where the row ends",
-        ),
+        _mark("anneals nothing", FIXED, "o"),
+        _mark("the steps of a schedule, or α", MOVING, "s", line="-"),
+        _mark("tokens that are not y*_t, where the row ends", INK, "|", size=11, edge=1.6),
     ]
-    figure.legend(
-        handles=marks,
-        loc="lower right",
-        bbox_to_anchor=(0.99, 0.06 / high),
-        frameon=False,
-        fontsize=10,
-    )
+    at = (0.99, 0.06 / high)
+    figure.legend(handles=marks, loc="lower right", bbox_to_anchor=at, frameon=False, fontsize=10)
     figure.text(0.012, 0.2 / high, NOTE, color=QUIET, fontsize=10, va="bottom", linespacing=1.5)
     return figure
+
+
+def _mark(
+    label: str, colour: str, marker: str, line: str = "", size: float = 9, edge: float = 1
+) -> Line2D:
+    """A line of the legend."""
+    return Line2D([], [], color=colour, marker=marker, ls=line, ms=size, mew=edge, label=label)
 
 
 def save(figure: Figure, file: Path, kind: str) -> None:

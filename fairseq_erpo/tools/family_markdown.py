@@ -9,13 +9,15 @@ from fairseq_erpo.verbs import dashed
 
 HEAD = """# Rows, presets and flags
 
-Generated: `python -m fairseq_erpo family --markdown docs/rows.md`. Each row is the criterion `erpo_<row>`; its flags follow
-`fairseq-train ... --criterion erpo_<row>`. `python -m fairseq_erpo family ROW` prints the same in the terminal."""
+Generated: `python -m fairseq_erpo family --markdown docs/rows.md`. Each row is the criterion
+`erpo_<row>`; its flags follow `fairseq-train ... --criterion erpo_<row>`. `python -m fairseq_erpo
+family ROW` prints the same in the terminal."""
 
-NOTE = """(R, α, β) is the point of Eq. 2, q ∝ exp{(α log p_θ + R)/(α + β)}; λ = (model, reward, data). y\\* is the reference,
-of r tokens, and g(y\\*) a noised copy of it. R_δ is 1 for y\\* and -∞ for every other sequence (Eq. 6); R_PG is the reward of
-policy gradient (Eq. 9). m is the number of tokens from the data in front, T the sentence's length, k the number of the
-schedule's steps so far, and ε the model's share."""
+NOTE = """(R, α, β) is the point of Eq. 2, q ∝ exp{(α log p_θ + R)/(α + β)}; λ = (model, reward,
+data). y\\* is the reference, of r tokens, and g(y\\*) a noised copy of it. R_δ is 1 for y\\* and -∞
+for every other sequence (Eq. 6); R_PG is the reward of policy gradient (Eq. 9). m is the number of
+tokens from the data in front, T the sentence's length, k the number of the schedule's steps so far,
+and ε the model's share."""
 
 
 def markdown(family: Mapping[str, Row] = FAMILY) -> str:
@@ -51,7 +53,8 @@ def _presets() -> str:
     ]
     rows = ", ".join(f"`erpo_{row.name}`" for row in FAMILY.values() if "erpo_preset" in row.flags)
     default = FLAGS["erpo_preset"].default
-    note = f"For {rows}: values for the flags left out. The default is `{default}`; [presets.md](presets.md) says why."
+    why = "[presets.md](presets.md) says why"
+    note = f"For {rows}: values for the flags left out. The default is `{default}`; {why}."
     return f"{note}\n\n{_table(['', *(f'`{name}`' for name in PRESETS)], lines)}"
 
 

@@ -19,32 +19,26 @@ from fairseq_erpo.family.flags import FLAGS
 from fairseq_erpo.files import atomic_write, write_text
 from fairseq_erpo.tools.exploration import Reach, reaches
 from fairseq_erpo.tools.family_markdown import markdown
-from fairseq_erpo.verbs import dashed
+from fairseq_erpo.verbs import Option, add_options, dashed
 
 FORMATS = (".png", ".svg")
 WIDE = 120  # columns: from here on the whole table has room
-NARROW = f"What a row draws from, its page and flags: python -m fairseq_erpo family ROW, or {WIDE} columns"
-POINT = "Drawn from: λ = (model, reward, data). A row's page and flags: python -m fairseq_erpo family ROW"
+ONE = "python -m fairseq_erpo family ROW"
+NARROW = f"What a row draws from, its page and flags: {ONE}, or {WIDE} columns"
+POINT = f"Drawn from: λ = (model, reward, data). A row's page and flags: {ONE}"
+
+
+OPTIONS: Mapping[str, Option] = {
+    "--plot": ("FILE", str, "measure how far each row explores, and draw it (.png or .svg)"),
+    "--markdown": ("FILE", str, "write presets, flags and all pages, as docs/rows.md has them"),
+}
 
 
 def family(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """The verb `family`: table, page or picture."""
-    parser.add_argument(
-        "row",
-        metavar="ROW",
-        nargs="?",
-        help="show this row's whole page and flags, such as interp or erpo_interp",
-    )
-    parser.add_argument(
-        "--plot",
-        metavar="FILE",
-        help="measure how far each row explores on a toy task, and draw it (.png or .svg)",
-    )
-    parser.add_argument(
-        "--markdown",
-        metavar="FILE",
-        help="write presets, flags and all pages, as docs/rows.md has them",
-    )
+    one = "show this row's whole page and flags, such as interp or erpo_interp"
+    parser.add_argument("row", metavar="ROW", nargs="?", help=one)
+    add_options(parser, OPTIONS)
     args = parser.parse_args(argv)
     if args.markdown:
         write_text(args.markdown, markdown(), "--markdown")

@@ -56,6 +56,7 @@ class Output(NamedTuple):
     references: Sequence[str] | None
     # `Decoding.settings`; None for a text that does not say how it was made
     settings: Mapping[str, Any] | None = None
+    sources: Sequence[str] = ()
 
 
 def output_of(path: str, decoding: Decoding) -> Output:
@@ -68,9 +69,8 @@ def output_of(path: str, decoding: Decoding) -> Output:
     if found.is_dir():
         found = found / "checkpoint_best.pt"
         if not found.is_file():
-            raise ValueError(
-                f"{path} holds no checkpoint_best.pt; train with --best-checkpoint-metric, or name a checkpoint"
-            )
+            fix = "train with --best-checkpoint-metric, or name a checkpoint"
+            raise ValueError(f"{path} holds no checkpoint_best.pt; {fix}")
     if not found.is_file():
         raise ValueError(f"there is no checkpoint, folder or text at {path}")
     if found.suffix == ".pt":
@@ -84,24 +84,24 @@ def read(path: Path) -> Output:
         lines = text_lines(path)
     except ValueError:
         raise ValueError(f"{path} is neither a checkpoint (.pt) nor a text in UTF-8") from None
+    text = "\n".join(lines)
     try:
-        hypotheses, references = (numbered("\n".join(lines), letter) for letter in "DT")
+        hypotheses, references, sources = (numbered(text, letter) for letter in "DTS")
     except ValueError as error:
         raise ValueError(f"{path} is not one whole output of fairseq-generate: {error}") from None
     if not hypotheses:
         return Output(lines, None)
     if references and len(references) != len(hypotheses):
-        raise ValueError(
-            f"{path} has {len(hypotheses)} hypotheses and {len(references)} references: it is not complete"
-        )
-    return Output(hypotheses, references or None, settings_in(lines))
+        found = f"{len(hypotheses)} hypotheses and {len(references)} references"
+        raise ValueError(f"{path} has {found}: it is not complete")
+    whole = len(sources) == len(hypotheses)
+    return Output(hypotheses, references or None, settings_in(text), sources if whole else ())
 
 
-def settings_in(lines: Sequence[str]) -> dict[str, Any] | None:
+def settings_in(text: str) -> dict[str, Any] | None:
     """Split and beam by fairseq-generate's last line, and the length penalty if its log is there
     too; None without that line.
     """
-    text = "\n".join(lines)
     last = re.search(r"^Generate (\S+) with beam=(\d+)", text, re.MULTILINE)
     if last is None:
         return None
@@ -117,31 +117,12 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
     The output's name has a digest of the checkpoint, the data and the flags: what changed is
     decoded again.
     """
-    state = check_checkpoint(str(checkpoint))
-    task = part_of(state, "task")
-    data = decoding.data or task.get("data") or ""
-    folders = split_paths(data)
-    lost = next((folder for folder in folders if not folder or not Path(folder).is_dir()), None)
-    if lost is not None and decoding.data:
-        raise ValueError(f"--data: there is no folder {lost}")
-    if lost is not None:
-        known = (
-            f"was trained on {lost}, which is not a folder here"
-            if lost
-            else "does not say what it was trained on"
-        )
-        raise ValueError(f"{checkpoint} {known}; say where the data are with --data")
+    task = part_of(check_checkpoint(str(checkpoint)), "task")
+    data = data_of(checkpoint, decoding, task)
     remove = decoding.remove_bpe or task.get("eval_bleu_remove_bpe")
-    patterns = (f"{decoding.split}.*", "dict.*")
-    files = [
-        checkpoint,
-        *(
-            file
-            for folder in folders
-            for pattern in patterns
-            for file in sorted(Path(folder).glob(pattern))
-        ),
-    ]
+    files = [checkpoint]
+    for folder in map(Path, split_paths(data)):
+        files += [*sorted(folder.glob(f"{decoding.split}.*")), *sorted(folder.glob("dict.*"))]
     made_of = digest_of(files, f"{remove} {LENGTH} {BATCHES}")
     settings = [decoding.split, f"beam{decoding.beam}", f"lenpen{decoding.lenpen:g}", made_of[:10]]
     kept = checkpoint.with_name(f"{checkpoint.stem}.{'.'.join(settings)}.txt")
@@ -153,26 +134,33 @@ def decoded(checkpoint: Path, decoding: Decoding) -> Path:
         str(checkpoint),
         "--task",
         "erpo_translation",
-        "--gen-subset",
-        decoding.split,
-    ]
-    arguments += [
-        "--beam",
-        str(decoding.beam),
-        "--lenpen",
-        str(decoding.lenpen),
-        *LENGTH,
-        *BATCHES,
         "--num-workers",
         "0",
     ]
+    arguments += ["--gen-subset", decoding.split, "--beam", str(decoding.beam)]
+    arguments += ["--lenpen", str(decoding.lenpen), *LENGTH, *BATCHES]
     arguments += ["--remove-bpe", remove] if remove else []
     arguments += ["--user-dir", decoding.user_dir] if decoding.user_dir else []
     own = task_config(checkpoint, data, decoding.user_dir)
-    with TemporaryDirectory(dir=checkpoint.parent, prefix="decoding-") as folder:
-        _generate([*arguments, "--results-path", folder], own, checkpoint, data)
-        os.replace(Path(folder) / f"generate-{decoding.split}.txt", kept)
+    with TemporaryDirectory(dir=checkpoint.parent, prefix="decoding-") as folder_name:
+        _generate([*arguments, "--results-path", folder_name], own, checkpoint, data)
+        os.replace(Path(folder_name) / f"generate-{decoding.split}.txt", kept)
     return kept
+
+
+def data_of(checkpoint: Path, decoding: Decoding, task: Mapping[str, Any]) -> str:
+    """The folders of the data, typed or the run's.  Raises ValueError if one is not there."""
+    data = str(decoding.data or task.get("data") or "")
+    for folder in split_paths(data):
+        if folder and Path(folder).is_dir():
+            continue
+        if decoding.data:
+            raise ValueError(f"--data: there is no folder {folder}")
+        known = "does not say what it was trained on"
+        if folder:
+            known = f"was trained on {folder}, which is not a folder here"
+        raise ValueError(f"{checkpoint} {known}; say where the data are with --data")
+    return data
 
 
 def task_config(checkpoint: Path, data: str, user_dir: str | None) -> Any:
@@ -190,10 +178,9 @@ def task_config(checkpoint: Path, data: str, user_dir: str | None) -> Any:
             f"there is no task {name!r}, which {checkpoint} is of; give the --user-dir that has it"
         )
     if not issubclass(TASK_REGISTRY[name], TranslationTask):
-        raise ValueError(
-            f"{checkpoint} was trained by --task {name}, which has flags of its own for decoding: run fairseq-generate with "
-            "--task and these, and give evaluate its output"
-        )
+        fix = "run fairseq-generate with --task and these, and give evaluate its output"
+        known = f"--task {name}, which has flags of its own for decoding"
+        raise ValueError(f"{checkpoint} was trained by {known}: {fix}")
     if name == "translation":
         own._name = "erpo_translation"
     return own

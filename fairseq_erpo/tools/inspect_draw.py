@@ -10,22 +10,30 @@ from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
-from fairseq_erpo.algorithm.batch import Expert
+from fairseq_erpo.algorithm.batch import Expert, Sample
 from fairseq_erpo.algorithm.draw import gold
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
 from fairseq_erpo.plugin.corpus_statistics import FILE, Follower, follows_model, with_statistics
 from fairseq_erpo.plugin.decoder import sampling_mode
 from fairseq_erpo.plugin.row_inputs import RunCache
-from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
 from fairseq_erpo.rewards.edit import Edit
 from fairseq_erpo.tools.load_run import Conditions, Loaded
 
 AT_ONCE = 64  # sentences in one pass of the model
-LEGEND = "Below each token: the letter of the expert that drew it, and ΔR (Eq. 3), by which it changed the reward."
-EDIT = " ΔR is here of `edit`, minus the edit distance: 0 is a token that adds no edit, the best that there is, and -1 adds one."
-NO_COUNT = f" `corpus_bleu` is here of no model's statistics: beside the checkpoint is no {FILE} with a count up to its update."
+LEGEND = (
+    "Below each token: the letter of the expert that drew it, and ΔR (Eq. 3), by which it changed "
+    "the reward."
+)
+EDIT = (
+    " ΔR is here of `edit`, minus the edit distance: 0 is a token that adds no edit, the best that "
+    "there is, and -1 adds one."
+)
+NO_COUNT = (
+    " `corpus_bleu` is here of no model's statistics: beside the checkpoint is no "
+    f"{FILE} with a count up to its update."
+)
 
 
 class Look(NamedTuple):
@@ -100,21 +108,18 @@ class Inspection:
         """Of each expert: its look, its λ, its share of the tokens, its mean ΔR."""
         for expert, look in LOOKS.items():
             gains = [token.delta_r for token in self.tokens if token.origin == expert]
+            share = getattr(self.conditions.mixture, expert.name.lower())
             mean = number(sum(gains) / len(gains)) if gains else "-"
-            yield (
-                look,
-                getattr(self.conditions.mixture, expert.name.lower()),
-                len(gains) / len(self.tokens),
-                mean,
-            )
+            yield look, share, len(gains) / len(self.tokens), mean
 
     def figures(self) -> dict[str, str]:
         """Other summary figures, by name."""
         n = len(self.sentences)
         words = [token for sentence in self.sentences for token in sentence.words]
         wanted = sum(len(sentence.reference) for sentence in self.sentences) / n
+        known = sum(token.in_reference for token in words) / max(len(words), 1)
         return {
-            "in the reference": f"{sum(token.in_reference for token in words) / max(len(words), 1):.0%} of the tokens",
+            "in the reference": f"{known:.0%} of the tokens",
             "mean length": f"{len(words) / n:.1f} without EOS (reference {wanted:.1f})",
             "mean reward": number(sum(sentence.reward for sentence in self.sentences) / n),
             "clipped": f"{sum(sentence.clipped for sentence in self.sentences)} of {n}",
@@ -140,51 +145,65 @@ def last_count(cache: RunCache, conditions: Conditions) -> CorpusStatistics | No
 
 def sentences_of(loaded: Loaded, cache: RunCache, with_sources: bool) -> Iterator[Sentence]:
     """Draw for the chosen sentences, in order."""
-    conditions, task, vocabulary = loaded.conditions, loaded.task, cache.vocabulary
     for start in range(0, len(loaded.chosen), AT_ONCE):
         chosen = loaded.chosen[start : start + AT_ONCE]
         sample = loaded.dataset.collater([loaded.dataset[i] for i in chosen])
-        with sampling_mode(loaded.model):
-            batch = batch_of(
-                sample,
-                loaded.model,
-                cache,
-                seed=conditions.seed,
-                update=conditions.update,
-                mixture=conditions.mixture,
-                stage=1,
-            )
-            # At λ_data = 1 training takes y* without drawing.
-            drawn = FAMILY["interp"].draw(batch) or gold(batch)
-        sampled = drawn.sample
-        reference = Reference.from_target(batch.target, vocabulary)
-        inside = sampled.tokens[:, :, None].eq(reference.keys[:, None, :]).any(2)
+        sampled, target = draw(loaded, cache, sample)
         # fairseq sorts a batch by length.
         row = {int(number): i for i, number in enumerate(sample["id"])}
         for i in (row[number] for number in chosen):
-            length = int(sampled.tokens[i].ne(vocabulary.pad).sum())
-            parts = (sampled.origin[i].tolist(), sampled.delta_r[i].tolist(), inside[i].tolist())
-            words = _words(sampled.tokens[i, :length], task.target_dictionary)
-            yield Sentence(
-                number=int(sample["id"][i]),
-                source=_words(
-                    sample["net_input"]["src_tokens"][i], task.source_dictionary, bare=True
-                )
-                if with_sources
-                else None,
-                reference=_words(batch.target[i], task.target_dictionary, bare=True),
-                tokens=[
-                    Token(word, Expert(z), gain, known)
-                    for word, z, gain, known in zip(words, *parts, strict=False)
-                ],
-                reward=float(sampled.reward[i]),
-                clipped=bool(sampled.clipped[i]),
-            )
+            source = sample["net_input"]["src_tokens"][i] if with_sources else None
+            yield sentence(int(sample["id"][i]), source, target[i], sampled, i, loaded.task)
 
 
-def _words(tokens: Tensor, dictionary: Any, bare: bool = False) -> list[str]:
-    """Tokens as the dictionary spells them, with subword marks; `bare` leaves PAD and EOS out."""
-    hidden = (dictionary.pad(), dictionary.eos()) if bare else ()
+def draw(loaded: Loaded, cache: RunCache, sample: dict[str, Any]) -> tuple[Sample, Tensor]:
+    """One sequence for each sentence of fairseq's batch, and the references as the engine has them.
+    -> N sequences, [N, T]
+    """
+    conditions = loaded.conditions
+    with sampling_mode(loaded.model):
+        batch = batch_of(
+            sample,
+            loaded.model,
+            cache,
+            seed=conditions.seed,
+            update=conditions.update,
+            mixture=conditions.mixture,
+            stage=1,
+        )
+        # At λ_data = 1 training takes y* without drawing.
+        drawn = FAMILY["interp"].draw(batch) or gold(batch)
+    return drawn.sample, batch.target
+
+
+def sentence(
+    number: int, source: Tensor | None, target: Tensor, sampled: Sample, i: int, task: Any
+) -> Sentence:
+    """The i-th of the sampled sequences, in words."""
+    words = task.target_dictionary
+    hidden = {words.bos(), words.pad(), words.eos(), words.unk()}  # match nothing
+    known = set(target.tolist()) - hidden
+    length = int(sampled.tokens[i].ne(words.pad()).sum())
+    ids, origins, gains = (
+        values[i, :length].tolist() for values in (sampled.tokens, sampled.origin, sampled.delta_r)
+    )
+    tokens = [
+        Token(_visible(words[token]), Expert(origin), gain, token in known)
+        for token, origin, gain in zip(ids, origins, gains, strict=True)
+    ]
+    return Sentence(
+        number=number,
+        source=None if source is None else _words(source, task.source_dictionary),
+        reference=_words(target, words),
+        tokens=tokens,
+        reward=float(sampled.reward[i]),
+        clipped=bool(sampled.clipped[i]),
+    )
+
+
+def _words(tokens: Tensor, dictionary: Any) -> list[str]:
+    """Tokens without PAD and EOS as the dictionary spells them, with subword marks."""
+    hidden = (dictionary.pad(), dictionary.eos())
     return [_visible(dictionary[i]) for i in tokens.tolist() if i not in hidden]
 
 

@@ -29,7 +29,7 @@ from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 from fairseq_erpo.rewards import REWARDS
 from fairseq_erpo.text_rewards import TEXT_REWARDS
-from fairseq_erpo.verbs import dashed
+from fairseq_erpo.verbs import Option, add_options, dashed
 
 SAMPLING = ("erpo_preset", "erpo_reward", "erpo_teacher", "erpo_c", "erpo_c_model")
 # A.3.2: the second step of the paper's schedule
@@ -48,7 +48,8 @@ class Conditions(NamedTuple):
     update: int
 
     def line(self) -> str:
-        return f"{self.split} of {self.data} · λ {self.mixture} · {self.flags} · seed {self.seed}, update {self.update}"
+        drawn = f"seed {self.seed}, update {self.update}"
+        return f"{self.split} of {self.data} · λ {self.mixture} · {self.flags} · {drawn}"
 
 
 def add_arguments(
@@ -61,53 +62,31 @@ def add_arguments(
     else those at its start.
     """
     parser.set_defaults(spread=spread)
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote")
+    made = "a folder that fairseq-preprocess made with the same dictionaries"
+    add("data", metavar="DATA", help=made)
+    mixture = (
+        "the mixture of the experts, such as model=.12,reward=.16,data=.72 (default: where the "
+        f"run's schedule ends; {MIDWAY} if it drew nothing but the data)"
+    )
+    add("--lambda", dest="mixture", metavar="λ", help=mixture)
     where = "spread over those of middle length" if spread else "from the split's start"
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq-train wrote"
-    )
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        help="a folder that fairseq-preprocess made with the same dictionaries",
-    )
-    parser.add_argument(
-        "--lambda",
-        dest="mixture",
-        metavar="λ",
-        help=f"the mixture of the experts, such as model=.12,reward=.16,data=.72 "
-        f"(default: the run's own, where its schedule ends; {MIDWAY} if it drew nothing but the data)",
-    )
-    parser.add_argument("--split", default=split, help=f"train, valid or test (default: {split})")
-    parser.add_argument(
-        count,
-        dest="sentences",
-        type=int,
-        default=sentences,
-        metavar="N",
-        help=f"how many sentences, {where} (default: {sentences})",
-    )
-    parser.add_argument(
-        "--shuffle", action="store_true", help="choose them at random from all, by --seed, instead"
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=1,
-        help="of the draws; a run's own, with --split train, shows what it drew next (default: 1)",
-    )
-    parser.add_argument(
-        "--user-dir", metavar="DIR", help="plugin with the run's own models or rewards"
-    )
-    group = parser.add_argument_group(
-        "sampling", "Left out: as in the checkpoint's run. --erpo-preset sets the run's aside."
-    )
+    many = f"how many sentences, {where} (default: {sentences})"
+    add(count, dest="sentences", type=int, default=sentences, metavar="N", help=many)
+    seed = "of the draws; a run's own, with --split train, shows what it drew next"
+    options: dict[str, Option] = {
+        "--split": ("SPLIT", split, "train, valid or test"),
+        "--shuffle": ("", False, "choose them at random from all, by --seed, instead"),
+        "--seed": ("SEED", 1, seed),
+        "--user-dir": ("DIR", str, "plugin with the run's own models or rewards"),
+    }
+    add_options(parser, options)
+    left_out = "Left out: as in the checkpoint's run. --erpo-preset sets the run's aside."
+    group = parser.add_argument_group("sampling", left_out)
     for name in SAMPLING:
-        group.add_argument(
-            dashed(name),
-            type=FLAGS[name].type,
-            help=FLAGS[name].help,
-            metavar=name.removeprefix("erpo_").upper(),
-        )
+        flag, metavar = FLAGS[name], name.removeprefix("erpo_").upper()
+        group.add_argument(dashed(name), type=flag.type, help=flag.help, metavar=metavar)
 
 
 def at_least(flag: str, value: int, least: int) -> None:
@@ -187,9 +166,8 @@ def _check_known(checkpoint: str, state: Mapping[str, Any]) -> None:
     for part, name, known in used:
         # Module:function is imported when it is used
         if name not in (None, "same", "metric", *known) and ":" not in name:
-            raise ValueError(
-                f"there is no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it"
-            )
+            fix = "give the --user-dir that has it"
+            raise ValueError(f"there is no {part} {name!r}, which {checkpoint} is of; {fix}")
 
 
 def _metric(state: Mapping[str, Any]) -> str | None:
@@ -217,14 +195,12 @@ def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str
         end = own if own.data < 1 else MIDWAY
     given = {name: value for name, value in typed.items() if value is not None}
     if ":" in str(run.get("erpo_reward")) and not given.keys() & {"erpo_reward", "erpo_preset"}:
-        raise ValueError(
-            f"the run was paid by {run['erpo_reward']}, and no file may name a module to import: type it, as --erpo-reward"
-        )
+        why = "no file may name a module to import: type it, as --erpo-reward"
+        raise ValueError(f"the run was paid by {run['erpo_reward']}, and {why}")
     if given.get("erpo_reward") in REWARDS:  # ΔR is shown of the reward that was asked for
         given.setdefault("erpo_teacher", "same")
-    return {"erpo_preset": FLAGS["erpo_preset"].default} | (
-        {} if "erpo_preset" in given else run
-    ) | given, end
+    base = {"erpo_preset": FLAGS["erpo_preset"].default}
+    return base | ({} if "erpo_preset" in given else run) | given, end
 
 
 def flags_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,19 +262,13 @@ def _task_and_model(checkpoint: str, data: str) -> tuple[Any, nn.Module]:
     except (Exception, SystemExit) as error:  # fairseq raises anything here, Exception itself too
         mismatch = re.search(r"size mismatch for \S+: .*", str(error))
         if mismatch is None:
-            raise ValueError(
-                f"{checkpoint} cannot be used with {data}: {cause_of(error)}"
-            ) from None
-        sizes = {len(task.source_dictionary), len(task.target_dictionary)}
-        of_words = any(
-            int(size) in sizes
-            for size in re.findall(r"\d+", mismatch[0].rpartition("current model")[2])
-        )
-        why = (
-            f"the dictionaries in {data} are not those of {checkpoint}"
-            if of_words
-            else f"{checkpoint} does not fit {data}"
-        )
+            why = f"{checkpoint} cannot be used with {data}: {cause_of(error)}"
+            raise ValueError(why) from None
+        why = f"{checkpoint} does not fit {data}"
+        wanted = re.findall(r"\d+", mismatch[0].rpartition("current model")[2])
+        types = {str(len(task.source_dictionary)), str(len(task.target_dictionary))}
+        if types & set(wanted):
+            why = f"the dictionaries in {data} are not those of {checkpoint}"
         raise ValueError(f"{why}: {mismatch[0]}") from None
     return task, model
 
@@ -312,14 +282,12 @@ def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:
             f"--split {args.split}: no sentence is short enough for the model's {room} positions"
         )
     if args.shuffle:
-        return [
-            int(i) for i in np.random.default_rng(args.seed).permutation(fitting)[: args.sentences]
-        ]
-    if not args.spread:
-        return [int(i) for i in fitting[: args.sentences]]
+        fitting = np.random.default_rng(args.seed).permutation(fitting)
+    if args.shuffle or not args.spread:
+        return list(map(int, fitting[: args.sentences]))
     lengths = np.array([dataset.size(i)[1] for i in fitting])
-    middling = fitting[
-        (lengths >= np.quantile(lengths, 0.25)) & (lengths <= np.quantile(lengths, 0.75))
-    ]
+    low, high = np.quantile(lengths, (0.25, 0.75))
+    middling = fitting[(lengths >= low) & (lengths <= high)]
     chosen = np.sort(middling if len(middling) >= args.sentences else fitting)
-    return [int(i) for i in chosen[:: max(1, len(chosen) // args.sentences)][: args.sentences]]
+    apart = max(1, len(chosen) // args.sentences)
+    return list(map(int, chosen[::apart][: args.sentences]))

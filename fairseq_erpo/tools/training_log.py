@@ -45,20 +45,23 @@ class History:
 
     def scores(self) -> dict[int, float]:
         """The validation metric by update."""
-        return {
-            update: figures[self.metric]
-            for update, figures in sorted(self.valid.items())
-            if self.metric in figures
-        }
+        return self.validation(self.metric)
+
+    def validation(self, name: str) -> dict[int, float]:
+        """A figure of validation by update."""
+        return _by_update(self.valid, name)
 
     def curve(self, name: str) -> dict[int, float]:
         """A figure of training by update: the means of epochs where there are several, else of log
         intervals.
         """
         source = self.train if len(self.train) > 2 else self.train_inner or self.train
-        return {
-            update: figures[name] for update, figures in sorted(source.items()) if name in figures
-        }
+        return _by_update(source, name)
+
+
+def _by_update(figures: Figures, name: str) -> dict[int, float]:
+    found = {update: values.get(name) for update, values in sorted(figures.items())}
+    return {update: value for update, value in found.items() if value is not None}
 
 
 def group_of(name: str) -> str:
@@ -157,9 +160,8 @@ def from_events(name: str, folder: Path) -> History:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
-        raise ValueError(
-            f"{folder} has TensorBoard events only: pip install tensorboard, or train with --log-format json"
-        ) from None
+        fix = "pip install tensorboard, or train with --log-format json"
+        raise ValueError(f"{folder} has TensorBoard events only: {fix}") from None
     history = History(name)
     for part in PARTS:
         for file in sorted(folder.glob(f"**/{part}/{EVENTS}")):
@@ -192,6 +194,6 @@ def read(path: Path) -> History:
         return from_events(name, path)
     if not path.exists():
         raise ValueError(f"there is no folder or log {path}")
-    raise ValueError(
-        f"{path} has no log: train with --log-format json --log-file {path if path.is_dir() else path.parent}/train.jsonl"
-    )
+    folder = path if path.is_dir() else path.parent
+    json_log = f"--log-format json --log-file {folder}/train.jsonl"
+    raise ValueError(f"{path} has no log: train with {json_log}, or --tensorboard-logdir {folder}")

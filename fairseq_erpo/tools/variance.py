@@ -5,8 +5,8 @@ For K draws (the updates u = 1..K of one seed) g_k is the gradient of the normal
 size, as training has it but with dropout off: nothing differs between two g_k but what was drawn.
 With the mean ḡ of the K,
 
-    V = Σ_parameters Σ_k (g_k - ḡ)² / (K - 1)        the variance of one update's gradient
-    V · n                                            per target token, n the mean size over the K draws
+    V = Σ_parameters Σ_k (g_k - ḡ)² / (K - 1)    the variance of one update's gradient
+    V · n                                        per target token, n the mean size of the K draws
 
 n is what the loss is divided by: the drawn target tokens, without those that are dropped.  V falls
 as 1/S with S samples of a source by itself, V · n does not: the S times as many tokens have to earn
@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 
 import torch
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
+from fairseq.dataclass.configs import FairseqConfig
+from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -35,14 +37,15 @@ from tqdm import tqdm
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.files import write_json
 from fairseq_erpo.mixture import NAMES, Mixture
-from fairseq_erpo.plugin.criterion import NEWEST
+from fairseq_erpo.plugin.register import BORROWED
 from fairseq_erpo.tools.load_run import Loaded, add_arguments, at_least, load
 from fairseq_erpo.verbs import dashed
 
 PAIRS = 2  # the least number of independent estimates that have a spread
 NOTE = (
-    "V · n: variance of the gradient of sum/size, times n, the mean number of target tokens. ±: its standard error. "
-    "ratio: to the first line. SNR: of one update; 0 where {draws} draws cannot tell the mean from 0."
+    "V · n: variance of the gradient of sum/size, times n, the mean number of target tokens. "
+    "±: its standard error. ratio: to the first line. "
+    "SNR: of one update; 0 where {draws} draws cannot tell the mean from 0."
 )
 
 
@@ -191,17 +194,9 @@ def flags_of(variant: Variant, given: Mapping[str, Any], mixture: Mixture) -> di
 def criterion_of(row: str, flags: Mapping[str, Any], task: Any, seed: int) -> Any:
     """The criterion as fairseq-train would build it, in training mode."""
     name = f"erpo_{row}"
-    borrowed = {
-        "sentence_avg": False,
-        "seed": seed,
-        "max_epoch": 0,
-        "disable_validation": False,
-        "save_dir": "",
-        "restore_file": NEWEST,
-        "finetune_from_model": None,
-        "best_checkpoint_metric": "loss",
-        "maximize_best_checkpoint_metric": False,
-    }
+    defaults = OmegaConf.structured(FairseqConfig)
+    borrowed = {field: OmegaConf.select(defaults, at) for field, (_, at) in BORROWED.items()}
+    borrowed |= {"seed": seed, "save_dir": ""}  # nothing is written
     config = CRITERION_DATACLASS_REGISTRY[name](**flags, **borrowed)
     return CRITERION_REGISTRY[name].build_criterion(config, task).train()
 
@@ -216,9 +211,8 @@ def gradient(
     loss, size, _ = criterion(model, sample)
     (loss / max(float(size), 1)).backward()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters]
-    ), float(size)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    return torch.cat([one.flatten().float() for one in gradients]), float(size)
 
 
 # ---- to read ----
@@ -246,15 +240,15 @@ def show(measured: Sequence[Measured], loaded: Loaded, draws: int, console: Cons
         )
     console.print(grid)
     console.print(f"\n{NOTE.format(draws=draws)}")
-    console.print(
-        f"{len(loaded.chosen)} sentences, {draws} draws · {loaded.conditions.checkpoint} · {conditions_line(loaded)}"
-    )
+    of = f"{len(loaded.chosen)} sentences, {draws} draws · {loaded.conditions.checkpoint}"
+    console.print(f"{of} · {conditions_line(loaded)}")
 
 
 def conditions_line(loaded: Loaded) -> str:
-    """λ and the flags, also those of policy gradient, which has its own reward unless one is named."""
+    """λ and the flags, and the reward of policy gradient, which is its own unless one is named."""
     reward = loaded.flags.get("erpo_reward", FAMILY["pg"].default_text("erpo_reward"))
-    return f"{loaded.conditions.line()} (draws: updates 1 and up) · pg: --erpo-reward {reward}"
+    drawn = f"{loaded.conditions.line()} (draws: updates 1 and up)"
+    return f"{drawn} · pg: --erpo-reward {reward}"
 
 
 def report(measured: Sequence[Measured], loaded: Loaded, draws: int) -> dict[str, Any]:
