@@ -7,7 +7,7 @@
 # Rows      mle, interp (--erpo-preset corpus), from examples/quickstart/model/; seed 1
 # Expected  37.1 BLEU at the start and by MLE, 38.0 by interpolation (three seeds: +.70, at the edge of noise; last bits differ by
 #           machine); by greedy search 36.1 and 35.4; five to fifteen minutes on two cores
-# Measured  docs/demo.md
+# Measured  docs/results.md
 #
 # Everything goes to runs/quickstart. Started again, it continues, or prints the table of what is done.
 set -euo pipefail

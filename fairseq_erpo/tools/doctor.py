@@ -51,7 +51,7 @@ def checks(args: Namespace) -> Iterator[Check]:
     )
     if args.data:
         again = (
-            "run fairseq-preprocess again; README.md, 'Use it on your own data', has the commands"
+            "run fairseq-preprocess again; README.md, 'Your own data', has the commands"
         )
         yield Check(f"data {args.data}", lambda: look_at_data(args.data), again)
     if args.checkpoint:

@@ -51,7 +51,7 @@ def _presets() -> str:
     ]
     rows = ", ".join(f"`erpo_{row.name}`" for row in FAMILY.values() if "erpo_preset" in row.flags)
     default = FLAGS["erpo_preset"].default
-    note = f"For {rows}: values for the flags left out. The default is `{default}`; [presets.md](presets.md) says why."
+    note = f"For {rows}: values for the flags left out. The default is `{default}`; [this page](choose.md) says when which."
     return f"{note}\n\n{_table(['', *(f'`{name}`' for name in PRESETS)], lines)}"
 
 

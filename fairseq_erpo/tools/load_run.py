@@ -90,6 +90,9 @@ def add_arguments(
         "--shuffle", action="store_true", help="choose them at random from all, by --seed, instead"
     )
     parser.add_argument(
+        "--number", type=int, metavar="N", help="only the sentence of this number, from 0"
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         default=1,
@@ -304,6 +307,13 @@ def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:
         raise ValueError(
             f"--split {args.split}: no sentence is short enough for the model's {room} positions"
         )
+    if args.number is not None:
+        if args.number not in fitting:
+            raise ValueError(
+                f"--number {args.number}: --split {args.split} has no such sentence, from 0 to "
+                f"{len(dataset) - 1}, or it is longer than the model's {room} positions"
+            )
+        return [args.number]
     if args.shuffle:
         return [
             int(i) for i in np.random.default_rng(args.seed).permutation(fitting)[: args.sentences]
