@@ -6,29 +6,32 @@
 #   examples/own_data.sh text.de text.en runs/own --rate 1e-4        rate of the two rows (default 5e-5)
 #   examples/own_data.sh text.de text.en runs/own --dropout .2       any flag of fairseq-train, for all three trainings
 #
-# Rows      mle, interp (--erpo-preset risk)
-# Expected  a model and a subword vocabulary as large as the text deserves: up to 50,000 pairs, up to 500,000, more
-# Measured  MEASURED
+# Rows      mle, interp (--erpo-preset risk), a seed
+# Expected  the model, the batch and the subwords are as large as the text deserves: below 50,000 pairs, below 500,000, above;
+#           MLE ends where six epochs gain nothing in validation's BLEU (or ROUGE)
+# Measured  5,000 pairs of Tatoeba German-English: MLE ends after 25 epochs; 25 minutes on two busy cores, half of them for
+#           interp; on 266 test sentences 12.96 BLEU at the start, 12.39 by MLE, 12.74 by interpolation, all within noise
 #
 # Killed and started again, it goes on where it was.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 3 ] || { sed -n 's/^#   //p' "$0" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n 's/^#   \(examples\)/usage: \1/p' "$0" >&2; exit 2; }
 source=$1 target=$2 out=$3
 shift 3
 metric=bleu rate=5e-5
 while :; do
     case ${1:-} in
-        --metric) metric=$2; shift 2 ;;
-        --rate) rate=$2; shift 2 ;;
+        --metric) metric=${2:-}; shift 2 ;;
+        --rate) rate=${2:?--rate wants a number}; shift 2 ;;
         *) break ;;
     esac
 done
-case $metric in bleu | rouge) ;; *) echo "own_data.sh: --metric is bleu or rouge, not $metric" >&2; exit 2 ;; esac
-export PATH=$here/../.venv/bin:$PATH PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH}
+case $metric in bleu | rouge) ;; *) echo "own_data.sh: --metric is bleu or rouge, not '$metric'" >&2; exit 2 ;; esac
+command -v fairseq-train > /dev/null || PATH=$here/../.venv/bin:$PATH  # activated or not
+export PATH PYTHONPATH=$here/..${PYTHONPATH:+:$PYTHONPATH}
 
 # Sizes that fit the corpus. The small ones are those of the recipes' profile `laptop`, which two CPU cores train in minutes.
-pairs=$(gzip -cdf "$source" | wc -l)
+pairs=$(gzip -cdf -- "$source" | wc -l)
 if [ "$pairs" -lt 50000 ]; then
     pieces=2000 epochs=6
     model="--arch transformer --encoder-layers 2 --decoder-layers 2 --encoder-embed-dim 128 --decoder-embed-dim 128
