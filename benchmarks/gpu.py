@@ -118,8 +118,7 @@ def profiled(run: Callable[[], Any], table: Path) -> dict[str, float]:
 
 
 def seconds_of(runs: dict[str, Callable[[], Any]], updates: int, warm_up: int) -> dict[str, Any]:
-    """In alternation: every round runs each case once.  Seconds after the warm-up, or what broke.
-    """
+    """In alternation: every round runs each case once.  Seconds after the warm-up, or what broke."""
     found: dict[str, Any] = {case: [] for case in runs}
     for update in range(warm_up + updates):
         for case, run in runs.items():

@@ -153,8 +153,7 @@ def counts(cases: Mapping[str, Case]) -> dict[str, Figure]:
 
 
 def arithmetic(cases: Mapping[str, Case]) -> dict[str, Figure]:
-    """As `alternate`, of multiplications of matrices: the last column is billions of multiply-adds.
-    """
+    """As `alternate`, of multiplications of matrices: the last column is billions of multiply-adds."""
     found = {}
     for case, run in tqdm(cases.items(), "arithmetic", leave=False):
         with FlopCounterMode(display=False) as counter:

@@ -108,8 +108,7 @@ def training(quick: bool) -> Tables:
 
 
 def rewards(quick: bool) -> Tables:
-    """(b) ΔR of all tokens along a reference, against scoring every extension of every prefix anew.
-    """
+    """(b) ΔR of all tokens along a reference, against scoring every extension of every prefix anew."""
     batch = 64
     for reward in ("bleu", "rouge"):
         cases: dict[str, Case] = {"the engine": engine(reward, batch, 25)}
@@ -192,8 +191,7 @@ def family(quick: bool) -> Tables:
 
 
 def dispatched(quick: bool) -> Tables:
-    """(g) Operations that a step dispatches, which on a GPU with a small model is most of its time.
-    """
+    """(g) Operations that a step dispatches, which on a GPU with a small model is most of its time."""
     workload = Workload(TRANSFORMER, 60, lengths=only(12))
     samplers = {f"erpo_interp {point}": INTERP[f"erpo_interp {point}"] for point in (FIRST, LAST)}
     rows = {} if quick else ROWS

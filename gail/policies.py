@@ -83,8 +83,7 @@ def check_expert(arrays: Mapping[str, NDArray[Any]], box: Box) -> None:
 def clipped(
     mean: NDArray[Any], deviation: NDArray[Any], rng: np.random.Generator | None, box: Box
 ) -> NDArray[np.float32]:
-    """Return the mean action, or with `rng` a Gaussian draw around it, [B, A], clipped to the box.
-    """
+    """Return the mean action, or with `rng` a Gaussian draw around it, [B, A], clipped to the box."""
     action = mean if rng is None else mean + deviation * rng.standard_normal(mean.shape)
     # Cast first: the bounds are float32, and rounding after the clipping could leave the box.
     return np.clip(action.astype(np.float32), *box)

@@ -1,5 +1,4 @@
-"""Flags that name a policy: a run of this package, plain arrays, or a model of stable-baselines3.
-"""
+"""Flags that name a policy: a run of this package, plain arrays, or a model of stable-baselines3."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

@@ -324,8 +324,7 @@ class GailPPO(PPO):
 
 
 def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) -> GailPPO:
-    """Make GailPPO with the paper's networks; it collects n_steps from each environment of `stack`.
-    """
+    """Make GailPPO with the paper's networks; it collects n_steps from each environment of `stack`."""
     model = GailPPO(
         "MlpPolicy",
         env,

@@ -64,8 +64,7 @@ def record(parser: ArgumentParser, argv: Sequence[str]) -> None:
 
 
 def gather(args: Namespace) -> tuple[Demonstrations, str]:
-    """Return the demonstrations that the flags ask for, and a text that says where they come from.
-    """
+    """Return the demonstrations that the flags ask for, and a text that says where they come from."""
     sources = [
         args.policy,
         args.expert,

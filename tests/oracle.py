@@ -336,8 +336,7 @@ def noising(
 
 
 def neighbours(w: World) -> dict[tuple[int, ...], float]:
-    """Ma et al. 2017: one n-gram, not the last token, becomes random words; n ~ U{1..min(r-1, 4)}.
-    """
+    """Ma et al. 2017: one n-gram, not the last token, becomes random words; n ~ U{1..min(r-1, 4)}."""
     y, r = w.y_star, len(w.y_star)
     if r == 1:
         return {w.closed: 1.0}
@@ -478,45 +477,6 @@ def gold_at(w: World, t: int) -> int:
     return w.closed[t] if t < len(w.closed) else EOS
 
 
-def product_taught(
-    w: World,
-    alpha: float,
-    all_of_it: bool,
-    c: float,
-    shares: Mapping[str, float],
-    reward: str = "edit",
-) -> Expected:
-    """Algorithm 1's draws; where the reward drew, and with `all_of_it` where the model did, log Σ_v
-    p(v) exp{ΔR(v)/α} is learnt.
-
-    Nothing of Eq. 4 stands here: that its q is the slope of that sum is what the test finds.
-    """
-    (q,), _ = algorithm_1(w, shares, c=c, c_model=2, reward=reward)
-    visits: Counter[tuple[int, ...]] = Counter()
-    for y, probability in q.items():
-        for t in range(len(y)):
-            visits[y[:t]] += probability
-    objective = w.table.logits.new_zeros(())
-    for prefix, probability in visits.items():
-        log_p = w.table.log_p[w.table.number[prefix]]
-        words = w.table.drawn
-        gains = torch.tensor(
-            [w.delta_r(reward, prefix, v, w.y_star) for v in words], dtype=torch.float64
-        )
-        learnt = (log_p[words] + gains / alpha).logsumexp(0)
-        own = (
-            learnt
-            if all_of_it
-            else torch.tensor(w.table.drawable(prefix, power=2), dtype=torch.float64) @ log_p
-        )
-        objective = objective + probability * (
-            shares["data"] * log_p[gold_at(w, len(prefix))]
-            + shares["reward"] * learnt
-            + shares["model"] * own
-        )
-    return Expected([q], objective)
-
-
 def policy_taught(
     w: World,
     c: float,
@@ -530,8 +490,8 @@ def policy_taught(
     """Algorithm 1's draws; a token weighs the sentence's reward where the model drew it, and 1
     where reward or data did.
 
-    `reward` says what comes next, and `pays` the sentence, if it is another one.  Targets of weight
-    1 alone are smoothed.
+    `reward` says what comes next, and `pays` the sentence, if it is another one.  Data alone are
+    smoothed.
     """
     drawn, _ = algorithm_1(w, shares, c=c, c_model=c_model, samples=samples, reward=reward)
     objective = w.table.logits.new_zeros(())
@@ -539,21 +499,16 @@ def policy_taught(
         for t, v in enumerate(y):
             prefix = y[:t]
             own = shares["model"] * w.table.drawable(prefix, power=c_model)[v]
-            rest = (
-                shares["reward"]
-                * reward_conditional(prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward))[
-                    v
-                ]
+            follows = reward_conditional(
+                prefix, w.y_star, w.vocabulary, c, partial(w.delta_r, reward)
             )
-            rest += shares["data"] * (v == gold_at(w, t))
-            paid = (
-                own
-                / (own + rest)
-                * reward_of(w, y, pays or reward)
-                * w.table.smoothed(prefix, v, 0)
-            )
-            objective = objective + probability * (
-                paid + rest / (own + rest) * w.table.smoothed(prefix, v, smoothing)
+            data = shares["data"] * (v == gold_at(w, t))
+            worth = reward_of(w, y, pays or reward)
+            whole = own * worth + shares["reward"] * follows[v]
+            total = own + shares["reward"] * follows[v] + data
+            objective = objective + probability / total * (
+                whole * w.table.smoothed(prefix, v, 0)
+                + data * w.table.smoothed(prefix, v, smoothing)
             )
     return Expected(drawn, samples * objective)
 
@@ -574,10 +529,8 @@ def beside(
     )
 
 
-def risk(
-    w: World, q: Mapping[tuple[int, ...], float], sharpness: float, reward: str = "bleu"
-) -> Expected:
-    """Two candidates from q, whose expected reward Σ_k q_k R_k, q ∝ exp{a mean log p}, is raised;
+def risk(w: World, q: Mapping[tuple[int, ...], float], reward: str = "bleu") -> Expected:
+    """Two candidates from q, whose expected reward Σ_k q_k R_k, q ∝ exp{mean log p}, is raised;
     equal ones count once.
 
     A source weighs as many tokens as its candidates have. Their gradient is found by
@@ -585,7 +538,7 @@ def risk(
     """
     ys = list(q)
     length = torch.tensor([float(len(y)) for y in ys], dtype=torch.float64)
-    score = sharpness * torch.stack([w.table.likelihood(y, y) for y in ys]) / length
+    score = torch.stack([w.table.likelihood(y, y) for y in ys]) / length
     value = torch.tensor([w.reward(reward, y) for y in ys], dtype=torch.float64)
     # Q of the first of two different candidates
     first = torch.sigmoid(score[:, None] - score[None])
@@ -597,17 +550,15 @@ def risk(
     return Expected([dict(q)] * 2, (weight * tokens * mean).sum())
 
 
-def mrt(w: World, sharpness: float, reward: str = "bleu") -> Expected:
+def mrt(w: World, reward: str = "bleu") -> Expected:
     """Candidates are two samples of the model."""
-    return risk(w, plain(w).q[0], sharpness, reward)
+    return risk(w, plain(w).q[0], reward)
 
 
-def interpolated_risk(
-    w: World, sharpness: float, shares: Mapping[str, float], samples: int = 2
-) -> Expected:
+def interpolated_risk(w: World, shares: Mapping[str, float], samples: int = 2) -> Expected:
     """Candidates are two draws of Algorithm 1."""
     assert samples == 2
-    return risk(w, algorithm_1(w, shares, c=2.5, c_model=2).q[0], sharpness, "edit")
+    return risk(w, algorithm_1(w, shares, c=2.5, c_model=2).q[0], "edit")
 
 
 def scheduled_sampling(w: World, k: float, i: int) -> Expected:
@@ -638,7 +589,6 @@ FIXED_HALF = {
     "erpo_c": "1",
 }
 inside = partial(algorithm_1, shares=INTERIOR, c=2.5)
-taught = partial(product_taught, shares=INTERIOR, c=2.5)
 paid = partial(policy_taught, shares=INTERIOR, c=2.5)
 plain = partial(policy, value=reward_of)
 
@@ -693,13 +643,7 @@ ORACLES: dict[str, list[Variant]] = {
         Variant(partial(algorithm_1, shares=HALF, c=1, c_model=2, forced=True), FIXED_HALF),
         Variant(
             partial(algorithm_1, shares=HALF, c=1, c_model=1, forced=True, samples=2),
-            {
-                **FIXED_HALF,
-                "erpo_c_model": 1.0,
-                "erpo_samples": 2,
-                "erpo_reward_targets": "soft",
-                "erpo_model_targets": "drop",
-            },
+            {**FIXED_HALF, "erpo_c_model": 1.0, "erpo_samples": 2, "erpo_targets": "reward"},
         ),
     ],
     # Soft targets change nothing in expectation; dropping the model's does not either where it is
@@ -707,41 +651,17 @@ ORACLES: dict[str, list[Variant]] = {
     "interp": [
         Variant(partial(inside, c_model=2), FIXED),
         Variant(partial(inside, c_model=2, samples=2), {**FIXED, "erpo_samples": 2}),
-        Variant(partial(inside, c_model=2), {**FIXED, "erpo_reward_targets": "soft"}),
         Variant(
             partial(inside, c_model=1, reward="bleu"),
             {**FIXED, "erpo_c_model": 1.0, "erpo_reward": "bleu"},
         ),
         Variant(
-            partial(inside, c_model=1), {**FIXED, "erpo_c_model": 1.0, "erpo_model_targets": "drop"}
+            partial(inside, c_model=1), {**FIXED, "erpo_c_model": 1.0, "erpo_targets": "reward"}
         ),
-        Variant(
-            partial(taught, alpha=0.5, all_of_it=False),
-            {**FIXED, "erpo_reward_targets": "product", "erpo_alpha": 0.5},
-        ),
-        Variant(
-            partial(taught, alpha=0.005, all_of_it=False),
-            {**FIXED, "erpo_reward_targets": "product", "erpo_alpha": 0.005},
-        ),
-        Variant(
-            partial(taught, alpha=0.1, all_of_it=True, reward="bleu"),
-            {
-                **FIXED,
-                "erpo_reward": "bleu",
-                "erpo_reward_targets": "product",
-                "erpo_model_targets": "reward",
-                "erpo_alpha": 0.1,
-            },
-        ),
-        Variant(partial(paid, c_model=2), {**FIXED, "erpo_model_targets": "policy"}),
+        Variant(partial(paid, c_model=2), {**FIXED, "erpo_targets": "policy"}),
         Variant(
             partial(paid, c_model=2, pays="bleu"),
-            {
-                **FIXED,
-                "erpo_model_targets": "policy",
-                "erpo_reward": "bleu",
-                "erpo_teacher": "edit",
-            },
+            {**FIXED, "erpo_targets": "policy", "erpo_reward": "bleu", "erpo_teacher": "edit"},
         ),
         Variant(
             partial(beside, samples=2, expected=partial(algorithm_1, c=2.5, c_model=2), data=0.3),
@@ -749,42 +669,24 @@ ORACLES: dict[str, list[Variant]] = {
         ),
         Variant(
             partial(beside, samples=1, expected=partial(policy_taught, c=2.5, c_model=2), data=0.3),
-            {
-                **FIXED,
-                "erpo_model_targets": "policy",
-                "erpo_reward_targets": "soft",
-                "erpo_layout": "sentence",
-            },
+            {**FIXED, "erpo_targets": "policy", "erpo_layout": "sentence"},
         ),
         Variant(
             partial(paid, c_model=2, smoothing=0.3),
-            {**FIXED, "erpo_model_targets": "policy", "label_smoothing": 0.3},
+            {**FIXED, "erpo_targets": "policy", "label_smoothing": 0.3},
         ),
         # Expected risk weighs every draw by an advantage, whoever drew it: none is smoothed, and y*
         # beside them is.
         Variant(
-            partial(interpolated_risk, sharpness=3.0, shares=INTERIOR),
-            {
-                **FIXED,
-                "erpo_samples": 2,
-                "erpo_model_targets": "risk",
-                "erpo_sharpness": 3.0,
-                "label_smoothing": 0.3,
-            },
+            partial(interpolated_risk, shares=INTERIOR),
+            {**FIXED, "erpo_samples": 2, "erpo_targets": "risk", "label_smoothing": 0.3},
         ),
         Variant(
-            partial(
-                beside,
-                samples=2,
-                expected=partial(interpolated_risk, sharpness=3.0),
-                data=0.3,
-                smoothing=0.3,
-            ),
+            partial(beside, samples=2, expected=interpolated_risk, data=0.3, smoothing=0.3),
             {
                 **FIXED,
                 "erpo_samples": 2,
-                "erpo_model_targets": "risk",
-                "erpo_sharpness": 3.0,
+                "erpo_targets": "risk",
                 "erpo_layout": "sentence",
                 "label_smoothing": 0.3,
             },
@@ -798,17 +700,14 @@ ORACLES: dict[str, list[Variant]] = {
                 "erpo_c_model": 1.0,
                 "erpo_samples": 2,
                 "erpo_reward": "bleu",
-                "erpo_model_targets": "policy",
+                "erpo_targets": "policy",
                 "erpo_baseline": "leave_one_out",
             },
         ),
     ],
     "mrt": [
-        Variant(partial(mrt, sharpness=1.0), {"erpo_samples": 2}),
-        Variant(
-            partial(mrt, sharpness=6.0, reward="edit"),
-            {"erpo_samples": 2, "erpo_sharpness": 6.0, "erpo_reward": "edit"},
-        ),
+        Variant(mrt, {"erpo_samples": 2}),
+        Variant(partial(mrt, reward="edit"), {"erpo_samples": 2, "erpo_reward": "edit"}),
     ],
     "scheduled_sampling": [
         Variant(partial(scheduled_sampling, k=3.0, i=4), {"erpo_anneal_every": "3u"}, update=4)

@@ -1,6 +1,8 @@
+import itertools
+
 import pytest
 
-from fairseq_erpo.algorithm.schedule import Duration, Schedule
+from fairseq_erpo.algorithm.schedule import Duration, Now, Run, Schedule
 from fairseq_erpo.annealers import (
     SCHEDULES,
     Annealer,
@@ -80,7 +82,7 @@ def test_a_path_passes_its_points_on_straight_legs_of_equal_length():
         (1, 0, 0),
     ]
     settings = resolve({"erpo_lambda": "model=.5,reward=.5:model=1", "erpo_anneal_every": "20u"})
-    assert settings.schedule.mixture(1, 20, 0) == stairs(20)
+    assert settings.schedule.mixture(Now(1, 20, 0)) == stairs(20)
 
 
 def test_a_constant_schedule_passes_nothing():
@@ -116,10 +118,12 @@ def test_durations_have_bounds() -> None:
         ("0e", 0),
         (" 4e ", 4),
         ("60u", 60),
+        ("8%", 8),
     ):
-        assert Duration.parse(text) == Duration(
-            number, "epoch" if text.strip()[-1] == "e" else "update"
-        )
+        units = {"e": "epoch", "u": "update", "%": "share"}
+        found = Duration.parse(text)
+        assert found == Duration(number, units[text.strip()[-1]])
+        assert Duration.parse(str(found)) == found
     for text in ("5e-7u", "1.5e12u", "-1e"):
         with pytest.raises(ValueError, match="between"):
             Duration.parse(text)
@@ -132,19 +136,48 @@ def test_steps_are_counted_from_the_start_of_annealing() -> None:
     """1 with the first step; 0 before; on the clock that the period has, or that of falls."""
     annealer = make_annealer("stairs", PAPER_END, 2)
     epochs = Schedule(annealer, Duration(2, "epoch"), Duration(3, "epoch"))
-    assert [epochs.stage(epoch, 99, 99) for epoch in range(1, 9)] == [0, 0, 0, 1, 1, 2, 2, 3]
-    assert [epochs.elapsed(epoch, 99, 99) for epoch in (3, 4, 6)] == [None, 0, 2]
+    assert [epochs.stage(Now(epoch, 99, 99)) for epoch in range(1, 9)] == [0, 0, 0, 1, 1, 2, 2, 3]
+    assert [epochs.elapsed(Now(epoch, 99, 99)) for epoch in (3, 4, 6)] == [None, 0, 2]
     updates = Schedule(annealer, Duration(2, "update"))
-    assert [updates.stage(99, update, 99) for update in range(5)] == [1, 1, 2, 2, 3]
-    assert updates.mixture(99, 0, 99) == annealer(0) and epochs.mixture(3, 99, 99) == MLE
+    assert [updates.stage(Now(99, update, 99)) for update in range(5)] == [1, 1, 2, 2, 3]
+    assert updates.mixture(Now(99, 0, 99)) == annealer(0) and epochs.mixture(Now(3, 99, 99)) == MLE
     plateau = Schedule(annealer, Duration(9, "epoch"), plateau=True)
-    assert [plateau.stage(50, 99, falls) for falls in range(3)] == [1, 2, 3] and plateau.elapsed(
-        50, 99, 7
-    ) == 7
+    assert [plateau.stage(Now(50, 99, falls)) for falls in range(3)] == [
+        1,
+        2,
+        3,
+    ] and plateau.elapsed(Now(50, 99, 7)) == 7
     for wrong in (Duration(1, "update"), Duration(1.5, "epoch")):
         with pytest.raises(ValueError, match="--erpo-pretrain"):
             Schedule(annealer, Duration(2, "epoch"), wrong)
-    assert Schedule(annealer, Duration(2, "epoch"), Duration(0, "update")).elapsed(1, 99, 99) == 0
+    assert (
+        Schedule(annealer, Duration(2, "epoch"), Duration(0, "update")).elapsed(Now(1, 99, 99)) == 0
+    )
+
+
+def test_a_share_is_one_of_what_is_left_behind_pretraining() -> None:
+    """8 % of 1,000 updates are 80; behind 2 epochs of 100 updates, 8 % of 800 are 64."""
+    for pretrain, start, every in ((0, 0, 80), (2, 200, 64)):
+        schedule = Schedule(
+            make_annealer("stairs", Mixture(1, 0, 0), 8),
+            Duration(8, "share"),
+            Duration(pretrain, "epoch"),
+        )
+        run = Run(updates=1000, per_epoch=100)
+        moments = [Now(1 + at // 100, at, 0, run) for at in range(1000)]
+        data = [schedule.mixture(now).data for now in moments]
+        assert data[:start] == [1] * start
+        corners = [at for at, (one, two) in enumerate(itertools.pairwise(data), 1) if two < one]
+        expected = [start + step * every for step in range(pretrain == 0, 4)]
+        assert corners == pytest.approx(expected, abs=1) and data[-1] == 0
+        assert schedule.stage(moments[-1]) == 13
+
+
+def test_a_share_needs_a_schedule_that_counts_in_shares() -> None:
+    with pytest.raises(ValueError, match="--erpo-anneal-every 8%"):
+        resolve({"erpo_schedule": "inverse_sigmoid", "erpo_anneal_every": "8%"})
+    with pytest.raises(ValueError, match="--erpo-pretrain 8%"):
+        resolve({"erpo_pretrain": "8%"})
 
 
 def test_a_way_shorter_than_a_step_is_one_step() -> None:
@@ -183,14 +216,16 @@ def test_plateau_counts_falls_below_the_best_of_the_stage():
 
 def test_lambda_is_a_function_of_epoch_and_update_only():
     settings = resolve({"erpo_pretrain": "2e", "erpo_anneal_every": "1e"})
-    assert settings.schedule.mixture(epoch=2, update=10, falls=0) == MLE
-    assert named(settings.schedule.mixture(epoch=3, update=999, falls=0)) == (0.12, 0.16, 0.72)
-    assert settings.schedule.mixture(epoch=9, update=0, falls=0) == PAPER_END
+    assert settings.schedule.mixture(Now(epoch=2, update=10, falls=0)) == MLE
+    assert named(settings.schedule.mixture(Now(epoch=3, update=999, falls=0))) == (0.12, 0.16, 0.72)
+    assert settings.schedule.mixture(Now(epoch=9, update=0, falls=0)) == PAPER_END
     updates = resolve({"erpo_anneal_every": "4u", "erpo_pretrain": "100u"})
-    assert updates.schedule.mixture(epoch=50, update=99, falls=0) == MLE
-    assert named(updates.schedule.mixture(epoch=1, update=104, falls=0)) == (0.24, 0.32, 0.44)
+    assert updates.schedule.mixture(Now(epoch=50, update=99, falls=0)) == MLE
+    assert named(updates.schedule.mixture(Now(epoch=1, update=104, falls=0))) == (0.24, 0.32, 0.44)
     plateau = resolve({"erpo_schedule": "plateau"})
-    assert [plateau.schedule.mixture(5, 0, n).data for n in (0, 1)] == pytest.approx([0.72, 0.44])
+    assert [plateau.schedule.mixture(Now(5, 0, n)).data for n in (0, 1)] == pytest.approx(
+        [0.72, 0.44]
+    )
 
 
 def test_shapes_are_usable_by_themselves():

@@ -78,46 +78,13 @@ def refused(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"erpo_anneal_every": "soon"}, ["--erpo-anneal-every", "soon", "4e (epochs)"]),
         ({"erpo_anneal_every": "1e400u"}, ["--erpo-anneal-every", "between"]),
         ({"erpo_lambda": "model=.5,task=.5"}, ["--erpo-lambda", "model=.5,task=.5"]),
+        ({"erpo_baseline": "greedy"}, ["--erpo-baseline greedy", "--erpo-targets policy"]),
         (
-            {"erpo_reward_targets": "product", "erpo_alpha": None},
-            ["--erpo-reward-targets product", "--erpo-alpha"],
+            {"erpo_preset": "corpus", "erpo_targets": "reward"},
+            ["--erpo-targets policy", "(--erpo-preset corpus sets --erpo-baseline)"],
         ),
-        ({"erpo_reward_targets": "product", "erpo_alpha": 0.0}, ["--erpo-alpha", "positive"]),
-        ({"erpo_baseline": "greedy"}, ["--erpo-baseline greedy", "--erpo-model-targets policy"]),
-        (
-            {"erpo_baseline": "greedy", "erpo_preset": "corpus", "erpo_advantage": "group"},
-            ["--erpo-advantage group", "--erpo-baseline group or leave_one_out"],
-        ),
-        (
-            {"erpo_preset": "finish", "erpo_model_targets": "drop"},
-            ["(--erpo-preset finish sets --erpo-baseline)"],
-        ),
-        ({"erpo_model_targets": "task"}, ["--erpo-model-targets", "task", "reward"]),
-        (
-            {"erpo_model_targets": "reward", "erpo_reward_targets": "hard"},
-            ["--erpo-model-targets reward", "--erpo-reward-targets soft"],
-        ),
-        ({"erpo_preset": "risk", "erpo_reward_targets": "soft"}, ["--erpo-reward-targets soft"]),
-        (
-            {"erpo_preset": "risk", "erpo_reward_targets": "product", "erpo_alpha": 0.1},
-            ["--erpo-reward-targets product"],
-        ),
-        (
-            {"erpo_preset": "robust", "erpo_clip": 0.1},
-            ["--erpo-clip 0.1", "--erpo-model-targets policy"],
-        ),
-        (
-            {"erpo_preset": "robust", "erpo_advantage": "batch"},
-            ["--erpo-advantage batch", "--erpo-model-targets policy"],
-        ),
-        (
-            {"erpo_preset": "finish", "erpo_sharpness": 2.0},
-            ["--erpo-sharpness 2.0", "--erpo-model-targets risk"],
-        ),
-        (
-            {"erpo_preset": "finish", "erpo_alpha": 0.1},
-            ["--erpo-alpha 0.1", "--erpo-reward-targets product"],
-        ),
+        ({"erpo_targets": "task"}, ["--erpo-targets", "task", "reward"]),
+        ({"erpo_preset": "risk", "erpo_samples": 1}, ["--erpo-samples 2"]),
         ({"erpo_pretrain": "-1e"}, ["--erpo-pretrain", "between"]),
         ({"erpo_pretrain": "2.5e"}, ["--erpo-pretrain", "whole number"]),
         (
@@ -168,18 +135,14 @@ def test_a_flag_of_raml_that_would_change_nothing(
         ("--erpo-preset corpus", ""),
         ("--erpo-preset corpus --erpo-c 50", "--erpo-c 50"),
         ("--erpo-preset corpus --erpo-c 50 --erpo-lambda model=.5,reward=.5", ""),
-        (
-            "--erpo-preset paper --erpo-model-targets reward --erpo-reward-targets soft --erpo-lambda model=1 --erpo-c 9",
-            "",
-        ),
         ("--erpo-preset paper --erpo-lambda reward=1 --erpo-c-model 2", "--erpo-c-model 2.0"),
         (
-            "--erpo-preset paper --erpo-lambda reward=1 --erpo-model-targets drop",
-            "--erpo-model-targets drop",
+            "--erpo-preset paper --erpo-lambda reward=1 --erpo-targets reward",
+            "--erpo-targets reward",
         ),
         (
-            "--erpo-preset paper --erpo-lambda model=1 --erpo-model-targets drop",
-            "--erpo-model-targets drop",
+            "--erpo-preset paper --erpo-lambda model=1 --erpo-targets reward",
+            "--erpo-targets reward",
         ),
         (
             "--erpo-preset paper --erpo-schedule constant --erpo-layout sentence",
@@ -215,7 +178,7 @@ def test_a_flag_that_lambda_makes_idle_is_said_to_be(
         ("--erpo-preset robust --erpo-reward rouge", True),
         ("--erpo-preset paper --erpo-reward chrf", True),
         ("--erpo-preset robust --erpo-reward rouge --erpo-teacher same", False),
-        ("--erpo-preset finish --erpo-reward rouge", False),
+        ("--erpo-preset corpus --erpo-reward rouge", False),
     ],
 )
 def test_a_reward_that_is_only_logged_is_said_to_be(

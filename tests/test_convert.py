@@ -18,8 +18,7 @@ from fairseq_erpo.tools.convert import read_legacy
 
 @pytest.fixture
 def old(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """As fairseq of 2019 and torch of 2019 wrote: a Namespace, meters as objects, no zip archive.
-    """
+    """As fairseq of 2019 and torch of 2019 wrote: a Namespace, meters as objects, no zip archive."""
     from fairseq.logging.meters import AverageMeter, TimeMeter
 
     state = load(tiny_checkpoint)

@@ -32,10 +32,8 @@ POINTS = {
 
 
 def interp(flags: str) -> str:
-    targets = "--erpo-model-targets keep --erpo-reward-targets hard"
-    return (
-        f"--criterion erpo_interp --erpo-preset robust {targets} --erpo-schedule constant {flags}"
-    )
+    robust = "--erpo-preset robust --erpo-targets drawn --erpo-schedule constant"
+    return f"--criterion erpo_interp {robust} {flags}"
 
 
 @pytest.fixture(scope="module", params=ARCHS)
@@ -342,16 +340,14 @@ def test_own_steps_draw_what_fairseqs_steps_draw(
 
 
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("targets", ["hard", "soft"])
+@pytest.mark.parametrize("targets", ["drawn", "reward"])
 def test_a_batch_that_is_filled_up_draws_what_it_draws(
     tiny_data: Path, point: str, targets: str
 ) -> None:
     """As a GPU's graphs want it, sentences, references, sources and steps added; here without the
     graphs.  In float64.
     """
-    built = build(
-        tiny_data, f"{interp(POINTS[point])} --erpo-samples 2 --erpo-reward-targets {targets}"
-    )
+    built = build(tiny_data, f"{interp(POINTS[point])} --erpo-samples 2 --erpo-targets {targets}")
     criterion, model = built.criterion, built.model.double()
     with decoder.sampling_mode(model):
         batch = criterion.batch(model, built.batch(IDS[:5]))
@@ -413,8 +409,7 @@ def test_own_steps_are_not_taken_of_other_decoders(tiny_data: Path, flag: str) -
 
 @pytest.mark.parametrize("length", [2, 40])
 def test_steps_are_the_teacher_forced_pass(tiny_data: Path, arch: str, length: int) -> None:
-    """Features step by step, sentences dropped on the way, against one pass over the whole prefix.
-    """
+    """Features step by step, sentences dropped on the way, against one pass over the whole prefix."""
     built = build(tiny_data, f"{interp(POINTS['model'])} {arch}")
     model, sample = built.model.double().eval(), built.batch(IDS)
     previous = torch.randint(4, 30, (len(IDS), length), generator=torch.Generator().manual_seed(3))
@@ -462,8 +457,7 @@ def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) ->
 
 
 def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str) -> None:
-    """Autocast keeps cast weights: those of the draw know no gradient, and must not serve the loss.
-    """
+    """Autocast keeps cast weights: those of the draw know no gradient, and must not serve the loss."""
     built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --dropout 0")
     sample = built.batch(IDS)
     exact = loss_and_gradients(built, built.criterion, sample)["gradients"]

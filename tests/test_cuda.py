@@ -190,8 +190,7 @@ def test_fairseq_train(
 def test_a_resumed_run_is_the_uninterrupted_one(
     row: str, fairseq: Fairseq, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """Bit for bit: one sample a source, so that no sum depends on the order in which the GPU adds.
-    """
+    """Bit for bit: one sample a source, so that no sum depends on the order in which the GPU adds."""
     whole = train(fairseq, tiny_data, tmp_path / "whole", TRAINED[row], 24)
     train(fairseq, tiny_data, tmp_path / "parts", TRAINED[row], 12)
     parts = train(fairseq, tiny_data, tmp_path / "parts", TRAINED[row], 24)

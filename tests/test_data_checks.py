@@ -85,8 +85,7 @@ def test_a_symbol_twice_in_a_target_is_one_target(tmp_path: Path) -> None:
 
 
 def test_what_sources_may_have(tmp_path: Path) -> None:
-    """An encoder reads all symbols but padding like words; <unk> is an unknown word on both sides.
-    """
+    """An encoder reads all symbols but padding like words; <unk> is an unknown word on both sides."""
     good = write(
         tmp_path / "good",
         "train",

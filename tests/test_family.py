@@ -41,9 +41,10 @@ from fairseq_erpo.algorithm.layouts import LAYOUTS, PRODUCT, Point
 from fairseq_erpo.algorithm.neighbours import raml_weights
 from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
 from fairseq_erpo.algorithm.packing import Packing
-from fairseq_erpo.algorithm.settings import REWARD_TARGETS, Settings
+from fairseq_erpo.algorithm.schedule import Now, Run
+from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.algorithm.uniforms import Draws
-from fairseq_erpo.algorithm.weigh import MODEL_TARGETS
+from fairseq_erpo.algorithm.weigh import TARGETS
 from fairseq_erpo.family import FAMILY, Row
 from fairseq_erpo.family import row as row_module
 from fairseq_erpo.family.effect import idle
@@ -54,7 +55,7 @@ from fairseq_erpo.rewards.edit import Edit
 from fairseq_erpo.rewards.rouge import Rouge
 
 N = 6000
-DROPPED = {"erpo_model_targets": "drop"}
+DROPPED = {"erpo_targets": "reward"}
 # What the oracles of interp and mixer_alike assume of the flags that a variant leaves out.
 PLAIN = {"erpo_preset": "paper", "erpo_reward": "edit", "erpo_c_model": 2.0}
 
@@ -81,8 +82,7 @@ class Stub:
         return torch.tensor(self.world.words)
 
     def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
-        """A reward that no ΔR knows: how often the first word occurs, for S samples of each source.
-        """
+        """A reward that no ΔR knows: how often the first word occurs, for S samples of each source."""
         return tokens.eq(self.world.words[0]).sum(1) + 10.0 * samples
 
     def beam(self, samples: int) -> Tensor:
@@ -103,12 +103,12 @@ class Stub:
 def batch_in(world: World, row: Row, variant: Variant, n: int) -> Batch:
     """n sentences, all with the world's reference."""
     settings = row.settings({**(PLAIN if "erpo_preset" in row.flags else {}), **variant.flags})
-    now = (variant.epoch, variant.update, 0)
+    now = Now(variant.epoch, variant.update, run=Run(1000))
     return Batch(
         target=torch.tensor([world.closed]).repeat(n, 1),
         draws=Draws(torch.arange(n), seed=1, update=variant.update),
-        mixture=settings.schedule.mixture(*now),
-        stage=settings.schedule.stage(*now),
+        mixture=settings.schedule.mixture(now),
+        stage=settings.schedule.stage(now),
         settings=settings,
         vocabulary=world.vocabulary,
         max_positions=world.cap,
@@ -213,20 +213,15 @@ def spread(**flags: Any) -> float:
     return float(gradients(world, batch, drawn_in(FAMILY["interp"], batch)).var(0).sum())
 
 
-def test_each_switch_takes_variance_away() -> None:
-    """By a tenth at least, where the estimate of a variance from 6,000 draws is good to a few per
+def test_the_rewards_whole_distribution_takes_variance_away() -> None:
+    """By a fifth at least, where the estimate of a variance from 6,000 draws is good to a few per
     cent.
     """
-    dropped, soft = {"erpo_model_targets": "drop"}, {"erpo_reward_targets": "soft"}
-    every = spread()
-    assert spread(**dropped) < 0.9 * every
-    assert spread(**soft) < 0.9 * every
-    assert spread(**dropped, **soft) < 0.9 * min(spread(**dropped), spread(**soft))
+    assert spread(erpo_targets="reward") < 0.8 * spread()
 
 
 def test_samples_of_a_sentence_share_the_variance() -> None:
-    """S independent samples of one source: their sum has S times the variance, their mean one S-th.
-    """
+    """S independent samples of one source: their sum has S times the variance, their mean one S-th."""
     assert spread(erpo_samples=3) == pytest.approx(3 * spread(), rel=0.1)
 
 
@@ -262,10 +257,7 @@ def test_policy_targets_without_data_or_reward_expert_are_policy_gradient(
     }
     batches = {
         row: batch_in(WORLDS["V=2, T=4"], FAMILY[row], Variant(plain, {**flags, **more}), 100)
-        for row, more in (
-            (name, {}),
-            ("interp", {**corner, "erpo_model_targets": "policy", "erpo_reward_targets": "hard"}),
-        )
+        for row, more in ((name, {}), ("interp", {**corner, "erpo_targets": "policy"}))
     }
     one, other = (drawn_in(FAMILY[row], batch) for row, batch in batches.items())
     assert (
@@ -301,25 +293,6 @@ def test_weights_are_reward_minus_baseline(baseline: str) -> None:
         length = len(lines(drawn.sample.tokens)[i])
         expected = [rewards[i] - values[baseline]] * length + [0.0] * (len(weights) - length)
         assert weights == pytest.approx(expected, abs=1e-6)
-
-
-def test_advantages_of_samples_that_hardly_differ_stay_small() -> None:
-    """The deviation has 1e-4 added, as the field has it: σ = 1e-4 halves what a large one leaves.
-    """
-    world = WORLDS["V=2, T=4"]
-    for scale, expected in (("group", 0.5), ("batch", 0.5)):
-        flags = {"erpo_samples": 2, "erpo_baseline": "group", "erpo_advantage": scale}
-        batch = batch_in(world, FAMILY["pg"], Variant(plain, flags), 50)
-        drawn = FAMILY["pg"].draw(batch)
-        assert drawn is not None
-        reward = torch.tensor([0.0, 2e-4]).repeat(50)
-        weights = (
-            FAMILY["pg"]
-            .weigh(batch, drawn._replace(sample=drawn.sample._replace(reward=reward)))
-            .weights
-        )
-        assert weights is not None
-        assert weights[:, 0].tolist() == pytest.approx([-expected, expected] * 50, rel=1e-3)
 
 
 @pytest.mark.parametrize("baseline", ["none", "greedy"])
@@ -361,7 +334,7 @@ def test_a_baseline_costs_what_it_needs_only(baseline: str) -> None:
     assert plan.rows == len(plan.caps) / 4 == (4 if baseline == "greedy" else 3)
     sample = plan.run(batch)
     assert (sample.features is not None) == (baseline == "learned")
-    assert (sample.reward_log_q, sample.tilt) == (None, None)
+    assert sample.reward_log_q is None
     wide = FAMILY["pg"].draw.plan(replace(batch, max_positions=50))
     assert (
         wide.caps.eq((len(world.closed) - 1) * 3 // 2 + 5).all()
@@ -418,30 +391,6 @@ def test_samples_of_a_file_are_weighed_by_their_own_rewards() -> None:
     torch.testing.assert_close(drawn.weights, expected[:, None] * tokens.ne(PAD))
 
 
-@pytest.mark.parametrize(
-    ("scale", "clip"), [("group", math.inf), ("batch", math.inf), ("plain", 0.1), ("group", 1.2)]
-)
-def test_advantages_are_scaled_and_clipped(scale: str, clip: float) -> None:
-    world = WORLDS["V=2, T=4"]
-    flags = {
-        "erpo_samples": 3,
-        "erpo_baseline": "group",
-        "erpo_advantage": scale,
-        "erpo_clip": clip,
-    }
-    batch = batch_in(world, FAMILY["pg"], Variant(plain, flags), 100)
-    drawn = drawn_in(FAMILY["pg"], batch)
-    rewards = torch.tensor(
-        [reward_of(world, y) for y in lines(drawn.sample.tokens)], dtype=torch.float64
-    ).view(-1, 3)
-    gain = rewards - rewards.mean(1, keepdim=True)
-    spread = {"plain": torch.ones(1), "group": rewards.std(1, correction=0, keepdim=True) + 1e-4}
-    spread["batch"] = gain.std(correction=0) + 1e-4
-    expected = (gain / spread[scale]).clamp(-clip, clip).flatten()
-    assert drawn.weights is not None and expected.unique().numel() > 10
-    torch.testing.assert_close(drawn.weights[:, 0].double(), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_the_sentence_layout_ends_in_mle_and_in_self_critic() -> None:
     """λ_data = 1 takes the batch as it is; λ_data = 0 is the row without y*, to the last bit."""
     world, flags = WORLDS["V=2, T=4"], {"erpo_samples": 3, "erpo_baseline": "leave_one_out"}
@@ -450,7 +399,7 @@ def test_the_sentence_layout_ends_in_mle_and_in_self_critic() -> None:
         "erpo_schedule": "constant",
         "erpo_c_model": 1.0,
         "erpo_reward": "bleu",
-        "erpo_model_targets": "policy",
+        "erpo_targets": "policy",
     }
     corner |= {"erpo_layout": "sentence"}
     gold = batch_in(
@@ -489,21 +438,18 @@ def test_the_training_log_leaves_out_the_copies_of_the_data() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_y_star_beside_shorter_samples_widens_every_part(steps: int) -> None:
-    """Samples that all end before y* does: weights, distributions and marks stay at their tokens.
-    """
-    flags = {**FIXED, "erpo_samples": 2, "erpo_reward_targets": "soft"}
+    """Samples that all end before y* does: weights, distributions and marks stay at their tokens."""
+    flags = {**FIXED, "erpo_samples": 2, "erpo_targets": "reward"}
     batch = batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, flags), 20)
     drawn = FAMILY["interp"].draw(batch)
     assert drawn is not None and drawn.sample.reward_log_q is not None
     cut = [part if part is None or part.dim() < 2 else part[:, :steps] for part in drawn.sample]
     sample = Sample(*cut)  # type: ignore[arg-type]
-    soft, weights = sample.origin.eq(Expert.REWARD), torch.rand(sample.tokens.shape)
-    both = beside_data(batch, Drawn(sample, 2, soft=soft, weights=weights))
-    assert both.soft is not None and both.weights is not None
+    weights = torch.rand(sample.tokens.shape)
+    both = beside_data(batch, Drawn(sample, 2, weights=weights))
+    assert both.weights is not None
     width = max(steps, batch.target.size(1))
-    for before, after in zip(
-        [*sample, soft, weights], [*both.sample, both.soft, both.weights], strict=True
-    ):
+    for before, after in zip([*sample, weights], [*both.sample, both.weights], strict=True):
         if before is not None and before.dim() > 1:
             assert after.shape[:2] == (3 * len(batch.target), width)
             kept = after.unflatten(0, (-1, 3))[:, :2].flatten(0, 1)[:, :steps]
@@ -513,20 +459,20 @@ def test_y_star_beside_shorter_samples_widens_every_part(steps: int) -> None:
         both.sample.tokens.unflatten(0, (-1, 3))[:, 2, : batch.target.size(1)], batch.target
     )
     fills = {"tokens": PAD, "origin": int(Expert.NONE)}
-    for name, part in {**both.sample._asdict(), "soft": both.soft, "weights": both.weights}.items():
+    for name, part in {**both.sample._asdict(), "weights": both.weights}.items():
         if part is not None and part.dim() > 1:
             assert part.unflatten(0, (-1, 3))[:, :2, steps:].eq(fills.get(name, 0)).all(), name
     # No ΔR is said of y*, which was not drawn
     assert not both.sample.delta_r.unflatten(0, (-1, 3))[:, 2].any()
 
 
-@pytest.mark.parametrize("model_targets", ["keep", "drop", "policy", "risk"])
-def test_y_star_beside_samples_counts_as_it_weighs(model_targets: str) -> None:
+@pytest.mark.parametrize("targets", TARGETS)
+def test_y_star_beside_samples_counts_as_it_weighs(targets: str) -> None:
     """What the loss is divided by, token-wise and with --sentence-avg: S samples of 1 - λ_data, y*
     of S λ_data.
     """
     world, row, share = WORLDS["V=3, T=3"], FAMILY["interp"], 0.3
-    flags = {**FIXED, "erpo_samples": 2, "erpo_model_targets": model_targets}
+    flags = {**FIXED, "erpo_samples": 2, "erpo_targets": targets}
     batch = batch_in(world, row, Variant(plain, {**flags, "erpo_layout": "sentence"}), 20)
     both = drawn_in(row, batch)
     alone = drawn_in(
@@ -536,9 +482,7 @@ def test_y_star_beside_samples_counts_as_it_weighs(model_targets: str) -> None:
         ),
     )
     sampled = both.explored.origin
-    counted = sampled.ne(Expert.NONE) & (
-        sampled.ne(Expert.MODEL) if model_targets == "drop" else True
-    )
+    counted = sampled.ne(Expert.NONE) & (sampled.ne(Expert.MODEL) if targets == "reward" else True)
     assert counted.any() and not counted.all()
     gold = len(world.closed) * 20
     assert both.size is not None and both.weights is not None and alone.sample.tokens.shape[0] == 40
@@ -641,8 +585,7 @@ def test_eq_8_is_the_e_step(log_p: Tensor, reward: Tensor, tau: float) -> None:
 def test_eq_11_is_eq_10_up_to_z(
     world: World, everything: list[tuple[int, ...]], log_p: Tensor, reward: Tensor
 ) -> None:
-    """R = log R_PG, α = 1, β = 0: the M-step under q is policy gradient divided by Z = E_p[R_PG].
-    """
+    """R = log R_PG, α = 1, β = 0: the M-step under q is policy gradient divided by Z = E_p[R_PG]."""
     q = log_q(log_p, reward.log(), alpha=1, beta=0).exp()
     z = (log_p.exp() * reward).sum()
     policy = slope(world, plain(world).objective)
@@ -650,8 +593,7 @@ def test_eq_11_is_eq_10_up_to_z(
 
 
 def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
-    """At θ = prior exp{R/α} / Z, which maximises Eq. 1, sequence_tutor's expected gradient is zero.
-    """
+    """At θ = prior exp{R/α} / Z, which maximises Eq. 1, sequence_tutor's expected gradient is zero."""
     posterior = World(3, world.y_star, world.cap)
     alpha = 0.7
     # Values by backward induction: V(prefix) = α log Σ prior exp{V(prefix w) / α}.
@@ -680,12 +622,6 @@ def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
     # R - α log p/prior is then the same for every y, α log Z.
     first = drawn.weights[:, 0]  # type: ignore[index]
     assert first.var() < 1e-9 and float(first.mean()) == pytest.approx(value[()], abs=1e-5)
-    clipped = batch_in(
-        posterior, FAMILY["sequence_tutor"], Variant(plain, {**flags, "erpo_clip": 0.01}), N
-    )
-    assert float(drawn_in(FAMILY["sequence_tutor"], clipped).weights.abs().max()) == pytest.approx(
-        0.01
-    )  # type: ignore[union-attr]
 
 
 # What neither padding nor candidates' lengths may change
@@ -701,7 +637,7 @@ class Ruler(Stub):
 
 def longer(sample: Sample, by: int, batch: Batch) -> Sample:
     """The same sample with more padding: the features there are what a decoder leaves, anything."""
-    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 7, 0, 0, 0)  # type: ignore[arg-type]
+    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 7, 0, 0)  # type: ignore[arg-type]
     parts = [
         part
         if part is None or part.dim() < 2
@@ -711,17 +647,14 @@ def longer(sample: Sample, by: int, batch: Batch) -> Sample:
     return Sample(*parts)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("scale", ["plain", "batch"])
 @pytest.mark.parametrize(
     ("name", "more"),
     [("pg", {"erpo_baseline": "learned"}), ("sequence_tutor", {"erpo_prior": "prior.pt"})],
 )
-def test_padding_changes_no_advantage(name: str, more: dict[str, Any], scale: str) -> None:
+def test_padding_changes_no_advantage(name: str, more: dict[str, Any]) -> None:
     """Of baselines and KL terms step by step, whose value at padding means nothing."""
     world, row = WORLDS["V=2, T=4"], FAMILY[name]
-    batch = batch_in(
-        world, row, Variant(plain, {**more, "erpo_advantage": scale, "erpo_alpha": 0.7}), 60
-    )
+    batch = batch_in(world, row, Variant(plain, {**more, "erpo_alpha": 0.7}), 60)
     batch = replace(batch, inputs=Ruler(world, batch.settings))
     drawn = row.draw(batch)
     assert drawn is not None and drawn.sample.origin.eq(Expert.NONE).any()
@@ -734,35 +667,6 @@ def test_padding_changes_no_advantage(name: str, more: dict[str, Any], scale: st
     assert not after[:, before.size(1) :].any()
 
 
-def test_advantages_of_a_batch_are_centred_over_what_the_model_drew() -> None:
-    """By plain loops: each sample counts once, with its mean; samples of data alone do not count.
-    """
-    world, row = WORLDS["V=2, T=4"], FAMILY["mixer"]
-    batch = batch_in(
-        world, row, Variant(plain, {"erpo_baseline": "learned", "erpo_advantage": "batch"}), 60
-    )
-    batch = replace(batch, inputs=Ruler(world, batch.settings))
-    drawn = row.draw(batch)
-    assert drawn is not None
-    origin = drawn.sample.origin.clone()
-    # As where the cap cuts it short
-    origin[0] = origin[0].masked_fill(origin[0].eq(Expert.MODEL), int(Expert.DATA))
-    drawn = drawn._replace(sample=drawn.sample._replace(origin=origin))
-    gains = [
-        [float(reward) + 0.4 * t for t, expert in enumerate(line) if expert == Expert.MODEL]
-        for reward, line in zip(drawn.sample.reward, origin.tolist(), strict=True)
-    ]
-    means = [sum(line) / len(line) for line in gains if line]
-    centre = sum(means) / len(means)
-    spread = math.sqrt(sum((mean - centre) ** 2 for mean in means) / len(means)) + 1e-4
-    weights = row.weigh(batch, drawn).weights
-    assert weights is not None and not gains[0] and len(set(means)) > 5
-    for line, own, found in zip(gains, origin.eq(Expert.MODEL), weights, strict=True):
-        assert found[own].tolist() == pytest.approx(
-            [(gain - centre) / spread for gain in line], rel=1e-3, abs=1e-3
-        )
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("origin", [Expert.MODEL, Expert.REWARD, Expert.DATA])
 def test_risk_is_the_slope_of_the_expected_reward_of_the_set(
@@ -771,7 +675,7 @@ def test_risk_is_the_slope_of_the_expected_reward_of_the_set(
     """Without draws, so that it is exact: whoever drew, with repeats, which count once, and never
     smoothed.
     """
-    world, a = WORLDS["V=3, T=3"], 2.0
+    world = WORLDS["V=3, T=3"]
     pool = [y for y in sequences(world.vocabulary, world.cap) if len(y) > 1][::7]
     triples = [
         (pool[i % len(pool)], pool[3 * i % len(pool)], pool[(i * i + 1) % len(pool)])
@@ -781,12 +685,7 @@ def test_risk_is_the_slope_of_the_expected_reward_of_the_set(
         again for y, z in itertools.pairwise(pool) for again in ((y, z, y), (y, y, z), (z, y, y))
     ] + [(pool[3],) * 3]
     row = FAMILY["interp"]
-    flags = {
-        "erpo_model_targets": "risk",
-        "erpo_samples": 3,
-        "erpo_sharpness": a,
-        "label_smoothing": smoothing,
-    }
+    flags = {"erpo_targets": "risk", "erpo_samples": 3, "label_smoothing": smoothing}
     batch = batch_in(world, row, Variant(plain, flags), len(triples))
     tokens = torch.tensor(
         [[*y, *[PAD] * (world.cap - len(y))] for triple in triples for y in triple]
@@ -803,43 +702,8 @@ def test_risk_is_the_slope_of_the_expected_reward_of_the_set(
         distinct = sorted(set(triple))
         likelihood = torch.stack([world.table.likelihood(y, y) / len(y) for y in distinct])
         worth = torch.tensor([reward[y] for y in distinct], dtype=torch.float64)
-        objective = sum(map(len, triple)) * ((a * likelihood).softmax(0) @ worth)
+        objective = sum(map(len, triple)) * (likelihood.softmax(0) @ worth)
         torch.testing.assert_close(slope_of_it, slope(world, objective), rtol=1e-4, atol=1e-5)
-
-
-def test_risk_at_a_small_sharpness_is_policy_gradient_for_candidates_of_equal_length() -> None:
-    """Else each candidate's tokens weigh L̄/|y| of it: the whole gradient is the same where lengths
-    are, to the rounding of a.
-    """
-    world, a = WORLDS["V=3, T=3"], 1e-4
-    flags = {"erpo_samples": 3, "erpo_baseline": "group"}
-    policy = batch_in(world, FAMILY["pg"], Variant(plain, flags), 400)
-    risk = batch_in(
-        world, FAMILY["mrt"], Variant(plain, {"erpo_samples": 3, "erpo_sharpness": a}), 400
-    )
-    drawn = FAMILY["pg"].draw(policy)
-    assert drawn is not None
-    one, other = (
-        FAMILY[name].weigh(batch, drawn) for name, batch in (("pg", policy), ("mrt", risk))
-    )
-    slopes = [gradients(world, policy, weighed).flatten(1).double() for weighed in (one, other)]
-    length = drawn.sample.origin.ne(Expert.NONE).sum(1).view(-1, 3)
-    tokens = drawn.sample.tokens.view(400, 3, -1)
-    # A candidate that occurs twice counts once
-    twice = tokens[:, :, None].eq(tokens[:, None]).all(3).sum((1, 2)) > 3
-    equal = length.eq(length[:, :1]).all(1) & ~twice
-    assert int(equal.sum()) > 20 and int((~equal & ~twice).sum()) > 20
-    cosine = torch.cosine_similarity(*slopes)
-    taught = slopes[0].abs().amax(1) > 1e-3
-    assert cosine[equal & taught].min() > 0.9999
-    torch.testing.assert_close(slopes[1][equal] / a, slopes[0][equal], rtol=1e-2, atol=1e-3)
-    assert cosine[~equal & ~twice & taught].mean() < 0.98
-    share = (length.float().mean(1, keepdim=True) / length).flatten()[:, None]
-    fits = ~twice.repeat_interleave(3)
-    assert one.weights is not None and other.weights is not None
-    torch.testing.assert_close(
-        other.weights[fits] / a, (one.weights * share)[fits], rtol=1e-2, atol=1e-3
-    )
 
 
 # The table itself
@@ -851,17 +715,16 @@ def behaviour(settings: Settings) -> dict[str, Any]:
     for name in ("teacher", "reward"):
         found[name] = type(found[name]), vars(found[name])
     times = [
-        (epoch, update, falls)
+        Now(epoch, update, falls, Run(10_000, 2_000))
         for epoch in (1, 3, 5, 12)
         for update in (0, 7, 5000)
         for falls in (0, 2)
     ]
     schedule = settings.schedule
-    return found | {"clock": [(schedule.mixture(*time), schedule.stage(*time)) for time in times]}
+    return found | {"clock": [(schedule.mixture(time), schedule.stage(time)) for time in times]}
 
 
-ON_POLICY = {"erpo_samples": 2, "erpo_model_targets": "policy"}
-AT_RISK = {"erpo_samples": 2, "erpo_model_targets": "risk", "erpo_reward_targets": "hard"}
+ON_POLICY = {"erpo_samples": 2, "erpo_targets": "policy"}
 # Each flag: (what it is compared with, another value).
 OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "label_smoothing": ({}, {"label_smoothing": 0.1}),
@@ -869,10 +732,7 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "erpo_reward": ({}, {"erpo_reward": "rouge"}),
     "erpo_teacher": ({}, {"erpo_teacher": "rouge"}),
     "erpo_layout": ({"erpo_layout": "token"}, {"erpo_layout": "sentence"}),
-    "erpo_advantage": (ON_POLICY, {**ON_POLICY, "erpo_advantage": "batch"}),
-    "erpo_clip": (ON_POLICY, {**ON_POLICY, "erpo_clip": 0.2}),
     "erpo_candidates": ({}, {"erpo_candidates": "beam"}),
-    "erpo_sharpness": (AT_RISK, {**AT_RISK, "erpo_sharpness": 3.0}),
     "erpo_c": ({}, {"erpo_c": "7"}),
     "erpo_c_model": ({}, {"erpo_c_model": 1.7}),
     "erpo_schedule": ({}, {"erpo_schedule": "linear"}),
@@ -886,13 +746,9 @@ OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"erpo_anneal_every": "9u", "erpo_pretrain": "3u"},
     ),
     "erpo_samples": ({}, {"erpo_samples": 3}),
-    "erpo_model_targets": ({"erpo_model_targets": "keep"}, {"erpo_model_targets": "drop"}),
-    "erpo_reward_targets": ({"erpo_reward_targets": "hard"}, {"erpo_reward_targets": "soft"}),
+    "erpo_targets": ({"erpo_targets": "drawn"}, {"erpo_targets": "reward"}),
     "erpo_baseline": (ON_POLICY, {**ON_POLICY, "erpo_baseline": "leave_one_out"}),
-    "erpo_alpha": (
-        {"erpo_reward_targets": "product", "erpo_alpha": 0.1},
-        {"erpo_reward_targets": "product", "erpo_alpha": 0.3},
-    ),
+    "erpo_alpha": ({"erpo_alpha": 0.1}, {"erpo_alpha": 0.3}),
     "erpo_bang_bang": ({}, {"erpo_bang_bang": 0.4}),
     "erpo_prior": ({}, {"erpo_prior": "prior.pt"}),
     "erpo_tau": ({}, {"erpo_tau": 0.3}),
@@ -914,8 +770,7 @@ def test_every_flag_of_a_row_changes_something(row: Row) -> None:
 # Beside each combination of these, every flag of OTHER_FLAGS changes what is learnt, or is refused,
 # or is said to be idle.
 COMBINED: dict[str, tuple[Any, ...]] = {
-    "erpo_model_targets": tuple(MODEL_TARGETS),
-    "erpo_reward_targets": REWARD_TARGETS,
+    "erpo_targets": tuple(TARGETS),
     "erpo_layout": tuple(LAYOUTS),
     "erpo_lambda": ("model=1", "reward=1", "model=.3,reward=.4,data=.3"),
 }
@@ -923,13 +778,8 @@ OTHER_FLAGS: dict[str, Any] = {
     "erpo_c": "9",
     "erpo_c_model": 0.1,
     "erpo_samples": 3,
-    "erpo_alpha": 0.05,
-    "erpo_sharpness": 4.0,
     "erpo_baseline": "greedy",
-    "erpo_advantage": "batch",
-    "erpo_clip": 0.05,
-    "erpo_model_targets": "drop",
-    "erpo_reward_targets": "soft",
+    "erpo_targets": "reward",
     "erpo_layout": "prefix",
 }
 
@@ -939,9 +789,8 @@ def learnt_in(world: World, typed: dict[str, Any], flag: str) -> Tensor | None:
     is said to be idle.
     """
     row, base = FAMILY["interp"], {"erpo_schedule": "constant", "erpo_samples": 2}
-    alpha = {"erpo_alpha": 0.5} if typed.get("erpo_reward_targets") == "product" else {}
     try:
-        batch = batch_in(world, row, Variant(plain, {**base, **alpha, **typed}), 25)
+        batch = batch_in(world, row, Variant(plain, {**base, **typed}), 25)
     except ValueError:
         return None
     if [*idle(row.flags, {flag: typed.get(flag)}, batch.settings)]:
@@ -949,13 +798,13 @@ def learnt_in(world: World, typed: dict[str, Any], flag: str) -> Tensor | None:
     return gradients(world, batch, drawn_in(row, batch))
 
 
-@pytest.mark.parametrize("model_targets", MODEL_TARGETS)
-def test_no_flag_is_accepted_that_changes_nothing(model_targets: str) -> None:
+@pytest.mark.parametrize("targets", TARGETS)
+def test_no_flag_is_accepted_that_changes_nothing(targets: str) -> None:
     world, asked = WORLDS["V=2, T=4"], set()
-    others = {**COMBINED, "erpo_model_targets": (model_targets,)}
+    others = {**COMBINED, "erpo_targets": (targets,)}
     for values in itertools.product(*others.values()):
         typed = dict(zip(others, values, strict=True))
-        before = learnt_in(world, typed, "erpo_model_targets")
+        before = learnt_in(world, typed, "erpo_targets")
         for flag, value in OTHER_FLAGS.items():
             after = (
                 None if typed.get(flag) == value else learnt_in(world, {**typed, flag: value}, flag)
@@ -964,7 +813,7 @@ def test_no_flag_is_accepted_that_changes_nothing(model_targets: str) -> None:
                 asked.add(flag)
                 same = before.shape == after.shape and torch.equal(before, after)
                 assert not same, f"{flag} {value} changes nothing beside {typed}"
-    assert len(asked) > 5
+    assert len(asked) >= 3
 
 
 def test_a_reward_of_text_has_a_teacher_that_can() -> None:
@@ -1035,9 +884,9 @@ def test_presets_reach_rows_that_name_the_flag_only(preset: str) -> None:
         (
             {
                 "draw": FAMILY["pg"].draw,
-                "defaults": {"erpo_model_targets": "keep", "erpo_baseline": "none"},
+                "defaults": {"erpo_targets": "drawn", "erpo_baseline": "none"},
             },
-            "policy gradient needs erpo_model_targets policy",
+            "policy gradient needs erpo_targets policy",
         ),
         ({"defaults": {"erpo_lambda": "model=2"}}, "sum to one"),
     ],

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from fairseq_erpo.algorithm.estep import Candidates, reward_log_weights
 from fairseq_erpo.algorithm.predrawn import PredrawnSamples
+from fairseq_erpo.algorithm.schedule import Now, Run
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.family.flags import FLAGS
 from fairseq_erpo.family.resolve import resolve
@@ -106,20 +107,19 @@ def contents(good: Any) -> st.SearchStrategy[bytes]:
 def check_settings(settings: Any) -> None:
     """λ lies on the simplex at every moment of a run."""
     for epoch, update, falls in ((1, 0, 0), (2, 17, 1), (99, 10**6, 9), (10**6, 10**9, 10**5)):
-        λ = settings.schedule.mixture(epoch, update, falls)
+        now = Now(epoch, update, falls, Run(10**6, 100))
+        λ = settings.schedule.mixture(now)
         shares = (λ.model, λ.reward, λ.data)
         assert (
-            min(shares) >= 0
-            and math.isclose(sum(shares), 1)
-            and settings.schedule.stage(epoch, update, falls) >= 0
+            min(shares) >= 0 and math.isclose(sum(shares), 1) and settings.schedule.stage(now) >= 0
         )
 
 
 KNOWN = {
-    "erpo_lambda": ["model=3/7,reward=4/7", "data=1"], "erpo_anneal_every": ["4e", "60u"], "erpo_pretrain": ["2e", "5u"],
-    "erpo_c": ["auto:.1", "inf", "50"], "erpo_reward": [*REWARDS], "erpo_model_targets": ["keep", "drop", "reward", "policy"],
-    "erpo_reward_targets": ["hard", "soft", "product"], "erpo_schedule": ["linear", "plateau", "inverse_sigmoid"],
-    "erpo_preset": ["robust", "paper"], "erpo_baseline": ["none", "greedy", "leave_one_out"],
+    "erpo_lambda": ["model=3/7,reward=4/7", "data=1"], "erpo_anneal_every": ["4e", "60u", "8%"], "erpo_pretrain": ["2e", "5u"],
+    "erpo_c": ["auto:.1", "inf", "50"], "erpo_reward": [*REWARDS, "metric"], "erpo_targets": ["drawn", "reward", "policy", "risk"],
+    "erpo_schedule": ["linear", "plateau", "inverse_sigmoid"],
+    "erpo_preset": ["risk", "robust", "paper"], "erpo_baseline": ["none", "greedy", "leave_one_out"],
 }  # fmt: skip
 
 

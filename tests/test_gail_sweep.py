@@ -121,8 +121,7 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends children only there")
 def test_no_run_outlives_its_sweep(tmp_path: Path) -> None:
-    """Else the sweep, started again, would train in a folder that another process still writes to.
-    """
+    """Else the sweep, started again, would train in a folder that another process still writes to."""
     write_demos(tmp_path, demonstrations())
     words = [
         "--env",

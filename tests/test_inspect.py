@@ -583,7 +583,7 @@ def test_values_that_mean_nothing(
     assert "--lambda: λ is written as" in wrong("--lambda", "modle=1")
     assert "--sentences must be at least 1" in wrong("--sentences", 0)
     assert "--erpo-reward 'blue' is unknown" in wrong("--erpo-reward", "blue")
-    assert "--erpo-preset must be finish or corpus or risk or robust or paper" in wrong(
+    assert "--erpo-preset must be risk or corpus or robust or paper" in wrong(
         "--erpo-preset", "papers"
     )
 

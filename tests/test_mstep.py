@@ -63,8 +63,7 @@ def losses_of(
 def by_loops(
     log_p: Tensor, target: Tensor, weight: Tensor, smoothing: float = 0.0
 ) -> list[list[float]]:
-    """- w_t ((1 - ε - ε/(V-1)) log p(target_t) + ε/(V-1) Σ_v log p(v)): fairseq's label smoothing.
-    """
+    """- w_t ((1 - ε - ε/(V-1)) log p(target_t) + ε/(V-1) Σ_v log p(v)): fairseq's label smoothing."""
     loss = [[0.0] * T for _ in range(N)]
     for n in range(N):
         for t in range(T):
@@ -163,32 +162,9 @@ def test_soft_targets_are_the_reward_experts_whole_distribution(
     )
 
 
-@pytest.mark.parametrize("tilt", [-1e6, 1e6, -200.0])
-def test_the_product_is_finite_however_much_is_at_stake(
-    log_p: Tensor, candidates: Candidates, tilt: float
-) -> None:
-    """At a small α: where all of y* is worse than the rest, it is taken out; where it is better,
-    nothing else is left.
-    """
-    tilts = torch.full((N, T, TARGET.size(1) + 1), tilt)
-    sample = drawn().sample._replace(tilt=tilts)
-    rows = log_p.clone().requires_grad_()
-    at = Packing.from_targets(TOKENS, PAD).at
-    weights = torch.ones(N, T)
-    mstep.drawn_losses(
-        rows.flatten(0, 1)[at], Drawn(sample, weights=weights), at, candidates, 0
-    ).sum().backward()
-    assert rows.grad is not None and rows.grad.isfinite().all()
-    taught = -rows.grad[ORIGIN.eq(REWARD)]
-    named = torch.zeros(N, VOCABULARY.size, dtype=torch.bool).scatter_(1, candidates.ids, True)
-    named[:, [PAD, UNK]] = False
-    named = named[:, None].expand(-1, T, -1)[ORIGIN.eq(REWARD)]
-    assert taught[~named].eq(0).all() and (taught[named].sign() == (1 if tilt > 0 else -1)).all()
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("whole", ["", "soft", "product"])
+@pytest.mark.parametrize("whole", ["", "soft"])
 def test_the_total_is_the_sum_of_what_tokens_lose(
     log_p: Tensor, whole: str, weighted: bool, smoothing: float
 ) -> None:
@@ -207,9 +183,8 @@ def test_the_total_is_the_sum_of_what_tokens_lose(
         if whole == "soft"
         else None
     )
-    tilt = torch.randn(4, T, target.size(1) + 1, generator=numbers) if whole == "product" else None
     parts = torch.zeros(4, T), torch.zeros(4), torch.zeros(4, dtype=torch.bool)
-    sample = Sample(tokens, origin, *parts, reward_log_q=log_q, tilt=tilt)
+    sample = Sample(tokens, origin, *parts, reward_log_q=log_q)
     taken = Drawn(sample, 2, weights=torch.randn(4, T, generator=numbers) if weighted else None)
     at = Packing.from_targets(tokens, PAD).at
     rows = log_p[twice].flatten(0, 1)[at]

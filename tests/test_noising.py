@@ -79,8 +79,7 @@ def assert_drawn_from(exact: dict[Sequence, float], drawn: Tensor) -> None:
 
 
 def product(independent: list[dict[int, float]]) -> dict[Sequence, float]:
-    """Of independent positions, EOS at the end.  Ids outside the distributions have probability 0.
-    """
+    """Of independent positions, EOS at the end.  Ids outside the distributions have probability 0."""
     exact: dict[Sequence, float] = Counter()
     for choice in itertools.product(*(position.items() for position in independent)):
         exact[(*(token for token, _ in choice), EOS)] += math.prod(p for _, p in choice)

@@ -20,7 +20,7 @@ from conftest import LIMIT, ROOT, write_corpus
 from recipes import PROFILES, ROWS, TASKS, flags_of
 from stages import Stage
 
-from fairseq_erpo import FAMILY, InverseTemperature
+from fairseq_erpo import FAMILY
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted([*EXAMPLES.glob("translation/*.sh"), *EXAMPLES.glob("summarization/*.sh")])
@@ -149,32 +149,6 @@ def test_the_paper_profile_is_the_papers() -> None:
             )
             # The preset's: stairs to (3/7, 4/7, 0)
             assert args.erpo_lambda is None and args.erpo_schedule is None
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_finish_is_what_the_first_published_tables_ran(task: str) -> None:
-    """The eight flags of commit 117abb6, now one preset."""
-    made = plan(task, "--row", "finish=interp --erpo-preset finish --erpo-reward edit --lr 5e-5")
-    (stage,) = [stage for stage in made.stages() if stage.name == "finish-1"]
-    args = options_of(stage)
-    settings = FAMILY["interp"].settings(
-        {flag: getattr(args, flag) for flag in FAMILY["interp"].flags}
-    )
-    end = settings.schedule.annealer.end
-    assert args.erpo_preset == "finish" and args.lr == [5e-5]
-    assert (end.model, end.reward, end.data) == pytest.approx(
-        (0.8, 0.2, 0)
-    ) and settings.experts.c_model == 1
-    assert (
-        settings.experts.c_reward == InverseTemperature.parse("auto:.001")
-        and type(settings.reward).__name__ == "Edit"
-    )
-    assert (settings.model_targets, settings.reward_targets) == ("policy", "soft")
-    assert (settings.samples, settings.baseline) == (2, "leave_one_out")
-    assert (settings.schedule.every.number, settings.schedule.every.unit) == (
-        20,
-        "update",
-    ) and not settings.schedule.plateau
 
 
 def test_evaluation_reads_the_arguments_it_is_given(tmp_path: Path) -> None:

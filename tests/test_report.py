@@ -28,8 +28,7 @@ SHARES = {"model": 0.12, "reward": 0.16, "data": 0.72}
 def write_log(
     folder: Path, epochs: int = 4, start: float = 20.0, drawn: bool = True, metric: str = "bleu"
 ) -> Path:
-    """A run as fairseq logs it: strings, every line twice, other lines between, the last one cut.
-    """
+    """A run as fairseq logs it: strings, every line twice, other lines between, the last one cut."""
     lines = ["2026-01-01 | INFO | fairseq.tasks | something {else}"]
     for epoch in range(1, epochs + 1):
         update = 100 * epoch

@@ -380,22 +380,15 @@ def fake_batch(device: torch.device, row: Row, **flags: Any) -> Batch:
     )
 
 
-PAID = {"erpo_model_targets": "policy", "erpo_baseline": "learned", "erpo_samples": 2}
-AT_RISK = {"erpo_samples": 2, "erpo_model_targets": "risk", "erpo_reward_targets": "hard"}
-TILTED = {"erpo_model_targets": "reward", "erpo_reward_targets": "product", "erpo_alpha": 0.25}
+PAID = {"erpo_targets": "policy", "erpo_baseline": "learned", "erpo_samples": 2}
+AT_RISK = {"erpo_samples": 2, "erpo_targets": "risk"}
 DEVICE_FLAGS: dict[str, list[dict[str, Any]]] = {
     "raml": [{}, {"erpo_payoff": "hamming"}],
     "interp": [
         {},
-        {"erpo_model_targets": "drop", "erpo_reward_targets": "soft", "erpo_samples": 2},
-        TILTED,
+        {"erpo_targets": "reward", "erpo_samples": 2},
         PAID,
-        {
-            **PAID,
-            "erpo_layout": "sentence",
-            "erpo_advantage": "batch",
-            "erpo_reward_targets": "soft",
-        },
+        {**PAID, "erpo_layout": "sentence"},
         {**AT_RISK, "erpo_teacher": "edit", "erpo_reward": "corpus_bleu", "label_smoothing": 0.1},
     ],
     "pg": [
@@ -461,7 +454,6 @@ def planned(draw: FromExperts, batch: Batch) -> Drawn:
         clipped=zeros()[:, 0].bool(),
         features=zeros(8) if sampler.keep_features else None,
         reward_log_q=zeros(width + 2) if sampler.keep_reward_q else None,
-        tilt=zeros(width + 1) if sampler.keep_tilt else None,
     )
     return draw.finish(batch, sample, plan.rows)
 

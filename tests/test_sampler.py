@@ -258,7 +258,7 @@ def test_temperatures_are_read_to_their_bounds():
 
 def test_nothing_is_kept_that_was_not_asked_for():
     sample = draw([4, 5], Mixture(0.3, 0.4, 0.3), world(4), n=20)
-    assert (sample.features, sample.reward_log_q, sample.tilt) == (None, None, None)
+    assert (sample.features, sample.reward_log_q) == (None, None)
     assert all(
         line[-1] == EOS
         for line, clipped in zip(lines(sample), sample.clipped.tolist(), strict=True)

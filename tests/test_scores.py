@@ -113,8 +113,7 @@ def test_the_old_rouge_is_that_of_its_package(
 
 
 def test_each_column_is_its_own_score() -> None:
-    """ROUGE-1, -2 and -L, by either package: all different here, and each the mean of its own F1.
-    """
+    """ROUGE-1, -2 and -L, by either package: all different here, and each the mean of its own F1."""
     hypotheses, references = [pair[0] for pair in OLD], [pair[1] for pair in OLD]
     for key, each in (("{}", rouge_f1), ("{}_021", rouge_021)):
         found = {name: score(key.format(name), hypotheses, references) for name in ROUGE}

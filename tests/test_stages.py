@@ -1,5 +1,4 @@
-"""Stages: each once, in order, several at a time, resumed after any end; on Slurm through submitit.
-"""
+"""Stages: each once, in order, several at a time, resumed after any end; on Slurm through submitit."""
 
 import json
 import signal

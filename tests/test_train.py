@@ -114,6 +114,17 @@ def test_statistics_of_the_corpus_are_resumed(
 
 
 @pytest.mark.slow
+def test_shares_of_the_run_are_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
+    """The recommended run: four steps of 8 % of 39 updates, so that the data are gone by update 11."""
+    flags = "--criterion erpo_interp --max-epoch 3 --update-freq 2 --no-epoch-checkpoints"
+    whole, _ = kill_and_resume(fairseq, tiny_data, tmp_path, flags, at=3)
+    data = {n: share for n, (_, _, share) in lambdas(whole / "log").items()}
+    steps = {round(share, 2) for share in data.values()}
+    assert steps == {0.72, 0.44, 0.16, 0} and max(data) == 39
+    assert data[9] > 0 == data[11]
+
+
+@pytest.mark.slow
 def test_plateau_schedule_is_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """λ steps when the validation score falls: here the loss, taken as something to maximise, which
     does fall.

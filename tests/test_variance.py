@@ -18,9 +18,7 @@ from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.tools import load_run
 from fairseq_erpo.tools.load_run import Conditions
 from fairseq_erpo.tools.variance import (
-    DROP,
     PLAIN,
-    SOFT,
     VARIANTS,
     Measured,
     Moments,
@@ -32,6 +30,7 @@ from fairseq_erpo.tools.variance import (
 )
 
 # At c = 1 the model's own targets teach nothing in expectation
+WHOLE = {"erpo_targets": "reward"}
 HALF = "--lambda model=.5,reward=.1,data=.4 --erpo-c-model 1"
 # A reward expert that spreads over the vocabulary
 REWARD = "--lambda reward=.8,data=.2 --erpo-reward edit --erpo-c 1"
@@ -73,9 +72,7 @@ def test_moments_are_those_of_the_stored_vectors() -> None:
     assert moments.error == pytest.approx(float(pairs.std()) / 20**0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "flags", ["", "--erpo-model-targets drop", "--erpo-reward-targets soft --erpo-samples 2"]
-)
+@pytest.mark.parametrize("flags", ["", "--erpo-targets drawn --erpo-samples 2"])
 def test_equals_the_variance_of_stored_gradients(
     flags: str, tiny_data: Path, tiny_checkpoint: Path, measured: Measure
 ) -> None:
@@ -126,29 +123,15 @@ def test_equals_the_variance_of_stored_gradients(
     assert found.snr == pytest.approx(math.sqrt(max(means - variance / 5, 0) / variance), rel=1e-2)
 
 
-# The margins: over five seeds soft / hard lay in .23-.28, dropped / kept in .40-.51 (sums) and
-# 1.47-1.69 (SNR), four samples in .23-.26 (variance) and .95-1.01 (per token), leave one out / none
-# in .09-.14.
+# The margins: over five seeds soft / hard lay in .23-.28, four samples in .23-.26 (variance) and
+# .95-1.01 (per token), leave one out / none in .09-.14.
 
 
-def test_soft_reward_targets_take_variance_away(measured: Measure) -> None:
-    hard, soft = measured(REWARD, switches=PLAIN), measured(REWARD, switches=PLAIN | SOFT)
+def test_the_rewards_whole_distribution_takes_variance_away(measured: Measure) -> None:
+    hard, soft = measured(REWARD, switches=PLAIN), measured(REWARD, switches=PLAIN | WHOLE)
     assert hard.tokens == soft.tokens  # the same draws
     assert soft.per_token < 0.5 * hard.per_token
     assert soft.mean_norm == pytest.approx(hard.mean_norm, rel=0.25)  # the same expected gradient
-
-
-def test_dropped_model_targets_take_variance_away(measured: Measure) -> None:
-    kept, dropped = (measured(HALF, switches=PLAIN | switch, draws=12) for switch in ({}, DROP))
-    assert dropped.tokens < 0.65 * kept.tokens
-    # The expected sum stays, and is divided by fewer: its variance falls, and so does that per
-    # token, by less.
-    assert dropped.mean_norm * dropped.tokens == pytest.approx(
-        kept.mean_norm * kept.tokens, rel=0.25
-    )
-    assert dropped.variance * dropped.tokens**2 < 0.65 * kept.variance * kept.tokens**2
-    assert dropped.per_token < kept.per_token
-    assert dropped.snr > 1.25 * kept.snr
 
 
 def test_more_samples_count_by_their_tokens(measured: Measure) -> None:
@@ -187,7 +170,7 @@ def test_flags_are_the_rows_own_with_lambda_to_the_last_digit() -> None:
         "erpo_reward": "rouge",
         "erpo_schedule": "constant",
     }
-    assert flags == expected | PLAIN | SOFT
+    assert flags == expected | PLAIN | WHOLE
     assert flags_of(Variant("", "pg", {"erpo_baseline": "greedy"}), given, mixture) == {
         "erpo_reward": "rouge",
         "erpo_baseline": "greedy",
@@ -198,10 +181,7 @@ def test_every_line_of_the_table_is_another_and_no_preset_changes_one() -> None:
     lines = {(variant.row, *sorted(variant.switches.items())) for variant in VARIANTS}
     assert len(lines) == len(VARIANTS)
     interp = [variant.switches for variant in VARIANTS if variant.row == "interp"]
-    assert (
-        interp[0] == PLAIN
-        and PLAIN.items() >= {"erpo_reward_targets": "hard", "erpo_model_targets": "keep"}.items()
-    )
+    assert interp[0] == PLAIN and PLAIN["erpo_targets"] == "drawn"
     assert all(switches.keys() >= interp[0].keys() for switches in interp)
 
 
@@ -256,7 +236,7 @@ def test_table_and_json(
     lines = found["variants"]
     assert len(lines) == len(VARIANTS) and {
         name for line in lines for name in line["switches"]
-    } == {"--erpo-reward-targets", "--erpo-model-targets", "--erpo-samples", "--erpo-baseline"}
+    } == {"--erpo-targets", "--erpo-samples", "--erpo-baseline"}
     keys = "criterion switches flags target_tokens variance variance_per_token standard_error_per_token ratio mean_norm snr"
     for line, variant in zip(lines, VARIANTS, strict=True):
         assert line.keys() == set(keys.split()) and line["criterion"] == f"erpo_{variant.row}"

@@ -35,6 +35,7 @@ from fairseq_erpo import FAMILY, FLAGS, Batch, Draws, Row, Vocabulary, previous_
 from fairseq_erpo.algorithm.draw import gold
 from fairseq_erpo.algorithm.inputs import PlainInputs
 from fairseq_erpo.algorithm.mstep import total_loss
+from fairseq_erpo.algorithm.schedule import Now
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.files import reason_of, text_lines
 from fairseq_erpo.rewards.corpus_bleu import CorpusBleu
@@ -178,7 +179,7 @@ class Learner:
         cut: Any = {"padding": True, "truncation": True, "max_length": MOST, "return_tensors": "pt"}
         return self.tokenizer(list(lines), **cut).input_ids.to(self.model.device)
 
-    def loss(self, pairs: Sequence[tuple[int, str, str]], now: tuple[int, int, int]) -> Tensor:
+    def loss(self, pairs: Sequence[tuple[int, str, str]], now: Now) -> Tensor:
         """The loss per target of (number, source, target), at (epoch, update, falls of the score).
         -> scalar
         """
@@ -197,8 +198,8 @@ class Learner:
         batch = Batch(
             target,
             draws,
-            schedule.mixture(*now),
-            schedule.stage(*now),
+            schedule.mixture(now),
+            schedule.stage(now),
             settings,
             vocabulary,
             MOST,
@@ -208,7 +209,7 @@ class Learner:
         self.model.eval()  # no dropout while sampling
         with torch.no_grad():
             # None before annealing starts: data
-            drawn = None if schedule.elapsed(*now) is None else self.row.draw(batch)
+            drawn = None if schedule.elapsed(now) is None else self.row.draw(batch)
             drawn = gold(batch) if drawn is None else self.row.weigh(batch, drawn)
         self.model.train()
         logits = start(drawn.samples).teacher_forced(
@@ -248,7 +249,7 @@ def main(args: Namespace) -> float:
     for epoch in range(1, args.epochs + 1):
         random.Random(f"{args.seed} {epoch}").shuffle(train)
         for at in range(0, len(train), args.batch):
-            loss = learner.loss(train[at : at + args.batch], (epoch, updates, 0))
+            loss = learner.loss(train[at : at + args.batch], Now(epoch, updates))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -6,49 +6,10 @@ B sentences, S samples of each, N = B·S drawn sequences, T steps.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert
 from fairseq_erpo.algorithm.layouts import Point
-
-LEAST_SPREAD = 1e-4  # of rewards, as the field has it: below it samples count as equal
-
-
-def scaled(gain: Tensor, batch: Batch, drawn: Drawn) -> Tensor:
-    """The advantage A of Eq. 10 on the scale that --erpo-advantage asks for, within ± --erpo-clip.
-    [N, 1 or T] -> the same
-
-    plain: A = R - baseline. group: A / σ, with σ the deviation of R over the samples of its source
-    (GRPO, Shao et al. 2024). batch: (A - Ā) / σ over all samples of the batch, which makes the loss
-    depend on how sentences are batched; a sample counts once, with its mean over the tokens that
-    the model drew. Samples that do not differ have A = 0.
-    """
-    settings, reward = batch.settings, drawn.sample.reward
-    if settings.advantage == "group":
-        spread = (
-            reward.unflatten(0, (-1, drawn.samples))
-            .std(1, correction=0)
-            .repeat_interleave(drawn.samples)
-        )
-        gain = gain / (spread[:, None] + LEAST_SPREAD)
-    elif settings.advantage == "batch":
-        mean, spread = _over_samples(gain, drawn.sample.origin.eq(Expert.MODEL))
-        gain = (gain - mean) / (spread + LEAST_SPREAD)
-    return gain.clamp(-settings.clip, settings.clip)
-
-
-def _over_samples(gain: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation over the samples that have a counted token, each at its mean over those.
-
-    [N, 1 or T], [N, T] bool: True where the token counts -> scalar, scalar
-    """
-    tokens = counted.sum(1)
-    each = (gain * counted).sum(1) / tokens.clamp(min=1)
-    has = tokens.gt(0)
-    samples = has.sum()
-    mean = (each * has).sum() / samples
-    return mean, (((each - mean).square() * has).sum() / samples).sqrt()
 
 
 @dataclass(frozen=True)
@@ -73,7 +34,6 @@ class Advantage:
             prior = batch.log_p(batch.inputs.prior(drawn.samples), sample.tokens)
             # A token answers for the ratio at and behind it, not before.
             gain = gain - (batch.settings.alpha or 0) * (ours - prior).flip(1).cumsum(1).flip(1)
-        gain = scaled(gain, batch, drawn)
         own = sample.origin.eq(Expert.MODEL)
         real = sample.origin.ne(Expert.NONE)
         return drawn._replace(

@@ -135,8 +135,6 @@ class Sample(NamedTuple):
     log_p: Tensor | None = None
     # [N, T, R + 2] float32: the reward expert's distribution, `estep.reward_log_weights`
     reward_log_q: Tensor | None = None
-    # [N, T, R + 1] float32: what the product adds to log p_θ, `step.product_tilt`
-    tilt: Tensor | None = None
 
 
 class Drawn(NamedTuple):
@@ -144,8 +142,6 @@ class Drawn(NamedTuple):
 
     sample: Sample
     samples: int = 1  # S
-    # [N, T] bool: True where the whole distribution is learnt; None: where the reward expert drew
-    soft: Tensor | None = None
     targets: Tensor | None = None  # [N, T] int64: the targets, if they are not the drawn tokens
     weights: Tensor | None = None  # [N, T] float32: w_t; None stands for 1
     # Scalar: what the loss is divided by; None stands for the number of targets

@@ -28,7 +28,7 @@ def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
         reward=torch.zeros_like(batch.target[:, 0], dtype=torch.float32),
         clipped=torch.zeros_like(batch.target[:, 0], dtype=torch.bool),
     )
-    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
+    fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
     steps = max(sample.tokens.size(1), batch.target.size(1))
     fields = zip(sample, gold, fill, strict=True)
     both = Sample(*(_joined(*parts, samples, steps) for parts in fields))  # type: ignore[arg-type]
@@ -39,7 +39,6 @@ def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
     return drawn._replace(
         sample=both,
         samples=samples + 1,
-        soft=None if drawn.soft is None else _joined(drawn.soft, None, False, samples, steps),
         weights=_joined(weights, gold_weights, 0, samples, steps),
         advantage=None
         if drawn.advantage is None

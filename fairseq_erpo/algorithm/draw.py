@@ -180,9 +180,8 @@ class FromExperts:
             vocabulary=vocabulary,
             through_eos=self.as_inputs,
             keep_features=baseline.learned,
-            keep_log_p=settings.model_targets == "risk" or settings.prior is not None,
-            keep_reward_q=settings.reward_targets == "soft",
-            keep_tilt=settings.reward_targets == "product",
+            keep_log_p=settings.targets == "risk" or settings.prior is not None,
+            keep_reward_q=settings.learns_whole_reward,
             alpha=settings.alpha,
         )
         return Plan(sampler, reference, origin, caps, draws, rows)

@@ -214,4 +214,4 @@ def without_room(sample: Sample, rows: int, width: int) -> Sample:
         return torch.cat([part[..., :width], part[..., part.size(-1) - behind :]], -1)
 
     found = Sample(*(None if part is None else part[:rows] for part in sample))  # type: ignore[arg-type]
-    return found._replace(reward_log_q=cut(found.reward_log_q, 2), tilt=cut(found.tilt, 1))
+    return found._replace(reward_log_q=cut(found.reward_log_q, 2))

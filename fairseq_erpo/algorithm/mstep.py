@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairseq_erpo.algorithm.batch import Drawn, Expert
 from fairseq_erpo.algorithm.estep import Candidates
-from fairseq_erpo.algorithm.targets import hard_targets, product_targets, soft_targets, unsmoothed
+from fairseq_erpo.algorithm.targets import hard_targets, soft_targets, unsmoothed
 from fairseq_erpo.rewards.base import Reference
 from fairseq_erpo.vocabulary import Vocabulary
 
@@ -64,7 +64,7 @@ def total_loss(
     [m, V] at the positions `at` of the flattened batch -> scalar, scalar
     """
     nll = gold_loss(log_p, drawn.learnt.flatten()[at], vocabulary.pad, reduce=True)
-    soft = drawn.sample.reward_log_q is not None or drawn.sample.tilt is not None
+    soft = drawn.sample.reward_log_q is not None
     if drawn.weights is None and not soft and not smoothing:
         return nll, nll
     candidates = None
@@ -86,17 +86,12 @@ def drawn_losses(
     targets = hard_targets(log_p, drawn.learnt.flatten()[at], smoothing)
     if smoothing and drawn.advantage is not None:
         targets = unsmoothed(targets, drawn.advantage.flatten()[at])
-    if candidates is not None:
-        soft = sample.origin.eq(Expert.REWARD) if drawn.soft is None else drawn.soft
-        where, sentence = soft.flatten()[at], at // sample.origin.size(1)
-        if sample.reward_log_q is not None:
-            targets = soft_targets(
-                targets, where, sample.reward_log_q.flatten(0, 1)[at], sentence, candidates
-            )
-        if sample.tilt is not None:
-            targets = product_targets(
-                log_p, targets, where, sample.tilt.flatten(0, 1)[at], sentence, candidates
-            )
+    if sample.reward_log_q is not None:
+        assert candidates is not None
+        where = sample.origin.eq(Expert.REWARD).flatten()[at]
+        log_q = sample.reward_log_q.flatten(0, 1)[at]
+        sentence = at // sample.origin.size(1)
+        targets = soft_targets(targets, where, log_q, sentence, candidates)
     loss = -_Expected.apply(log_p, *targets)
     return loss if drawn.weights is None else loss * drawn.weights.flatten()[at]
 

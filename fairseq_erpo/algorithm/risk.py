@@ -13,21 +13,19 @@ class Risk:
     """Minimum risk (Shen et al. 2016): the expected reward of a set of S candidates, whoever drew
     them, is raised.
 
-        Σ_k q_k R_k, q_k = exp{a s_k} / Σ_j exp{a s_j}, s_k = log p(y_k) / |y_k|,
-        ∂ = Σ_k q_k (R_k - R̄) a ∂s_k with R̄ = Σ_k q_k R_k
+        Σ_k q_k R_k, q_k = exp{s_k} / Σ_j exp{s_j}, s_k = log p(y_k) / |y_k|,
+        ∂ = Σ_k q_k (R_k - R̄) ∂s_k with R̄ = Σ_k q_k R_k
 
-    a is --erpo-sharpness; a candidate that occurs twice counts once. Each source weighs as many
-    tokens as its candidates have: for candidates of equal length a → 0 is policy gradient with the
-    baseline `group`, times a. Elsewhere the tokens of y_k weigh L̄/|y_k| of that besides, with L̄
-    the mean length, since s_k is a mean: shorter candidates more, longer ones less.
+    A candidate that occurs twice counts once. Each source weighs as many tokens as its candidates
+    have, and the tokens of y_k weigh L̄/|y_k| of that besides, with L̄ the mean length, since s_k is
+    a mean: shorter candidates more, longer ones less.
     """
 
     point = Point("log R_PG on a set", "1", "0")
 
     def __call__(self, batch: Batch, drawn: Drawn) -> Drawn:
-        """Fill in w = S q (R - R̄) a L̄ / |y|, with L̄ the mean length of the source's candidates.
-        """
-        sample, samples, sharpness = drawn.sample, drawn.samples, batch.settings.sharpness
+        """Fill in w = S q (R - R̄) L̄ / |y|, with L̄ the mean length of the source's candidates."""
+        sample, samples = drawn.sample, drawn.samples
         real = sample.origin.ne(Expert.NONE)
         tokens, reward, length = (
             part.unflatten(0, (-1, samples))
@@ -36,9 +34,9 @@ class Risk:
         log_p = batch.model_log_p(sample, samples).sum(1).view_as(length)
         equal = tokens[:, :, None].eq(tokens[:, None]).all(3)
         again = equal.tril(-1).any(2)  # an earlier candidate is the same
-        q = (sharpness * log_p / length).masked_fill(again, -torch.inf).softmax(1)
+        q = (log_p / length).masked_fill(again, -torch.inf).softmax(1)
         gain = (
             q * (reward - (q * reward).sum(1, keepdim=True)) * length.mean(1, keepdim=True) / length
         )
-        weights = (sharpness * samples * gain).flatten()[:, None] * real
+        weights = (samples * gain).flatten()[:, None] * real
         return drawn._replace(weights=weights, advantage=real)

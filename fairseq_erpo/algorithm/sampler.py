@@ -35,8 +35,7 @@ STRIDE = 8  # positions between two questions to a GPU whether all sentences hav
 
 
 def length_caps(reference: Reference, max_positions: int) -> Tensor:
-    """The most tokens a sentence may have, EOS included: min(max positions, ⌊1.5 r⌋ + 5).  -> [N]
-    """
+    """The most tokens a sentence may have, EOS included: min(max positions, ⌊1.5 r⌋ + 5).  -> [N]"""
     return (reference.length * 3 // 2 + 5).clamp(max=max_positions)
 
 
@@ -91,8 +90,7 @@ class Sampler(Generic[State]):
     keep_features: bool = False
     keep_log_p: bool = False
     keep_reward_q: bool = False
-    keep_tilt: bool = False
-    alpha: float | None = None  # of the product, Eq. 4 with β = 0; None: no product, no tilt
+    alpha: float | None = None  # of the product, Eq. 4 with β = 0; None: no product
 
     def draw(
         self,
@@ -153,11 +151,9 @@ class Scan:
         self.features: Tensor | None = None
         self.log_p: list[Tensor] = []
         self.reward_log_q: list[Tensor] = []
-        self.tilt: list[Tensor] = []
 
     def run(self, stride: int) -> None:
-        """All positions; every `stride` of them the device is asked whether any sentence goes on.
-        """
+        """All positions; every `stride` of them the device is asked whether any sentence goes on."""
         for t in range(self.request.origin.size(1)):
             if t % stride == 0 and not bool(self.live.any()):
                 break
@@ -169,7 +165,6 @@ class Scan:
         reference = request.candidates.reference
         answer = self.answers.answer(t, self.live, self.previous[:, : t + 1])
         gains = sampler.reward.gains(self.state)
-        tilt = self._tilt(gains)
         u_model, u_reward, u_miss = (u[:, t] for u in request.uniforms)
         step = Step(
             t=t,
@@ -178,7 +173,7 @@ class Scan:
             u_model=u_model,
             u_reward=u_reward,
             u_miss=u_miss,
-            tilt=tilt if Expert.PRODUCT in request.experts else None,
+            tilt=self._tilt(gains),
             greedy=Expert.GREEDY in request.experts,
             reward=Expert.REWARD in request.experts or sampler.keep_reward_q,
         )
@@ -190,7 +185,7 @@ class Scan:
         gain = gains.at(token, reference, sampler.vocabulary).masked_fill(earns_nothing, 0)
         self.delta_r[:, t] = gain
         self.reward = self.reward + gain  # in order of time: rounding knows no batch length
-        self._keep(t, token, weights, tilt, answer)
+        self._keep(t, token, weights, answer)
         self.previous[:, t + 1] = token.masked_fill(ended, sampler.vocabulary.eos)
         self.length = self.length + self.live
         goes_on = self.live & token.ne(sampler.vocabulary.eos)
@@ -200,26 +195,16 @@ class Scan:
         self.live = goes_on & self.within[:, t + 1]
 
     def _tilt(self, gains: Any) -> Tensor | None:
-        sampler = self.sampler
-        wanted = Expert.PRODUCT in self.request.experts or sampler.keep_tilt
-        if sampler.alpha is None or not wanted:
+        alpha = self.sampler.alpha
+        if alpha is None or Expert.PRODUCT not in self.request.experts:
             return None
-        return product_tilt(gains, self.request.candidates.reference, sampler.alpha)
+        return product_tilt(gains, self.request.candidates.reference, alpha)
 
-    def _keep(
-        self,
-        t: int,
-        token: Tensor,
-        weights: Tensor | None,
-        tilt: Tensor | None,
-        answer: Answer | None,
-    ) -> None:
+    def _keep(self, t: int, token: Tensor, weights: Tensor | None, answer: Answer | None) -> None:
         """The parts of this position that the settings ask for."""
         sampler = self.sampler
         if sampler.keep_reward_q and weights is not None:
             self.reward_log_q.append(weights.log_softmax(1))
-        if sampler.keep_tilt and tilt is not None:
-            self.tilt.append(tilt)
         if sampler.keep_log_p:
             self.log_p.append(drawn_log_p(token, answer))
         if sampler.keep_features and answer is not None:
@@ -246,7 +231,6 @@ class Scan:
             features=None if self.features is None else self.features[:, :steps],
             log_p=stacked(self.log_p, steps),
             reward_log_q=stacked(self.reward_log_q, steps),
-            tilt=stacked(self.tilt, steps),
         )
 
 
@@ -256,8 +240,7 @@ def stacked(positions: list[Tensor], steps: int) -> Tensor | None:
 
 
 def drawn_log_p(token: Tensor, answer: Answer | None) -> Tensor:
-    """log p_θ of the drawn tokens; not a number where the model was not asked.  [N] -> [N] float32
-    """
+    """log p_θ of the drawn tokens; not a number where the model was not asked.  [N] -> [N] float32"""
     nothing = torch.full_like(token, torch.nan, dtype=torch.float32)
     if answer is None:
         return nothing

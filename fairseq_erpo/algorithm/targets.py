@@ -1,5 +1,5 @@
-"""The target distribution of each position: the drawn token, the reward expert's whole q
-(Rao-Blackwell), or Eq. 4's product.
+"""The target distribution of each position: the drawn token, or the reward expert's whole q
+(Rao-Blackwell).
 
 m positions that are not padding, R reference positions, V words, F words that are never drawn, K
 named words.
@@ -26,8 +26,7 @@ class Targets(NamedTuple):
 
 
 def hard_targets(log_p: Tensor, target: Tensor, smoothing: float) -> Targets:
-    """The drawn token, label-smoothed as fairseq does it.  [m, V], [m] int64 -> Targets with K = 1
-    """
+    """The drawn token, label-smoothed as fairseq does it.  [m, V], [m] int64 -> Targets with K = 1"""
     uniform = smoothing / (log_p.size(1) - 1)
     weight = log_p.new_full((len(target), 1), 1 - smoothing - uniform if smoothing else 1.0)
     return Targets(
@@ -71,43 +70,4 @@ def soft_targets(
         uniform_weight=torch.where(
             where, other, 0.0 if hard.uniform_weight is None else hard.uniform_weight
         ),
-    )
-
-
-def product_targets(
-    log_p: Tensor,
-    hard: Targets,
-    where: Tensor,
-    tilt: Tensor,
-    sentence: Tensor,
-    candidates: Candidates,
-) -> Targets:
-    """Eq. 4 with β = 0, q = p exp{ΔR/α} / Z, `where` it is learnt; `hard` elsewhere.
-
-    Its gradient is that of log Z = log Σ_v p(v) exp{ΔR(v)/α}.  α → 0 raises the summed probability
-    of the best tokens, which is the likelihood where the prefix is data; α → ∞ raises the expected
-    ΔR, policy gradient over all actions at once.  Words that are not candidates weigh as they do in
-    p, up to a common factor; E_p[∇ log p] = 0 removes that part of q, and the rest is sparse.
-
-    [m, V], [m] bool, [m, R + 1] `product_tilt`, [m] int64 rows of `candidates` -> Targets with K =
-    1 + R + 1
-    """
-    owner = candidates.reference.owner
-    counted = torch.cat([owner, torch.ones_like(owner[:, :1])], 1)[sentence]
-    ids = candidates.ids[sentence]
-    # All relative to the largest exp{ΔR/α}, which overflows at a small α.
-    highest = tilt.amax(1, keepdim=True).clamp(min=0)
-    one = (-highest).exp()
-    surplus = log_p.detach().gather(1, ids).float().exp() * ((tilt - highest).exp() - one) * counted
-    # Z is one + Σ surplus; rounding must not make it nothing where the model is sure of what the
-    # reward forbids.
-    share = surplus / (one + surplus.sum(1, keepdim=True)).clamp(
-        min=(one * 1e-6).clamp(min=torch.finfo(one.dtype).tiny)
-    )
-    return Targets(
-        ids=torch.cat([hard.ids, ids], 1),
-        weight=torch.cat(
-            [hard.weight * ~where[:, None], share.to(hard.weight.dtype) * where[:, None]], 1
-        ),
-        uniform_weight=None if hard.uniform_weight is None else hard.uniform_weight * ~where,
     )

@@ -32,29 +32,19 @@ def _without_model(batch: Batch, drawn: Drawn) -> Drawn:
     return drawn._replace(weights=weights, size=weights.sum())
 
 
-def _taught_by_reward(batch: Batch, drawn: Drawn) -> Drawn:
-    """Learn the reward's distribution where the model drew, as where the reward drew: it says what
-    should have come.
-    """
-    return drawn._replace(
-        soft=drawn.sample.origin.eq(Expert.MODEL) | drawn.sample.origin.eq(Expert.REWARD)
-    )
-
-
-# --erpo-model-targets: what is learnt where the model drew.
-MODEL_TARGETS: Mapping[str, Weigh] = {
-    "keep": as_drawn,
-    "drop": _without_model,
-    "reward": _taught_by_reward,
+# --erpo-targets: what is learnt.
+TARGETS: Mapping[str, Weigh] = {
+    "drawn": as_drawn,
+    "reward": _without_model,
     "policy": Advantage(),
     "risk": Risk(),
 }
-PAYING_TARGETS = ("policy", "risk")  # those that ask what a sequence is worth
+PAYING = ("policy", "risk")  # the targets that ask what a sequence is worth
 
 
-def by_model_targets(batch: Batch, drawn: Drawn) -> Drawn:
-    """As --erpo-model-targets says, and y* beside it where --erpo-layout says so."""
-    drawn = MODEL_TARGETS[batch.settings.model_targets](batch, drawn)
+def by_targets(batch: Batch, drawn: Drawn) -> Drawn:
+    """As --erpo-targets says, and y* beside it where --erpo-layout says so."""
+    drawn = TARGETS[batch.settings.targets](batch, drawn)
     return (
         beside_data(batch, drawn)
         if batch.settings.layout == "sentence" and batch.mixture.data > 0

@@ -11,20 +11,7 @@ from typing import Any
 from fairseq_erpo.algorithm.neighbours import PAYOFFS
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family.flags import FLAGS
-from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.verbs import dashed
-
-
-def _by_policy(settings: Settings) -> bool:
-    return settings.model_targets == "policy"
-
-
-def _by_risk(settings: Settings) -> bool:
-    return settings.model_targets == "risk"
-
-
-def _product(settings: Settings) -> bool:
-    return settings.reward_targets == "product"
 
 
 def _drawn_here(settings: Settings) -> bool:
@@ -39,19 +26,13 @@ Need = tuple[Callable[[Settings], bool], str]  # when the flag has an effect, an
 
 # By the flag that a row must have, too: rows without it use what they have.
 NEEDS: Mapping[str, Mapping[str, Need]] = {
-    "erpo_model_targets": {
-        "erpo_advantage": (_by_policy, "--erpo-model-targets policy"),
-        "erpo_clip": (_by_policy, "--erpo-model-targets policy"),
-        "erpo_sharpness": (_by_risk, "--erpo-model-targets risk"),
-        "erpo_alpha": (_product, "--erpo-reward-targets product"),
-    },
     "erpo_payoff": {
         "erpo_payoff": (_drawn_here, "no --erpo-samples-file"),
         "erpo_reward": (
             _weighted,
             "--erpo-payoff ngram, and no --erpo-samples-file, which has rewards of its own",
         ),
-    },
+    }
 }
 
 
@@ -71,63 +52,37 @@ def check_effect(flags: Sequence[str], typed: Mapping[str, Any], settings: Setti
             raise ValueError(f"{dashed(name)} {typed[name]} would change nothing: it needs {what}")
 
 
-def _passed(settings: Settings) -> Sequence[Mixture]:
-    """The ends of the schedule's legs, without its start where the first step is the last."""
-    annealer = settings.schedule.annealer
-    ends = (*annealer.through, annealer.end)
-    return ends if annealer(0) == annealer.end else (annealer.start, *ends)
-
-
 def _drawn_by(expert: str) -> Callable[[Settings], bool]:
     """Whether λ ever gives the expert a share."""
-    return lambda settings: any(getattr(mixture, expert) > 0 for mixture in _passed(settings))
+    return lambda settings: settings.drawn_by(expert)
 
 
-def _c_is_asked(settings: Settings) -> bool:
-    """The reward expert draws, or its whole distribution is learnt; the product is of p and
-    exp{ΔR/α}, without c.
+def _targets_differ(settings: Settings) -> bool:
+    """By expected risk it does not matter who drew.  For `reward` where the model draws alone,
+    nothing is left to learn.
     """
-    return _drawn_by("reward")(settings) or (
-        settings.reward_targets == "soft" and _taught_by_reward(settings)
-    )
-
-
-def _taught_by_reward(settings: Settings) -> bool:
-    """Targets of the reward expert, where it drew or where the model did."""
-    return _drawn_by("reward")(settings) or (
-        settings.model_targets == "reward" and _drawn_by("model")(settings)
-    )
-
-
-def _of_model(settings: Settings) -> bool:
-    """By expected risk it does not matter who drew; where the model draws alone, dropping its
-    tokens leaves nothing to learn.
-    """
-    nothing_left = settings.model_targets == "drop" and settings.schedule.annealer.end.model == 1
-    return _by_risk(settings) or (_drawn_by("model")(settings) and not nothing_left)
+    if settings.targets == "reward":
+        return settings.schedule.annealer.end.model < 1
+    return settings.targets == "risk" or settings.drawn_by("model")
 
 
 def _data_and_draws(settings: Settings) -> bool:
-    shares = [mixture.data for mixture in _passed(settings)]
+    shares = [mixture.data for mixture in settings.schedule.passed()]
     return max(shares) > 0 and min(shares) < 1
 
 
 def _in_time(settings: Settings) -> bool:
-    return len(_passed(settings)) > 1 and not settings.schedule.plateau
+    return len(settings.schedule.passed()) > 1 and not settings.schedule.plateau
 
 
 NEEDS_OF_LAMBDA: Mapping[str, Need] = {
-    "erpo_reward_targets": (_taught_by_reward, "a share of the reward in --erpo-lambda"),
-    "erpo_c": (_c_is_asked, "a share of the reward in --erpo-lambda"),
+    "erpo_c": (_drawn_by("reward"), "a share of the reward in --erpo-lambda"),
     "erpo_c_model": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
-    "erpo_alpha": (_taught_by_reward, "a share of the reward in --erpo-lambda"),
-    "erpo_model_targets": (
-        _of_model,
-        "a share of the model in --erpo-lambda, and for drop another's too",
+    "erpo_targets": (
+        _targets_differ,
+        "a share of the model in --erpo-lambda, and for reward another's too",
     ),
     "erpo_baseline": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
-    "erpo_advantage": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
-    "erpo_clip": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
     "erpo_layout": (_data_and_draws, "data in --erpo-lambda, or a schedule that begins with them"),
     "erpo_anneal_every": (_in_time, "a schedule that moves λ in time"),
 }

@@ -13,10 +13,10 @@ from fairseq_erpo.algorithm.layouts import LAYOUTS
 from fairseq_erpo.algorithm.neighbours import PAYOFFS
 from fairseq_erpo.algorithm.noising import SCHEMES
 from fairseq_erpo.algorithm.schedule import Duration, Schedule
-from fairseq_erpo.algorithm.settings import ADVANTAGES, CANDIDATES, REWARD_TARGETS, Settings
-from fairseq_erpo.algorithm.weigh import MODEL_TARGETS
+from fairseq_erpo.algorithm.settings import CANDIDATES, Settings
+from fairseq_erpo.algorithm.weigh import TARGETS
 from fairseq_erpo.annealers import make_annealer
-from fairseq_erpo.family.flags import FLAGS, PRESETS
+from fairseq_erpo.family.flags import FLAGS, PAID_BY, PRESETS
 from fairseq_erpo.mixture import parse_path
 from fairseq_erpo.rewards import Reward, make_reward
 from fairseq_erpo.text_rewards import TEXT_REWARDS
@@ -25,9 +25,9 @@ from fairseq_erpo.verbs import dashed
 BANG_BANG_ALPHA = 1e-4  # Ding & Soricut 2017: a reward weight of 10,000
 
 
-def resolve(given: Mapping[str, Any]) -> Settings:
+def resolve(given: Mapping[str, Any], metric: str | None = None) -> Settings:
     """Settings from flag values by name.  None, or a missing flag, stands for the preset's value or
-    the flag's default.
+    the flag's default.  `metric` is a key of PAID_BY, for --erpo-reward metric.
 
     The preset is `given["erpo_preset"]`; without one the defaults of FLAGS hold.  Raises ValueError
     naming the flag.
@@ -38,7 +38,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     with named("erpo_c_model"):
         experts = ExpertSettings(c_reward, value("erpo_c_model"))
     payoff = value.one_of("erpo_payoff", PAYOFFS)
-    teacher, reward = _rewards(value)
+    teacher, reward = _rewards(value, metric)
     return Settings(
         teacher=teacher,
         reward=reward,
@@ -47,12 +47,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         label_smoothing=value.within("label_smoothing", 0, math.nextafter(1, 0)),
         samples=int(value.within("erpo_samples", 1, 1000)),
         layout=value.one_of("erpo_layout", LAYOUTS),
-        model_targets=value.one_of("erpo_model_targets", MODEL_TARGETS),
-        reward_targets=value.one_of("erpo_reward_targets", REWARD_TARGETS),
+        targets=value.one_of("erpo_targets", TARGETS),
         baseline=value.one_of("erpo_baseline", BASELINES),
-        advantage=value.one_of("erpo_advantage", ADVANTAGES),
-        clip=value.within("erpo_clip", LEAST_CLIP, math.inf),
-        sharpness=value.within("erpo_sharpness", 1e-6, 1e6),
         candidates=value.one_of("erpo_candidates", CANDIDATES),
         alpha=_alpha(value),
         bang_bang=None if value("erpo_bang_bang") is None else value.within("erpo_bang_bang", 0, 1),
@@ -70,14 +66,15 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 # Python's integers may exceed a float's range; they are clamped before they are formatted
 MOST = 10**300
 LEAST_ALPHA = 1e-6  # R/α has to stay within float32
-LEAST_CLIP = 1e-6  # below it nothing would be learnt
 
 
-def _rewards(value: _Values) -> tuple[Reward[Any], Reward[Any] | str]:
+def _rewards(value: _Values, metric: str | None) -> tuple[Reward[Any], Reward[Any] | str]:
     """The reward that teaches token by token, and the one that pays the sequence: the same object
     unless they differ.
     """
     paid, taught = value("erpo_reward"), value("erpo_teacher")
+    if paid == "metric":
+        paid = PAID_BY[metric]
     text = paid in TEXT_REWARDS or ":" in paid
     if taught in ("same", paid):
         # Rows that ask no reward expert show its ΔR in their log only
@@ -101,6 +98,11 @@ def _schedule(value: _Values) -> Schedule:
         annealer = make_annealer(value("erpo_schedule"), end, every.number, tuple(through))
     with named("erpo_pretrain"):
         pretrain = Duration.parse(value("erpo_pretrain"))
+    if every.unit == "share" and value("erpo_schedule") == "inverse_sigmoid":
+        raise ValueError(
+            f"--erpo-anneal-every {every}: --erpo-schedule inverse_sigmoid counts updates or "
+            "epochs; write 4000u"
+        )
     return Schedule(annealer, every, pretrain, plateau=value("erpo_schedule") == "plateau")
 
 

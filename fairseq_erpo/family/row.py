@@ -7,9 +7,9 @@ from typing import Any
 from fairseq_erpo.algorithm.draw import FromExperts, WholeSequences
 from fairseq_erpo.algorithm.layouts import PRODUCT, Point
 from fairseq_erpo.algorithm.settings import Settings
-from fairseq_erpo.algorithm.weigh import PAYING_TARGETS, Weigh, by_model_targets
+from fairseq_erpo.algorithm.weigh import PAYING, Weigh, by_targets
 from fairseq_erpo.family.effect import check_effect
-from fairseq_erpo.family.flags import FLAGS, PRESET_FLAGS, PRESETS
+from fairseq_erpo.family.flags import FLAGS, PAID_BY, PRESET_FLAGS, PRESETS
 from fairseq_erpo.family.resolve import resolve
 from fairseq_erpo.rewards import REWARDS
 from fairseq_erpo.verbs import dashed
@@ -48,13 +48,11 @@ class Row:
             raise ValueError(
                 f"row {self.name}: its point {self.point} needs the flag {', '.join(missing)}"
             )
-        if (
-            self.point.alpha == "1"
-            and self.weigh is by_model_targets
-            and settings.model_targets != "policy"
-        ):
+        by_policy = self.weigh is not by_targets or settings.targets == "policy"
+        if self.point.alpha == "1" and not by_policy:
             raise ValueError(
-                f"row {self.name}: policy gradient needs erpo_model_targets policy, not {settings.model_targets}"
+                f"row {self.name}: policy gradient needs erpo_targets policy, not "
+                f"{settings.targets}"
             )
 
     @property
@@ -93,9 +91,9 @@ class Row:
     def _end(self) -> Any:
         return self.settings({}).schedule.annealer.end
 
-    def settings(self, typed: Mapping[str, Any]) -> Settings:
+    def settings(self, typed: Mapping[str, Any], metric: str | None = None) -> Settings:
         """The row's flags, resolved: what was typed, else the row's own default, else the preset's,
-        else the flag's.
+        else the flag's.  `metric` is what --erpo-reward metric stands for, a key of PAID_BY.
 
         Raises ValueError naming the flag.
         """
@@ -104,12 +102,9 @@ class Row:
             raise ValueError(
                 "--erpo-bang-bang sets the reward's weight itself: leave --erpo-alpha out"
             )
-        preset = (
-            {"erpo_preset": FLAGS["erpo_preset"].default} if "erpo_preset" in self.flags else {}
-        )
-        given = {**preset, **self.defaults, **typed}
+        given = self._given(typed)
         try:
-            settings = resolve(given)
+            settings = resolve(given, metric)
         except ValueError as error:
             values = PRESETS.get(str(given.get("erpo_preset")), {}).items()
             own = [
@@ -130,11 +125,26 @@ class Row:
         check_effect(self.flags, typed, settings)
         return settings
 
+    def _given(self, typed: Mapping[str, Any]) -> dict[str, Any]:
+        """The flags that are typed, and the row's own."""
+        preset = {"erpo_preset": FLAGS["erpo_preset"].default}
+        return {**(preset if "erpo_preset" in self.flags else {}), **self.defaults, **typed}
+
+    def spelt(self, typed: Mapping[str, Any], metric: str | None) -> str:
+        """The flags that decide how the row trains, as one would type them: the preset's, the row's
+        own and the typed ones.
+        """
+        given = self._given({name: value for name, value in typed.items() if value is not None})
+        values = {**PRESETS.get(given.get("erpo_preset", ""), {}), **given}
+        if values.get("erpo_reward") == "metric":
+            values["erpo_reward"] = PAID_BY[metric]
+        return " ".join(f"{dashed(name)} {values[name]}" for name in self.flags if name in values)
+
     def only_logs_reward(self, settings: Settings) -> bool:
         """Whether --erpo-reward changes nothing but the log: another reward teaches, and no sample
         of the model is paid.
         """
-        pays = settings.model_targets in PAYING_TARGETS or self.weigh is not by_model_targets
+        pays = settings.targets in PAYING or self.weigh is not by_targets
         return settings.reward is not settings.teacher and not pays
 
     def default_text(self, flag: str) -> str:

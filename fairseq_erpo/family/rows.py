@@ -6,7 +6,7 @@ from fairseq_erpo.algorithm.advantage import Advantage
 from fairseq_erpo.algorithm.draw import GOLD, NEIGHBOURS, NOISED, FromExperts
 from fairseq_erpo.algorithm.layouts import FALLING_PREFIX, MODEL_ONLY, PRODUCT
 from fairseq_erpo.algorithm.risk import Risk
-from fairseq_erpo.algorithm.weigh import MIXER_DATA_WEIGHT, as_drawn, by_model_targets, by_payoff
+from fairseq_erpo.algorithm.weigh import MIXER_DATA_WEIGHT, as_drawn, by_payoff, by_targets
 from fairseq_erpo.family.row import Row, add_row
 
 PRETRAINED = ("label_smoothing", "erpo_pretrain")
@@ -21,8 +21,7 @@ INTERPOLATED = (
     "erpo_lambda",
     "erpo_anneal_every",
 )
-ADVANTAGE = ("erpo_samples", "erpo_baseline", "erpo_advantage", "erpo_clip")
-TARGETS = ("erpo_model_targets", "erpo_reward_targets", "erpo_alpha", "erpo_sharpness", *ADVANTAGE)
+ADVANTAGE = ("erpo_samples", "erpo_baseline")
 POLICY = ("erpo_reward", *ADVANTAGE)
 MIXER_PERIOD = "5e"  # Ranzato et al. 2016: epochs per step
 
@@ -84,12 +83,13 @@ PG = Row(
     baseline its variance decides everything; compare `python -m fairseq_erpo variance`. Use
     self_critic instead unless Eq. 10 itself is the question.""",
     draw=FromExperts(MODEL_ONLY),
-    weigh=by_model_targets,
+    weigh=by_targets,
     flags=(*PRETRAINED, *POLICY),
     defaults={
+        "erpo_reward": "metric",
         "erpo_schedule": "constant",
         "erpo_lambda": "model=1",
-        "erpo_model_targets": "policy",
+        "erpo_targets": "policy",
     },
 )
 SPG = Row(
@@ -136,17 +136,15 @@ MRT = replace(
     PG,
     name="mrt",
     page="""Minimum risk training (Shen et al. 2016; Edunov et al. 2018): the expected reward over a
-    set of candidates is raised, Σ_k q_k R_k with q ∝ exp{a · mean log p} among the set.
+    set of candidates is raised, Σ_k q_k R_k with q ∝ exp{mean log p} among the set.
 
-    Policy gradient (Eq. 10) on the model renormalised over the set: for candidates of equal length
-    and a small --erpo-sharpness a, a times its gradient with the baseline group; of other lengths,
-    shorter ones weigh more. Anneals nothing. --erpo-candidates beam compares the model's best
-    outputs instead of its samples. The reward expert's draws join the set in interp --erpo-preset
-    risk. Watch `seq_reward` and the validation metric. Use it to finish a model that is good
-    already.""",
+    Policy gradient (Eq. 10) on the model renormalised over the set. Anneals nothing.
+    --erpo-candidates beam compares the model's best outputs instead of its samples. interp
+    --erpo-preset risk reaches the same from the data. Watch `seq_reward` and the validation metric.
+    Use it to finish a model that is good already.""",
     weigh=Risk(),
-    flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_candidates", "erpo_sharpness"),
-    defaults={**PG.defaults, "erpo_model_targets": "risk", "erpo_samples": 5},
+    flags=(*PRETRAINED, "erpo_reward", "erpo_samples", "erpo_candidates"),
+    defaults={**PG.defaults, "erpo_targets": "risk", "erpo_samples": 5},
 )
 MIXER = replace(
     PG,
@@ -172,21 +170,17 @@ INTERP = Row(
     from the model, the task reward or the data, as λ says; λ is annealed from data to reward and
     model (A.3.2).
 
-    In the paper every drawn token is a target of weight 1, the model's own too.
-    --erpo-model-targets drop and --erpo-reward-targets soft take variance away without changing the
-    expected gradient at c_model = 1. --erpo-reward-targets product learns Eq. 4's p exp{ΔR/α} / Z
-    instead, which goes from likelihood at a small --erpo-alpha to policy gradient at a large one.
-    --erpo-model-targets reward lets the reward say what should have come where the model drew;
-    policy weights the model's own token by its advantage, as Eq. 10 does: with model=1 this is
-    policy gradient, and self-critic with its baseline.
+    In the paper every drawn token is a target of weight 1, the model's own too. --erpo-targets
+    reward takes variance away without changing the expected gradient at c_model = 1. policy weights
+    the model's own token by its advantage, as Eq. 10 does: with model=1 this is policy gradient,
+    and self-critic with its baseline. risk raises the expected reward of the samples, as mrt does.
 
-    --erpo-preset finish is for a model that MLE no longer improves, at a small rate; risk for the
-    same with more time. Watch the validation metric at each step of the schedule, `seq_reward` and
-    `clipped`: --erpo-preset paper, the algorithm to the letter, collapses as λ_data goes to 0. Use
-    it on a model pretrained by MLE.""",
+    Use it on a model that MLE no longer improves, at a small rate; the preset corpus takes half the
+    time of risk. Watch the validation metric at each step of the schedule, `seq_reward` and
+    `clipped`: --erpo-preset paper, the algorithm to the letter, collapses as λ_data goes to 0.""",
     draw=FromExperts(),
-    weigh=by_model_targets,
-    flags=(*PRETRAINED, *INTERPOLATED, *TARGETS),
+    weigh=by_targets,
+    flags=(*PRETRAINED, *INTERPOLATED, "erpo_targets", *ADVANTAGE),
     defaults={},
 )
 MIXER_ALIKE = replace(

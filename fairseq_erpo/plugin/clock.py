@@ -2,12 +2,16 @@
 
 import json
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from fairseq.distributed import utils as distributed
 
+from fairseq_erpo.algorithm.schedule import Now, Run
 from fairseq_erpo.annealers import falls
 from fairseq_erpo.files import write_text
 from fairseq_erpo.mixture import MLE, Mixture
@@ -24,6 +28,10 @@ class Clock:
 
     epoch: int = 1
     update: int = 0
+    max_epoch: int = 0  # 0: no limit; so for updates
+    max_update: int = 0
+    update_freq: Sequence[int] = (1,)  # batches to an update, epoch by epoch; the last holds on
+    batches: Any = None  # the epoch's iterator over training batches
     seed: int | None = None  # --seed; None where the criterion is another one
     metric: str = "loss"
     maximize: bool = False
@@ -72,6 +80,20 @@ class Clock:
                     json.dumps({"metric": self.metric, "scores": self.scores}),
                     "--save-dir",
                 )
+
+    def now(self, by_share: bool) -> Now:
+        """This moment; with the length of the run where something is a share of it."""
+        return Now(self.epoch, self.update, self.falls(), self.run() if by_share else None)
+
+    def run(self) -> Run:
+        """How many updates the run has, as --max-epoch and --max-update say; an epoch counts as
+        the present one.
+        """
+        freq = self.update_freq[min(self.epoch, len(self.update_freq)) - 1]
+        per_epoch = math.ceil(len(self.batches) / freq) if self.batches is not None else math.inf
+        limits: list[float] = [self.max_update] * (self.max_update > 0)
+        limits += [self.max_epoch * per_epoch] * (self.max_epoch > 0)
+        return Run(min(limits, default=math.inf), per_epoch)
 
     def falls(self) -> int:
         """Falls of the validation score so far: the plateau schedule's clock."""

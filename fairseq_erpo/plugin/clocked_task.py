@@ -23,7 +23,7 @@ from fairseq_erpo.plugin.data_checks import (
 )
 from fairseq_erpo.plugin.decoder import check_model, check_projection, feature_size, unwrapped
 from fairseq_erpo.plugin.dictionaries import KEY, check_dictionaries, digests
-from fairseq_erpo.plugin.row_inputs import config_of
+from fairseq_erpo.plugin.row_inputs import config_of, train_subset
 from fairseq_erpo.provenance import provenance
 
 LOG = logging.getLogger("fairseq_cli.train")  # the one that --log-file listens to
@@ -35,6 +35,7 @@ class Clocked:
     """
 
     dataset_to_epoch_iter: dict[Any, Any]
+    datasets: dict[str, Any]
 
     @property
     def clock(self) -> Clock:
@@ -77,6 +78,12 @@ class Clocked:
         1. Shards, --update-epoch-batch-itr and tasks that sample anew have other batches each
         epoch, which are fairseq's own.
         """
+        iterator = self._batches(dataset, seed, epoch, options)
+        if dataset is self.datasets.get(train_subset(self)):
+            self.clock.batches = iterator
+        return iterator
+
+    def _batches(self, dataset: Any, seed: int, epoch: int, options: dict[str, Any]) -> Any:
         kept, make = self.dataset_to_epoch_iter, super().get_batch_iterator  # type: ignore[misc]
         if dataset in kept:
             return make(dataset, seed=seed, epoch=epoch, **options)
@@ -147,8 +154,8 @@ class Clocked:
             for folder in split_paths(getattr(config, "data", None) or ""):
                 check_files(folder, split)
             super().load_dataset(split, *args, **kwargs)  # type: ignore[misc]
-            check_dataset(self.datasets[split], self, split)  # type: ignore[attr-defined]
-            check_scorers(self.datasets[split], self, split)  # type: ignore[attr-defined]
+            check_dataset(self.datasets[split], self, split)
+            check_scorers(self.datasets[split], self, split)
         except FileNotFoundError as error:
             raise SystemExit(
                 f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}"

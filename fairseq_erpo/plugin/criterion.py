@@ -2,6 +2,7 @@
 (M-step).
 """
 
+import logging
 import time
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -15,9 +16,11 @@ from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
 from fairseq_erpo.algorithm.draw import GOLD
 from fairseq_erpo.algorithm.packing import Packing
+from fairseq_erpo.algorithm.schedule import Now
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import Row
 from fairseq_erpo.family.effect import idle
+from fairseq_erpo.family.flags import metric_of
 from fairseq_erpo.family.resolve import named
 from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import train_log
@@ -31,10 +34,13 @@ from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.first_batch import check_decoder, check_targets
 from fairseq_erpo.plugin.forward import in_pieces
-from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline, shards
+from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline, config_of, shards
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 
+logger = logging.getLogger(__name__)
+
 NEWEST = "checkpoint_last.pt"  # what fairseq restores if nothing else is named
+WITHOUT_END = "40u"  # --erpo-anneal-every where a share of the run is none, for want of its end
 WATCH_EVERY = 100  # batches between two checks for samples that cannot teach anything
 
 
@@ -71,6 +77,13 @@ class Origins(NamedTuple):
                 raise ValueError(f"{error}; {another(str(newest))}") from None
 
 
+def metric_of_run(cfg: Any, task: Any) -> str | None:
+    """What the run validates by, which pays under --erpo-reward metric."""
+    flags = config_of(task)
+    bleu, rouge = getattr(flags, "eval_bleu", False), getattr(flags, "eval_rouge", False)
+    return metric_of(bleu, rouge, cfg.best_checkpoint_metric)
+
+
 def check_same_words(path: str, task: Any) -> None:
     """Raises ValueError if a checkpoint is damaged, or of other dictionaries than the task's."""
     check_dictionaries(check_checkpoint(path).get("task_state", {}), task, path)
@@ -80,10 +93,11 @@ def check_run(cfg: Any, settings: Settings, task: Any) -> None:
     """Refuse what can never take effect, or would fail after the first epoch.  Raises ValueError
     naming the flag.
     """
-    pretrain, metric = settings.schedule.pretrain, cfg.best_checkpoint_metric
+    schedule, metric = settings.schedule, cfg.best_checkpoint_metric
+    pretrain = schedule.pretrain
     if cfg.seed < 0:
         raise ValueError(f"--seed must not be negative, and is {cfg.seed}")
-    if settings.schedule.plateau and cfg.disable_validation:
+    if schedule.plateau and cfg.disable_validation:
         raise ValueError(
             "--erpo-schedule plateau anneals by validation scores: leave --disable-validation out"
         )
@@ -105,6 +119,7 @@ class ErpoCriterion(FairseqCriterion):
 
     row: ClassVar[Row]
     origins: Origins | None = None
+    spelt = ""  # the row's flags, as one would type them
 
     def __init__(self, task: Any, settings: Settings, cfg: Any) -> None:
         super().__init__(task)
@@ -112,6 +127,8 @@ class ErpoCriterion(FairseqCriterion):
         self.seed: int = cfg.seed
         self.sentence_avg: bool = cfg.sentence_avg
         task.clock.seed = cfg.seed
+        task.clock.max_epoch, task.clock.max_update = cfg.max_epoch, cfg.max_update
+        task.clock.update_freq = tuple(cfg.update_freq)
         task.clock.metric, task.clock.maximize = (
             cfg.best_checkpoint_metric,
             cfg.maximize_best_checkpoint_metric,
@@ -134,7 +151,7 @@ class ErpoCriterion(FairseqCriterion):
     def build_criterion(cls, cfg: Any, task: Any) -> Self:
         """From the command line; bad input ends the program with one line that names the flag."""
         try:
-            settings = cls.settings_of(cfg)
+            settings, spelt = cls.settings_of(cfg, task)
             if task.target_dictionary is None:
                 raise ValueError("the --task has no target dictionary; use --task erpo_translation")
             if getattr(task.cfg, "left_pad_target", False):
@@ -155,12 +172,13 @@ class ErpoCriterion(FairseqCriterion):
             if "erpo_prior" in cls.row.flags and not settings.prior:
                 raise ValueError(f"erpo_{cls.row.name} needs --erpo-prior CHECKPOINT")
             if cls.row.only_logs_reward(settings):
-                train_log.warn_if_only_logged(settings.model_targets)
+                train_log.warn_if_only_logged(settings.targets)
             train_log.warn_of_idle(idle(cls.row.flags, cls.typed(cfg), settings))
             criterion = cls(clocked(task), settings, cfg)
             criterion.origins = Origins(
                 cfg.restore_file, cfg.finetune_from_model, Path(cfg.save_dir)
             )
+            criterion.spelt = spelt
             with named("erpo_samples_file"):
                 _ = criterion.cache.predrawn  # read now, not in the middle of training
             return criterion
@@ -173,21 +191,31 @@ class ErpoCriterion(FairseqCriterion):
         return {name: getattr(cfg, name, None) for name in cls.row.flags}
 
     @classmethod
-    def settings_of(cls, cfg: Any) -> Settings:
-        """The row's flags, resolved.  Raises ValueError naming the flag."""
-        return cls.row.settings(cls.typed(cfg))
+    def settings_of(cls, cfg: Any, task: Any) -> tuple[Settings, str]:
+        """The row's flags, resolved, and as one would type them.  Raises ValueError naming the
+        flag.
+        """
+        typed, metric = cls.typed(cfg), metric_of_run(cfg, task)
+        settings = cls.row.settings(typed, metric)
+        if settings.schedule.by_share and cfg.max_epoch <= 0 and cfg.max_update <= 0:
+            if typed.get("erpo_anneal_every"):
+                raise ValueError(
+                    f"--erpo-anneal-every {settings.schedule.every} is a share of the run, which "
+                    f"has no end: give --max-epoch or --max-update, or write {WITHOUT_END}"
+                )
+            typed["erpo_anneal_every"] = WITHOUT_END
+            settings = cls.row.settings(typed, metric)
+        return settings, cls.row.spelt(typed, metric)
 
     @property
-    def now(self) -> tuple[int, int, int]:
-        """The clock: epoch, update, and falls of the validation score.  λ is a pure function of it.
-        """
-        clock = self.task.clock
-        return clock.epoch, clock.update, clock.falls()
+    def now(self) -> Now:
+        """This moment of training.  λ is a pure function of it."""
+        return self.task.clock.now(self.settings.schedule.by_share)
 
     @property
     def mixture(self) -> Mixture:
         """λ now."""
-        return self.settings.schedule.mixture(*self.now)
+        return self.settings.schedule.mixture(self.now)
 
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True
@@ -221,14 +249,14 @@ class ErpoCriterion(FairseqCriterion):
         """
         if self.origins is None:
             return
+        logger.info(f"erpo_{self.row.name} trains with {self.spelt or 'no flags of its own'}")
         try:
             self.origins.check(self.task)
         except ValueError as error:
             raise SystemExit(f"erpo: {error}") from None
 
     def check(self, model: Any, sample: dict[str, Any]) -> None:
-        """End with one line, before anything is drawn, if data, task or model are not fit for it.
-        """
+        """End with one line, before anything is drawn, if data, task or model are not fit for it."""
         # Not when the criterion is built: fairseq-validate builds a checkpoint's, and no file may
         # name what is imported.
         try:
@@ -245,7 +273,7 @@ class ErpoCriterion(FairseqCriterion):
         """
         if not self.checked:
             self.check(model, sample)
-        if self.settings.schedule.elapsed(*self.now) is None:
+        if self.settings.schedule.elapsed(self.now) is None:
             return None
         if self.follower is not None:
             self.settings = self.cache.settings = (
@@ -267,7 +295,7 @@ class ErpoCriterion(FairseqCriterion):
 
     def batch(self, model: Any, sample: dict[str, Any]) -> Batch:
         """fairseq's sample dictionary as plain tensors, at this moment of training."""
-        update, stage = self.task.clock.update, self.settings.schedule.stage(*self.now)
+        update, stage = self.task.clock.update, self.settings.schedule.stage(self.now)
         return batch_of(
             sample,
             model,

@@ -17,8 +17,7 @@ INPUTS = ("src_tokens", "src_lengths", "prev_output_tokens")  # of a model's for
 
 
 def check_model(model: Any) -> None:
-    """Raise ValueError, naming the class, unless tokens can be drawn from the model one at a time.
-    """
+    """Raise ValueError, naming the class, unless tokens can be drawn from the model one at a time."""
     name = type(model).__name__
     if not isinstance(model, FairseqEncoderDecoderModel):
         raise ValueError(

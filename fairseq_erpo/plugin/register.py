@@ -19,6 +19,8 @@ BORROWED: dict[str, tuple[Any, str]] = {
     "sentence_avg": (bool, "optimization.sentence_avg"),
     "seed": (int, "common.seed"),
     "max_epoch": (int, "optimization.max_epoch"),
+    "max_update": (int, "optimization.max_update"),
+    "update_freq": (list[int], "optimization.update_freq"),
     "disable_validation": (bool, "dataset.disable_validation"),
     "save_dir": (str, "checkpoint.save_dir"),
     "restore_file": (str, "checkpoint.restore_file"),

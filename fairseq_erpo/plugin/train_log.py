@@ -99,11 +99,11 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
     metrics.log_scalar("clipped", total("clipped") / drawn, drawn, round=4)
 
 
-def warn_if_only_logged(model_targets: str) -> None:
+def warn_if_only_logged(targets: str) -> None:
     """Say that --erpo-reward, which differs from the teacher, is not learnt from."""
     logger.warning(
-        f"--erpo-reward is logged as seq_reward and not learnt from: with --erpo-model-targets {model_targets} what is learnt is "
-        "--erpo-teacher's; name the reward there, or use --erpo-model-targets policy"
+        f"--erpo-reward is logged as seq_reward and not learnt from: with --erpo-targets {targets} what is learnt is "
+        "--erpo-teacher's; name the reward there, or use --erpo-targets policy"
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from fairseq_erpo.algorithm.batch import Batch
 from fairseq_erpo.algorithm.inputs import PlainInputs
 from fairseq_erpo.algorithm.neighbours import real_words
+from fairseq_erpo.algorithm.schedule import Now
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.algorithm.uniforms import Draws
 from fairseq_erpo.family import Row
@@ -52,15 +53,14 @@ class Moment(NamedTuple):
 
     def batch(self, draws: int) -> Batch:
         """A batch of so many sequences, all of them for y*."""
-        # The epoch, the update, no falls of the validation score
-        moment = (1 + self.time, self.time, 0)
+        moment = Now(1 + self.time, self.time)
         words = [[int(word)] for word in real_words(VOCABULARY)]  # equally frequent
         sentences = draws // self.settings.samples
         return Batch(
             target=torch.tensor(Y_STAR).repeat(sentences, 1),
             draws=Draws(torch.arange(sentences), seed=1, update=1),
-            mixture=self.settings.schedule.mixture(*moment),
-            stage=self.settings.schedule.stage(*moment),
+            mixture=self.settings.schedule.mixture(moment),
+            stage=self.settings.schedule.stage(moment),
             settings=self.settings,
             vocabulary=VOCABULARY,
             max_positions=100,
@@ -84,10 +84,10 @@ def moments(row: Row) -> Iterator[Moment]:
         int(period * schedule.every.number) for period in range(PERIODS)
     ]
     for time in times:
-        now = (1 + time, time, 0)
+        now = Now(1 + time, time)
         by_share = "erpo_schedule" in row.flags
         yield Moment(
-            f"{schedule.mixture(*now).data:.2g}" if by_share else f"k = {schedule.stage(*now)}",
+            f"{schedule.mixture(now).data:.2g}" if by_share else f"k = {schedule.stage(now)}",
             settings,
             time,
         )

@@ -1,5 +1,4 @@
-"""The paper's Figures 1 and 2 drawn from measurements: rows from restricted to broad exploration.
-"""
+"""The paper's Figures 1 and 2 drawn from measurements: rows from restricted to broad exploration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -19,7 +19,7 @@ from torch import nn
 
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.family import FAMILY
-from fairseq_erpo.family.flags import FLAGS
+from fairseq_erpo.family.flags import FLAGS, metric_of
 from fairseq_erpo.family.resolve import named, resolve
 from fairseq_erpo.files import cause_of
 from fairseq_erpo.mixture import Mixture
@@ -146,7 +146,8 @@ def load(args: Namespace) -> Loaded:
     given, end = _flags(state, {name: getattr(args, name) for name in SAMPLING})
     # Only how Algorithm 1 draws is shown: a row may also have several samples of each sentence, or
     # a baseline to draw for.
-    settings = replace(resolve(given), samples=1, baseline="none")
+    metric = _metric(state)
+    settings = replace(resolve(given, metric), samples=1, targets="drawn", baseline="none")
     task, model = _task_and_model(args.checkpoint, args.data)
     check_model(model)
     try:
@@ -188,10 +189,16 @@ def _check_known(checkpoint: str, state: Mapping[str, Any]) -> None:
     ]
     for part, name, known in used:
         # Module:function is imported when it is used
-        if name not in (None, "same", *known) and ":" not in name:
+        if name not in (None, "same", "metric", *known) and ":" not in name:
             raise ValueError(
                 f"there is no {part} {name!r}, which {checkpoint} is of; give the --user-dir that has it"
             )
+
+
+def _metric(state: Mapping[str, Any]) -> str | None:
+    """What the run validated by."""
+    task, best = part_of(state, "task"), part_of(state, "checkpoint").get("best_checkpoint_metric")
+    return metric_of(bool(task.get("eval_bleu")), bool(task.get("eval_rouge")), str(best))
 
 
 def _flags(state: Mapping[str, Any], typed: Mapping[str, Any]) -> tuple[dict[str, Any], Mixture]:

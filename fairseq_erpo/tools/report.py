@@ -134,8 +134,7 @@ def save_panels(panels: Sequence[curves.Panel], out: Path) -> None:
 
 
 def grouped(paths: Sequence[Path]) -> dict[str, list[History]]:
-    """Histories by name without seed.  Raises ValueError where there is no log, or one run twice.
-    """
+    """Histories by name without seed.  Raises ValueError where there is no log, or one run twice."""
     groups: dict[str, list[History]] = {}
     for n, path in enumerate(paths):
         check_distinct(paths[: n + 1], str(path))

@@ -55,18 +55,10 @@ class Variant(NamedTuple):
 
 
 # Hard targets, all kept: the paper to the letter, whatever the run had.
-PLAIN = {
-    "erpo_model_targets": "keep",
-    "erpo_reward_targets": "hard",
-    "erpo_baseline": "none",
-    "erpo_samples": 1,
-}
-SOFT, DROP = {"erpo_reward_targets": "soft"}, {"erpo_model_targets": "drop"}
+PLAIN = {"erpo_targets": "drawn", "erpo_baseline": "none", "erpo_samples": 1}
 VARIANTS = (
-    Variant("interp, hard and kept", "interp", PLAIN),
-    Variant("· soft reward targets", "interp", PLAIN | SOFT),
-    Variant("· model targets dropped", "interp", PLAIN | DROP),
-    Variant("· soft and dropped", "interp", PLAIN | SOFT | DROP),
+    Variant("interp, targets drawn", "interp", PLAIN),
+    Variant("· targets reward", "interp", PLAIN | {"erpo_targets": "reward"}),
     Variant("· 2 samples", "interp", PLAIN | {"erpo_samples": 2}),
     Variant("· 4 samples", "interp", PLAIN | {"erpo_samples": 4}),
     Variant("pg, no baseline", "pg", {}),
@@ -260,8 +252,7 @@ def show(measured: Sequence[Measured], loaded: Loaded, draws: int, console: Cons
 
 
 def conditions_line(loaded: Loaded) -> str:
-    """λ and the flags, also those of policy gradient, which has its own reward unless one is named.
-    """
+    """λ and the flags, also those of policy gradient, which has its own reward unless one is named."""
     reward = loaded.flags.get("erpo_reward", FAMILY["pg"].default_text("erpo_reward"))
     return f"{loaded.conditions.line()} (draws: updates 1 and up) · pg: --erpo-reward {reward}"
 
