@@ -50,9 +50,7 @@ def checks(args: Namespace) -> Iterator[Check]:
         "device", device, "train with --cpu, or install torch for your GPU's driver", needed=False
     )
     if args.data:
-        again = (
-            "run fairseq-preprocess again; README.md, 'Your own data', has the commands"
-        )
+        again = "run fairseq-preprocess again; README.md, 'Your own data', has the commands"
         yield Check(f"data {args.data}", lambda: look_at_data(args.data), again)
     if args.checkpoint:
         other = "take another checkpoint, or the data that it was trained on"
