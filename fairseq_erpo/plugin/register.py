@@ -46,7 +46,7 @@ def register(row: Row) -> type[ErpoCriterion]:
             (
                 flag,
                 Optional[FLAGS[flag].type],
-                dataclasses.field(default=default, metadata={"help": text}),
+                dataclasses.field(default=default, metadata={"help": text.replace("%", "%%")}),
             )
         )
     for field, (kind, source) in BORROWED.items():
