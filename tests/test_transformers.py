@@ -71,8 +71,8 @@ def losses(trainer: Any) -> list[float]:
 def test_step_by_step_equals_teacher_forced(name: str, trainer: Callable[..., ErpoTrainer]) -> None:
     """With the cache, copies that share a source, and sentences that leave on the way."""
     made = trainer(name, row="interp")
-    batch = made._batch_of_sentences(range(6))
-    assert made.conventions.prefix == MODELS[name].prefix
+    batch = made.engine.batch_of_sentences(range(6), made.now)
+    assert made.engine.conventions.prefix == MODELS[name].prefix
     tokens = batch.target.repeat_interleave(2, 0)
     previous = previous_tokens(tokens, batch.vocabulary)
     made.model.eval()
@@ -90,7 +90,7 @@ def test_step_by_step_equals_teacher_forced(name: str, trainer: Callable[..., Er
             found = cached.log_probs(cached.step(previous[rows, : t + 1]))
             # Float32, other shapes of the same products
             torch.testing.assert_close(found, expected[rows, t], rtol=0, atol=1e-5)
-    assert made.projection.splits and features.size(2) == 32, "the logits were kept"
+    assert made.engine.projection.splits and features.size(2) == 32, "the logits were kept"
     assert len(rows) < len(tokens) - 1, "no sentence was shorter than another"
 
 
@@ -101,7 +101,10 @@ def test_targets_are_words_and_their_end(name: str, trainer: Callable[..., ErpoT
     words = made.processing_class.convert_tokens_to_ids([f"▁{word}" for word in WORDS])
     if name != "nllb":
         words = made.processing_class.convert_tokens_to_ids(WORDS)
-    batch, vocabulary = made._batch_of_sentences(range(32)), made.conventions.vocabulary
+    batch, vocabulary = (
+        made.engine.batch_of_sentences(range(32), made.now),
+        made.engine.conventions.vocabulary,
+    )
     told = made.processing_class.convert_tokens_to_ids
     for row, pair in zip(batch.target, pairs(), strict=False):
         bare = [int(i) for i in row if i != vocabulary.pad]
@@ -110,7 +113,7 @@ def test_targets_are_words_and_their_end(name: str, trainer: Callable[..., ErpoT
         assert bare == [*wanted, vocabulary.eos]
     made.model.eval()
     with torch.no_grad():
-        drawn = made.row.draw(batch)
+        drawn = made.engine.row.draw(batch)
     assert drawn is not None and bool(drawn.sample.origin.eq(Expert.MODEL).any())
     # NLLB's tokenizer has the letters of its words as pieces of their own
     letters = range(4, 17) if name == "nllb" else ()

@@ -1,6 +1,5 @@
 """`ErpoConfig`: transformers' training arguments and the family's flags, made from FLAGS."""
 
-import re
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
@@ -16,6 +15,13 @@ FIELDS = {
     for flag in FLAGS
     if flag != "label_smoothing"
 }
+RENAMED = {
+    "--label-smoothing-factor": "--label-smoothing",
+    "--mixture": "--erpo-lambda",
+    "--metric-for-best-model rouge": "--eval-rouge",
+    "--metric-for-best-model bleu": "--eval-bleu",
+    "--": "--erpo-",
+}
 
 
 def in_our_words(text: str) -> str:
@@ -23,8 +29,9 @@ def in_our_words(text: str) -> str:
 
     --erpo-anneal-every -> --anneal-every, --erpo-lambda -> --mixture
     """
-    text = text.replace("--label-smoothing", "--label-smoothing-factor")
-    return re.sub("--erpo-", "--", text.replace("--erpo-lambda", "--mixture"))
+    for ours, theirs in RENAMED.items():
+        text = text.replace(theirs, ours)
+    return text
 
 
 def _row_field() -> Any:
@@ -115,9 +122,7 @@ class ErpoConfig(Seq2SeqTrainingArguments, _Flags):  # type: ignore[misc, valid-
         return given
 
     @property
-    def measured_by(self) -> str:
-        """The reward that goes with the metric that the run validates by."""
+    def validated_by(self) -> str | None:
+        """What the run validates by, which `reward="metric"` follows: a key of PAID_BY."""
         metric = self.metric_for_best_model or ""
-        if "rouge" in metric:
-            return "rouge"
-        return "corpus_bleu" if "bleu" in metric else "bleu"
+        return next((name for name in ("rouge", "bleu") if name in metric), None)

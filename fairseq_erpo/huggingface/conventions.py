@@ -121,6 +121,18 @@ class Conventions:
         given = torch.cat([_starts(model, labels), labels[:, : self.prefix]], 1)
         return given, target.masked_fill(behind, vocabulary.pad)
 
+    def tell_generation(self, model: Any, labels: Iterable[Sequence[int]]) -> None:
+        """Let `generate` begin as the labels do, where they all begin alike and nothing else is
+        said: with NLLB's target language, say.
+        """
+        config, shown = model.generation_config, next(iter(labels))
+        if self.prefix == 1 and config.forced_bos_token_id is None:
+            first = {row[0] for row in labels}
+            if first <= {shown[0]}:
+                config.forced_bos_token_id = shown[0]
+        if config.decoder_start_token_id is None and model.config.decoder_start_token_id is None:
+            config.decoder_start_token_id = int(_starts(model, torch.tensor([list(shown)]))[0])
+
     def words(self, labels: Sequence[int]) -> Sequence[int]:
         """y* of one sentence, with EOS."""
         return [i for i in labels[self.prefix : len(labels) - self.tail] if i != IGNORED]

@@ -19,25 +19,26 @@ from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
 class CorpusFollower:
     """Counts when it first draws, and whenever another EVERY updates are done."""
 
-    def __init__(self, sentences: int, batch_of: Callable[[Sequence[int]], Batch]) -> None:
-        """`batch_of` makes a batch of these sentences of the training data."""
-        spread = np.linspace(0, sentences - 1, SENTENCES, dtype=int)
-        self.chosen, self.batch_of = np.unique(spread), batch_of
+    def __init__(self, sentences: int) -> None:
+        """Of so many sentences of training data, those that are counted are spread evenly."""
+        self.chosen = np.unique(np.linspace(0, sentences - 1, SENTENCES, dtype=int))
         self.at: int | None = None  # the update of the statistics in use
         self.statistics: CorpusStatistics | None = None
 
-    def new(self, update: int) -> CorpusStatistics | None:
-        """The statistics where they change, else None."""
+    def new(
+        self, update: int, batch_of: Callable[[Sequence[int]], Batch]
+    ) -> CorpusStatistics | None:
+        """The statistics where they change, else None.  `batch_of` makes a batch of sentences."""
         if self.at is not None and self.at // EVERY == update // EVERY:
             return None
         # The first rank's, whatever rounding does on other devices
-        self.statistics = broadcast_object_list([count_outputs(self._batches())])[0]
+        self.statistics = broadcast_object_list([count_outputs(self._batches(batch_of))])[0]
         self.at = update
         return self.statistics
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self, batch_of: Callable[[Sequence[int]], Batch]) -> Iterator[Batch]:
         for part in np.array_split(self.chosen, -(-len(self.chosen) // AT_ONCE)):
-            yield self.batch_of(part.tolist())
+            yield batch_of(part.tolist())
 
     def save(self, checkpoint: str | Path) -> None:
         """Into a checkpoint's folder."""

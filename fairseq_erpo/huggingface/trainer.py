@@ -4,14 +4,10 @@ The E-step runs where transformers fetches all micro-batches of an update (`get_
 the size that the loss is divided by is known over micro-batches and ranks before the first one is
 learnt.  It uses none of torch's random numbers, since a resumed run comes here before its random
 state is restored.
-
-B sentences, S samples of each, N = B·S drawn sequences, P given tokens, T steps.
 """
 
-import logging
 import math
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +20,24 @@ from transformers import (
     Seq2SeqTrainer,
 )
 
-from fairseq_erpo.algorithm.batch import Batch, Drawn, data_sample, previous_tokens
-from fairseq_erpo.algorithm.corpus_statistics import follows_model, with_statistics
-from fairseq_erpo.algorithm.mstep import total_loss
-from fairseq_erpo.algorithm.settings import Settings
-from fairseq_erpo.algorithm.uniforms import Draws
+from fairseq_erpo.algorithm.schedule import Now, Run
 from fairseq_erpo.annealers import falls
-from fairseq_erpo.family.effect import idle
+from fairseq_erpo.huggingface import completions
+from fairseq_erpo.huggingface.card import with_row
 from fairseq_erpo.huggingface.checks import check_run
-from fairseq_erpo.huggingface.config import ErpoConfig, in_our_words
-from fairseq_erpo.huggingface.conventions import Conventions
-from fairseq_erpo.huggingface.corpus_follower import CorpusFollower
+from fairseq_erpo.huggingface.config import ErpoConfig
 from fairseq_erpo.huggingface.data import (
-    COLUMNS,
-    ID,
     MODEL_COLUMNS,
     Collator,
     Numbered,
     check_map_style,
     tokenised,
 )
-from fairseq_erpo.huggingface.decoder import (
-    Projection,
-    Sources,
-    WithoutAdapter,
-    base_of,
-    behind_start,
-    encoded_once,
-    projected_at,
-)
-from fairseq_erpo.huggingface.logs import DrawnLog
-from fairseq_erpo.huggingface.rewards import NamedReward, rewards_of
-from fairseq_erpo.huggingface.row_inputs import BatchInputs, RunInputs
-from fairseq_erpo.mixture import Mixture
-
-logger = logging.getLogger(__name__)
+from fairseq_erpo.huggingface.decoder import base_of
+from fairseq_erpo.huggingface.engine import Engine, Record
+from fairseq_erpo.huggingface.mixer_baseline import BaselineUpkeep
 
 DRAWN = "erpo_drawn"
-
-
-class Record:
-    """What was drawn for a micro-batch.  A plain object: transformers rebuilds tuples."""
-
-    def __init__(self, drawn: Drawn, target: Tensor, start: Tensor) -> None:
-        self.drawn, self.target, self.start = drawn, target, start
 
 
 class ErpoTrainer(Seq2SeqTrainer):
@@ -111,6 +81,7 @@ class ErpoTrainer(Seq2SeqTrainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+            check_run(model, args)
         if train_dataset is not None:
             check_map_style(train_dataset)
             train_dataset = Numbered(tokenised(train_dataset, processing_class, args))
@@ -128,63 +99,16 @@ class ErpoTrainer(Seq2SeqTrainer):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self.row = args.family_row
-        self.follower: CorpusFollower | None = None
-        if train_dataset is not None:
-            self._prepare(train_dataset, reward_funcs)
-
-    def _prepare(self, data: Numbered, reward_funcs: Any) -> None:
-        """Everything that a draw needs, checked before training."""
-        args, base = self.args, base_of(self.model)
-        self.projection = Projection(base)
-        self.conventions = Conventions.found(
-            base, self.processing_class, data.labels(), args.max_target_length
+        self.last: Record | None = None  # for the table of completions
+        if train_dataset is None:
+            return
+        collate = self._get_collator_with_removed_columns(data_collator)
+        self.engine = Engine(
+            self.model, processing_class, train_dataset, collate, args, reward_funcs
         )
-        self.settings = self._settings(reward_funcs)
-        paid = self.settings.reward
-        rewards: tuple[NamedReward, ...] = ()
-        if isinstance(paid, str):
-            rewards = rewards_of(reward_funcs, args.reward_weights, paid)
-        self.run_inputs = RunInputs(
-            data, self.processing_class, self.conventions, self.settings, rewards
-        )
-        if "erpo_samples_file" in self.row.flags:
-            _ = self.run_inputs.predrawn  # read now, not in the middle of training
-        self.drawn_log = DrawnLog(tuple(reward.name for reward in rewards))
-        self.mixture = Mixture(0, 0, 1)
-        if follows_model(self.settings):
-            self.follower = CorpusFollower(len(data), self._batch_of_sentences)
-        self.prior = self._frozen_prior()
-
-    def _settings(self, reward_funcs: Any) -> Settings:
-        """The row's flags, resolved; what the names of functions stand for is called by `paid`."""
-        flags = self.args.flags(self.conventions.vocabulary.size)
-        if reward_funcs is not None:
-            flags["erpo_reward"] = "reward_funcs:given"
-        try:
-            settings = self.row.settings(flags)
-        except ValueError as error:
-            raise ValueError(in_our_words(str(error))) from None
-        for line in idle(self.row.flags, flags, settings):
-            logger.warning(in_our_words(line))
-        if settings.schedule.plateau and self.args.eval_strategy == "no":
-            raise ValueError(
-                "--schedule plateau anneals by evaluations: give --eval-strategy epoch"
-            )
-        return settings
-
-    def _frozen_prior(self) -> Projection | None:
-        """A frozen copy for the rows that have a prior; None: the model without its adapters."""
-        if "erpo_prior" not in self.row.flags:
-            return None
-        if self.settings.prior is not None:
-            prior = AutoModelForSeq2SeqLM.from_pretrained(self.settings.prior)
-            prior = prior.to(self.args.device)
-        elif hasattr(self.model, "peft_config"):
-            return None
-        else:
-            prior = deepcopy(self.model)
-        return Projection(prior.eval().requires_grad_(False))
+        self.engine.conventions.tell_generation(base_of(self.model), train_dataset.labels())
+        if self.engine.baseline is not None:
+            self.add_callback(BaselineUpkeep(self.engine.baseline, self.accelerator))
 
     # ---- rows keep their numbers and their other columns
 
@@ -205,12 +129,21 @@ class ErpoTrainer(Seq2SeqTrainer):
     # ---- the clock
 
     @property
-    def now(self) -> tuple[int, int, int]:
-        """Epoch (from 1), update, and falls of the validation score: λ is a pure function of it."""
-        # Exact at an epoch's end, where `epoch` is a whole number
-        epoch = 1 + int(self.state.epoch or 0)
-        fallen = self._falls() if self.settings.schedule.plateau else 0
-        return epoch, self.state.global_step, fallen
+    def now(self) -> Now:
+        """This moment of training: λ is a pure function of it."""
+        state = self.state
+        return Now(
+            # Exact at an epoch's end, where `state.epoch` is a whole number
+            epoch=1 + int(state.epoch or 0),
+            update=state.global_step,
+            falls=self._falls() if self.engine.settings.schedule.plateau else 0,
+            run=Run(max(1, state.max_steps), self._updates_per_epoch()),
+        )
+
+    def _updates_per_epoch(self) -> int:
+        loader = self.callback_handler.train_dataloader
+        batches = 1 if loader is None else len(loader)
+        return max(1, -(-batches // self.args.gradient_accumulation_steps))
 
     def _falls(self) -> int:
         """Falls of the evaluation's score since annealing began."""
@@ -218,14 +151,13 @@ class ErpoTrainer(Seq2SeqTrainer):
         metric = metric if metric.startswith("eval_") else f"eval_{metric}"
         scores = []
         for line in self.state.log_history:
-            # Of the last update before it
-            epoch, update = max(1, math.ceil(line.get("epoch", 0))), int(line["step"]) - 1
-            begun = self.settings.schedule.elapsed(epoch, update, 0) is not None
+            last = Now(math.ceil(line.get("epoch", 1)), int(line["step"]) - 1)  # the update before
+            begun = self.engine.settings.schedule.elapsed(last) is not None
             if metric in line and begun:
                 scores.append(line[metric])
         return falls(scores, bool(self.args.greater_is_better))
 
-    # ---- E-step
+    # ---- E-step and M-step
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -234,90 +166,19 @@ class ErpoTrainer(Seq2SeqTrainer):
         is divided by, over micro-batches and ranks.
         """
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        size = torch.zeros((), device=device)
+        size, now = torch.zeros((), device=device), self.now
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad(), self.compute_loss_context_manager():
                 for inputs in samples:
-                    record = self._draw(inputs)
-                    inputs[DRAWN] = record
-                    size = size + self._size(record.drawn)
+                    self.last = inputs[DRAWN] = self.engine.draw(inputs, now)
+                    size = size + self.engine.size(self.last.drawn)
         finally:
             self.model.train(was_training)
             # Weights that autocast has cast here know no gradient
             torch.clear_autocast_cache()
         return samples, self.accelerator.reduce(size, "sum")
-
-    def _size(self, drawn: Drawn) -> Tensor:
-        if drawn.size is not None:
-            return drawn.size
-        return drawn.learnt.ne(self.conventions.vocabulary.pad).sum()
-
-    def _draw(self, inputs: dict[str, Any]) -> Record:
-        """Draw and weigh, without dropout and without gradient."""
-        now = self.now
-        self.mixture = self.settings.schedule.mixture(*now)
-        begun = self.settings.schedule.elapsed(*now) is not None
-        if begun and self.follower is not None:
-            self._use(self.follower.new(now[1]))
-        own = self._row_inputs(inputs)
-        batch = self._batch(own, inputs[ID])
-        try:
-            drawn = self.row.draw(batch) if begun else None
-            if drawn is not None:
-                drawn = self.row.weigh(batch, drawn)
-        except ValueError as error:  # of a reward or a file that the user brought along
-            raise ValueError(in_our_words(str(error))) from None
-        vocabulary = self.conventions.vocabulary
-        self.drawn_log.add(drawn, own.target, self.mixture, vocabulary, own.means)
-        if drawn is None:
-            drawn = Drawn(data_sample(own.target, vocabulary))
-        return Record(drawn, own.target, own.sources.start)
-
-    def _use(self, statistics: Any) -> None:
-        """Go on with other statistics of corpus BLEU; None: with the same."""
-        if statistics is not None:
-            self.settings = with_statistics(self.settings, statistics)
-
-    def _row_inputs(self, inputs: dict[str, Any]) -> BatchInputs:
-        """A batch of transformers' as plain tensors."""
-        device = self.args.device
-        labels, ids = inputs["labels"].to(device), inputs["input_ids"].to(device)
-        mask = inputs.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None else mask.to(device)
-        start, target = self.conventions.split(self.projection.model, labels)
-
-        def prior(copies: int) -> Any:
-            if self.prior is not None:
-                return Sources(self.prior, ids, mask, start).decoder(copies)
-            return WithoutAdapter(self.model, Sources(self.projection, ids, mask, start), copies)
-
-        sources = Sources(self.projection, ids, mask, start)
-        return BatchInputs(self.run_inputs, sources, target, inputs[COLUMNS].values, prior)
-
-    def _batch(self, own: BatchInputs, ids: Tensor) -> Batch:
-        """The same as the algorithm knows it, at this moment of training."""
-        now, schedule = self.now, self.settings.schedule
-        return Batch(
-            target=own.target,
-            draws=Draws(ids.to(own.device), self.args.seed, now[1]),
-            mixture=schedule.mixture(*now),
-            stage=schedule.stage(*now),
-            settings=self.settings,
-            vocabulary=self.conventions.vocabulary,
-            max_positions=self.conventions.positions,
-            start=own.sources.decoder,
-            inputs=own,
-        )
-
-    def _batch_of_sentences(self, numbers: Sequence[int]) -> Batch:
-        """A batch of these sentences of the training data."""
-        collate = self._get_collator_with_removed_columns(self.data_collator)
-        inputs = collate([self.run_inputs.data[number] for number in numbers])
-        return self._batch(self._row_inputs(inputs), inputs[ID])
-
-    # ---- M-step
 
     def compute_loss(
         self,
@@ -330,44 +191,39 @@ class ErpoTrainer(Seq2SeqTrainer):
         record = inputs.pop(DRAWN, None)
         if record is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        drawn, vocabulary = record.drawn, self.conventions.vocabulary
-        start = self._copied(record.start, drawn)
-        previous = previous_tokens(drawn.sample.tokens, vocabulary)
-        at = drawn.learnt.flatten().ne(vocabulary.pad).nonzero()[:, 0]
-        read = behind_start(start, previous)
-        steps, given = previous.size(1), start.size(1) - 1
-        where = at // steps * read.size(1) + given + at % steps
-        mask = inputs.get("attention_mask")
-        base = self.projection.model
-        with (
-            encoded_once(base.get_encoder(), drawn.samples),
-            projected_at(self.projection.head, where),
-        ):
-            logits = model(
-                input_ids=self._copied(inputs["input_ids"], drawn),
-                attention_mask=None if mask is None else self._copied(mask, drawn),
-                decoder_input_ids=read,
-                use_cache=False,
-            ).logits[0]
-        log_p = logits.float().log_softmax(-1)
-        smoothing = self.settings.label_smoothing
-        loss, _ = total_loss(log_p, drawn, at, record.target, vocabulary, smoothing)
         assert num_items_in_batch is not None  # of `get_batch_samples`
         # Data-parallel training averages gradients over ranks; the size is the sum over them
-        return loss / num_items_in_batch * self.accelerator.num_processes
+        share = self.accelerator.num_processes / num_items_in_batch
+        return self.engine.loss(model, inputs, record) * share
 
-    @staticmethod
-    def _copied(part: Tensor, drawn: Drawn) -> Tensor:
-        """Each source S times, adjacent.  [B, ...] -> [B·S, ...]"""
-        return part.repeat_interleave(drawn.samples, 0) if drawn.samples > 1 else part
+    def create_optimizer(self, model: Any = None) -> Any:
+        """`Seq2SeqTrainer`'s, and a group for the learned baseline."""
+        optimizer = super().create_optimizer(model)
+        baseline = self.engine.baseline
+        if baseline is not None:
+            known = [part for group in optimizer.param_groups for part in group["params"]]
+            if all(part is not baseline.weight for part in known):
+                optimizer.add_param_group({"params": [baseline.weight], "weight_decay": 0.0})
+        return optimizer
 
     # ---- the log
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """`Seq2SeqTrainer`'s, and what was drawn since the last line of training."""
         if "loss" in logs:
-            logs |= self.drawn_log.figures(self.accelerator)
+            logs |= self.engine.log.figures(self.accelerator)
+            if self.args.log_completions and self.is_world_process_zero():
+                self._log_completions()
         super().log(logs, start_time)
+
+    def _log_completions(self) -> None:
+        """The table of what was drawn last."""
+        if self.last is None or self.processing_class is None:
+            return
+        found = completions.completions(self.last, self.processing_class)
+        completions.write(found, str(self.args.output_dir), self.state.global_step)
+        if not self.args.disable_tqdm:
+            completions.show(found, self.state.global_step)
 
     # ---- checkpoints
 
@@ -382,21 +238,22 @@ class ErpoTrainer(Seq2SeqTrainer):
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        if isinstance(resume_from_checkpoint, str) and self.follower is not None:
-            self._use(self.follower.load(resume_from_checkpoint))
+        if isinstance(resume_from_checkpoint, str):
+            self.engine.load(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # First: a checkpoint counts as whole by the trainer's state, which is written last
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial))
-            self._save_own(folder / f"checkpoint-{self.state.global_step}")
+            self.engine.save(folder / f"checkpoint-{self.state.global_step}")
         super()._save_checkpoint(model, trial)
 
-    def _save_own(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.follower is not None:
-            self.follower.save(folder)
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """`Seq2SeqTrainer`'s, with row, preset, reward and λ."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            with_row(Path(str(self.args.output_dir)) / "README.md", self.engine, self.now)
 
 
 def last_checkpoint(folder: str | None) -> str | None:
