@@ -44,6 +44,7 @@ def trainer(tmp_path: Path) -> Callable[..., ErpoTrainer]:
         model: Any = None,
         reward_funcs: Any = None,
         peft_config: Any = None,
+        eval_dataset: Any = None,
         **flags: Any,
     ) -> ErpoTrainer:
         args = ErpoConfig(**{"output_dir": str(tmp_path / "run"), **COMMON, **flags})
@@ -54,6 +55,7 @@ def trainer(tmp_path: Path) -> Callable[..., ErpoTrainer]:
             processing_class=MODELS[name].tokenizer(),
             reward_funcs=reward_funcs,
             peft_config=peft_config,
+            eval_dataset=eval_dataset,
         )
 
     return make
