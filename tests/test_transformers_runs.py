@@ -34,8 +34,9 @@ RESUMED = {
         "preset": "paper",
         "schedule": "plateau",
         "eval_strategy": "steps",
-        "eval_steps": 2,
-        "learning_rate": 0.2,
+        "eval_steps": 1,
+        "metric_for_best_model": "loss",
+        "greater_is_better": True,  # so that each better model is a fall
     },
 }
 
