@@ -113,7 +113,7 @@ endef
 	@$(ALONE)
 	say "4 of 4: the project and its tools"
 	mv .venv/base .venv/base.unfinished  # until the end, so that an interruption here starts from nothing too
-	PYTHONWARNINGS=ignore $(PIP) -q --no-build-isolation -e '.[gail,dev]'  # setuptools warns of every linked installation
+	PYTHONWARNINGS=ignore $(PIP) -q --no-build-isolation -e '.[all,dev]'  # setuptools warns of every linked installation
 	mv .venv/base.unfinished .venv/base
 	touch $@
 

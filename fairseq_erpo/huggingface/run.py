@@ -53,18 +53,29 @@ class Texts:
         default=None, metadata={"help": "train adapters of this rank, instead of all weights"}
     )
     beam: int = field(default=4, metadata={"help": "width of the beam for --test"})
+    sentences: int | None = field(
+        default=None, metadata={"help": "train on the first so many pairs (default: all)"}
+    )
+    valid_sentences: int | None = field(
+        default=None, metadata={"help": "validate on the first so many pairs (default: all)"}
+    )
     pieces: int = field(default=8000, metadata={"help": "vocabulary of a new model"})
     width: int = field(default=256, metadata={"help": "width of a new model"})
     layers: int = field(default=3, metadata={"help": "layers of a new model, on either side"})
     dropout: float = field(default=0.1, metadata={"help": "dropout of a new model"})
 
 
-def parser_for(argv: Sequence[str]) -> HfArgumentParser:
+class Parser(HfArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> Any:
+        raise ValueError(f"{message}; --help lists the flags")
+
+
+def parser_for(argv: Sequence[str]) -> Parser:
     """Its help shows our flags, and of the family's those of the row that was named."""
     kinds: Any = [Texts, ErpoConfig]
-    parser = HfArgumentParser(
-        kinds, usage=USAGE, description=DESCRIPTION, formatter_class=HelpFormatter
-    )
+    parser = Parser(kinds, usage=USAGE, description=DESCRIPTION, formatter_class=HelpFormatter)
     parser.set_defaults(output_dir=None, seed=1, report_to=["none"], save_total_limit=2)
     if "--valid" in argv:
         parser.set_defaults(
@@ -78,6 +89,7 @@ def parser_for(argv: Sequence[str]) -> HfArgumentParser:
     mine = {one.name for one in fields(Texts)} | {"help", "row", "output_dir", "reward_weights"}
     mine |= {name for name in ErpoConfig.__annotations__}
     for action in parser._actions:
+        action.required = action.required or action.dest == "output_dir"
         flag = next((flag for flag, name in FIELDS.items() if name == action.dest), None)
         default = row.default_text(flag) if flag in row.flags else action.default
         if flag not in row.flags and action.dest not in mine:
@@ -150,10 +162,8 @@ def run(argv: Sequence[str]) -> None:
     """Train, save the model, and score --test.  Raises ValueError in one line for bad input."""
     parser = parser_for(argv)
     texts, args = parser.parse_args_into_dataclasses(list(argv))
-    if args.output_dir is None:
-        raise ValueError("--output_dir says where the run goes: give a folder")
-    train = read(texts.train, "--train")
-    valid = read(texts.valid, "--valid") if texts.valid else None
+    train = read(texts.train, "--train")[: texts.sentences]
+    valid = read(texts.valid, "--valid")[: texts.valid_sentences] if texts.valid else None
     test = read(texts.test, "--test") if texts.test else None
     args.source_column, args.target_column = "source", "target"
     np.random.seed(args.seed)
