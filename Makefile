@@ -55,9 +55,11 @@ format: .venv/ready  ## let ruff correct what it can
 
 bench: .venv/ready  ## what the algorithms cost beside cross_entropy and beside the plain ways, half an hour
 	@$(BIN)/python benchmarks/run.py --json runs/benchmarks.json
+	$(BIN)/python benchmarks/transformers_step.py --json runs/benchmarks-transformers.json
 
 bench-quick: .venv/ready  ## the same in a minute, less of everything
 	@$(BIN)/python benchmarks/run.py --quick
+	$(BIN)/python benchmarks/transformers_step.py --quick
 
 bench-gail: .venv/ready  ## GAIL's loop beside plain PPO, and where the time of an environment's step goes
 	@$(BIN)/python benchmarks/gail.py --json runs/benchmarks-gail.json

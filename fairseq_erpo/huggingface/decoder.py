@@ -1,5 +1,6 @@
 """transformers' encoder-decoder models as the `StepDecoder` that the sampler needs, and as what the
-loss needs: sources encoded once, and only what is learnt projected to the vocabulary.
+loss needs: sources encoded once, targets decoded without their padding, and only what is learnt
+projected to the vocabulary.
 
 B sentences, S copies of each, N = B·S rows, P given tokens, T steps, D features, V words.
 """
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from fairseq_erpo.algorithm.answers import outside_inference_mode
+from fairseq_erpo.algorithm.packing import Packing
 
 
 def base_of(model: Any) -> Any:
@@ -194,47 +196,42 @@ def behind_start(start: Tensor, previous: Tensor) -> Tensor:
 
 
 @contextmanager
-def encoded_once(encoder: Any, copies: int) -> Iterator[None]:
-    """Inside, each source of N = B·S adjacent copies is encoded once.
+def in_pieces(decoder: Any, packing: Packing, copies: int, given: int) -> Iterator[None]:
+    """Inside, the decoder reads piece after piece behind its `given` tokens, and gives what is
+    learnt alone: the model's logits are [1, m, V], at `packing.at`.
 
+    `copies` sequences, adjacent, have one source, which the model's forward pass is given once.
     The model's own `forward` stays the entry, so that data-parallel wrappers see it.
     """
-    if copies == 1:
-        yield
-        return
+    own = "forward" in vars(decoder)  # of somebody else's hook
+    original = decoder.forward
 
-    def fewer(
-        _: Any, args: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return tuple(map(cut, args)), {name: cut(value) for name, value in named.items()}
-
-    def cut(value: Any) -> Any:
-        return value[::copies] if isinstance(value, Tensor) else value
-
-    def again(_: Any, args: Any, named: Any, out: Any) -> Any:
-        out.last_hidden_state = out.last_hidden_state.repeat_interleave(copies, 0)
+    def forward(
+        input_ids: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        **others: Any,
+    ) -> Any:
+        parts = []
+        for piece in packing.pieces:
+            sources, mask = piece.rows // copies, encoder_attention_mask
+            out = original(
+                input_ids=input_ids[piece.rows, : given + piece.width],
+                encoder_hidden_states=encoder_hidden_states[sources],
+                encoder_attention_mask=None if mask is None else mask[sources],
+                **others,
+            )
+            # Of a decoder that has its projection within, the logits
+            name = "last_hidden_state" if "last_hidden_state" in out else "logits"
+            parts.append(out[name][:, given:].flatten(0, 1)[piece.at])
+        out[name] = torch.cat(parts)[None]
         return out
 
-    hooks = (
-        encoder.register_forward_pre_hook(fewer, with_kwargs=True),
-        encoder.register_forward_hook(again, with_kwargs=True),
-    )
+    decoder.forward = forward
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def projected_at(head: Any, at: Tensor) -> Iterator[None]:
-    """Inside, the model's logits are [1, m, V], at the positions `at` of the flattened [N·T]."""
-
-    def pick(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].flatten(0, 1)[at][None], *args[1:])
-
-    hook = head.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        hook.remove()
+        if own:
+            decoder.forward = original
+        else:
+            del decoder.forward

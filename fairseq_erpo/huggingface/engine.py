@@ -17,6 +17,7 @@ from fairseq_erpo.algorithm.baselines import BASELINES, StepBaseline
 from fairseq_erpo.algorithm.batch import Batch, Drawn, data_sample, previous_tokens
 from fairseq_erpo.algorithm.corpus_statistics import follows_model, with_statistics
 from fairseq_erpo.algorithm.mstep import baseline_loss, total_loss
+from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.schedule import Now
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.algorithm.uniforms import Draws
@@ -32,8 +33,7 @@ from fairseq_erpo.huggingface.decoder import (
     WithoutAdapter,
     base_of,
     behind_start,
-    encoded_once,
-    projected_at,
+    in_pieces,
 )
 from fairseq_erpo.huggingface.logs import DrawnLog
 from fairseq_erpo.huggingface.rewards import NamedReward, rewards_of
@@ -203,29 +203,24 @@ class Engine:
         `model` is the entry that data-parallel training has wrapped.
         """
         drawn, vocabulary = record.drawn, self.conventions.vocabulary
-        at = drawn.learnt.flatten().ne(vocabulary.pad).nonzero()[:, 0]
-        logits = self._logits(model, inputs, record, at)
-        log_p = logits.float().log_softmax(-1)
+        packing = Packing.from_targets(drawn.learnt, vocabulary.pad)
+        log_p = self._logits(model, inputs, record, packing).float().log_softmax(-1)
         smoothing = self.settings.label_smoothing
-        loss, _ = total_loss(log_p, drawn, at, record.target, vocabulary, smoothing)
+        loss, _ = total_loss(log_p, drawn, packing.at, record.target, vocabulary, smoothing)
         return loss if self.baseline is None else loss + self._baseline_loss(self.baseline, drawn)
 
-    def _logits(self, model: Any, inputs: dict[str, Any], record: Record, at: Tensor) -> Tensor:
-        """Of the positions `at` of the flattened [N·T].  -> [m, V]"""
-        copies, sample = record.drawn.samples, record.drawn.sample
-
-        def copied(part: Tensor) -> Tensor:
-            return part.repeat_interleave(copies, 0) if copies > 1 else part
-
-        previous = previous_tokens(sample.tokens, self.conventions.vocabulary)
-        read = behind_start(copied(record.start), previous)
-        steps, given = previous.size(1), record.start.size(1) - 1
-        where = at // steps * read.size(1) + given + at % steps
-        encoder, mask = self.projection.model.get_encoder(), inputs.get("attention_mask")
-        with encoded_once(encoder, copies), projected_at(self.projection.head, where):
+    def _logits(
+        self, model: Any, inputs: dict[str, Any], record: Record, packing: Packing
+    ) -> Tensor:
+        """Of what is learnt.  -> [m, V]"""
+        copies, start = record.drawn.samples, record.start
+        previous = previous_tokens(record.drawn.sample.tokens, self.conventions.vocabulary)
+        read = behind_start(start.repeat_interleave(copies, 0), previous)
+        decoder = self.projection.model.get_decoder()
+        with in_pieces(decoder, packing, copies, given=start.size(1) - 1):
             out = model(
-                input_ids=copied(inputs["input_ids"]),
-                attention_mask=None if mask is None else copied(mask),
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs.get("attention_mask"),
                 decoder_input_ids=read,
                 use_cache=False,
             )
