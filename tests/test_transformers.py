@@ -17,7 +17,7 @@ from tiny_transformers import MODELS, WORDS, pairs
 from fairseq_erpo import FAMILY, previous_tokens
 from fairseq_erpo.algorithm.batch import Expert
 from fairseq_erpo.huggingface import ErpoConfig, ErpoTrainer
-from fairseq_erpo.huggingface.data import encoded
+from fairseq_erpo.huggingface.data import Cuts, encoded
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON: dict[str, Any] = {
@@ -129,8 +129,9 @@ def stock(name: str, steps: int, **flags: Any) -> tuple[torch.Tensor, list[float
 
     tiny = MODELS[name]
     model, tokenizer = tiny.model(), tiny.tokenizer()
-    rows, args = pairs(48), ErpoConfig(output_dir="unused", use_cpu=True)
-    found = encoded([[row[side] for row in rows] for side in ("source", "target")], tokenizer, args)
+    rows = pairs(48)
+    sides = [[row[side] for row in rows] for side in ("source", "target")]
+    found = encoded(sides, tokenizer, "", Cuts(512, 256))
     data = [{key: found[key][number] for key in found} for number in range(len(rows))]
     inner = DataCollatorForSeq2Seq(tokenizer, model=model)
 
@@ -201,15 +202,18 @@ TWO = """
 import sys; sys.path[:0] = [{tests!r}]
 import torch, os
 from test_transformers import *
-def make(size, output):
-    args = ErpoConfig(**{{**COMMON, **SGD, **PARTS[{case!r}], "output_dir": output, "max_steps": 4,
-        "per_device_train_batch_size": size, "ddp_backend": "gloo"}})
-    return ErpoTrainer(MODELS["t5"].model(), args, train_dataset=pairs(),
+def make(dropout, **more):
+    args = ErpoConfig(**{{**COMMON, **SGD, **PARTS[{case!r}], "output_dir": {output!r},
+        "max_steps": 4, "ddp_backend": "gloo", **more}})
+    return ErpoTrainer(MODELS["t5"].model(dropout), args, train_dataset=pairs(),
         processing_class=MODELS["t5"].tokenizer())
-made = make(16, {output!r})
+made = make(0.0)
 before = weights(made.model); made.train()
+whole = make(0.1, save_strategy="steps", save_steps=3); whole.train()
+again = make(0.1); again.train(resume_from_checkpoint={output!r} + "/checkpoint-3")
 if int(os.environ["RANK"]) == 0:
-    torch.save((weights(made.model) - before, losses(made)), {output!r} + "/moved.pt")
+    resumed = torch.equal(weights(whole.model), weights(again.model))
+    torch.save((weights(made.model) - before, losses(made), resumed), {output!r} + "/moved.pt")
 """
 
 
@@ -227,7 +231,8 @@ def test_two_processes_change_nothing(
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(launch, env=env, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-2000:]
-    moved, said = torch.load(output / "moved.pt")
+    moved, said, resumed = torch.load(output / "moved.pt")
+    assert resumed, "a resumed run of two processes is another one"
     made = trainer(per_device_train_batch_size=32, max_steps=4, **PARTS[case], **SGD)
     before = weights(made.model)
     made.train()

@@ -301,7 +301,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "plateau": ({"row": "interp", "schedule": "plateau"}, "--eval-strategy"),
     "weights": ({"row": "pg", "reward_funcs": ["bleu"], "reward_weights": [1.0, 2.0]}, "weights"),
     "ids": ({"rows": [{"input_ids": [5, 1], "labels": [900, 1]}]}, "sentence 0"),
-    "positions": ({"name": "bart", "rows": pairs(4, longest=100)}, "64 positions"),
+    "long target": (
+        {"name": "bart", "rows": [{"input_ids": [5, 2], "labels": [0, *[5] * 70, 2]}]},
+        "64 positions",
+    ),
+    "long source": (
+        {"name": "bart", "rows": [{"input_ids": [5] * 70, "labels": [0, 5, 2]}]},
+        "source of sentence 0",
+    ),
 }
 
 
@@ -311,6 +318,35 @@ def test_what_cannot_be_trained_is_one_line(case: str, trainer: Make) -> None:  
     with pytest.raises(ValueError, match=named) as refused:
         trainer(**{"row": "interp", **flags})
     assert "\n" not in str(refused.value) and "erpo-" not in str(refused.value)
+
+
+def test_long_texts_are_cut_at_the_models_positions(trainer: Make) -> None:  # noqa: F811
+    """And no draw goes beyond them."""
+    made = trainer("bart", row="pg", rows=pairs(16, longest=100), max_steps=1)
+    made.train()
+    batch = made.engine.batch_of_sentences(range(16), made.now)
+    assert batch.target.size(1) == 63 == batch.max_positions
+
+
+def test_ways_of_several_gpus_are_refused_by_name(trainer: Make) -> None:  # noqa: F811
+    from types import SimpleNamespace
+
+    from fairseq_erpo.huggingface.checks import check_run
+
+    model, args = MODELS["t5"].model(), trainer(row="mle").args
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node 2"):
+        check_run(model, args)
+    args._n_gpu, args.fsdp = 1, True
+    with pytest.raises(ValueError, match="--fsdp"):
+        check_run(model, args)
+    args.fsdp, args.deepspeed = False, "config.json"
+    for stage in (2, 3):
+        args.deepspeed_plugin = SimpleNamespace(zero_stage=stage)
+        if stage == 2:
+            check_run(model, args)
+    with pytest.raises(ValueError, match="ZeRO-3"):
+        check_run(model, args)
 
 
 def test_prompt_tuning_other_tokenizers_and_other_models_are_refused(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ class Conventions:
                     f"sentence {number} has {prefix} special tokens before its words and {tail} "
                     "behind EOS, and others have not: make all labels by tokenizer(text_target=)"
                 )
-        room = _positions(model)
+        room = positions_of(model, "decoder")
         if room is not None and most > room:
             raise ValueError(
                 f"a target has {most} tokens, and the model has {room} positions: give "
@@ -168,19 +168,10 @@ def _around(row: Sequence[int], vocabulary: Vocabulary, number: int) -> tuple[in
     return prefix, tail
 
 
-def _positions(model: Any) -> int | None:
-    """How many tokens the decoder can read; None: any number."""
-    config = model.config.get_text_config(decoder=True)
-    for name in ("max_decoder_position_embeddings", "max_position_embeddings"):
-        if getattr(config, name, None):
-            return int(getattr(config, name))
-    return None
-
-
-def source_positions(model: Any) -> int | None:
-    """How many tokens the encoder can read; None: any number."""
-    config = model.config.get_text_config(encoder=True)
-    for name in ("max_encoder_position_embeddings", "max_position_embeddings"):
+def positions_of(model: Any, side: str) -> int | None:
+    """How many tokens the encoder or the decoder can read; None: any number."""
+    config = model.config.get_text_config(**{side: True})
+    for name in (f"max_{side}_position_embeddings", "max_position_embeddings"):
         if getattr(config, name, None):
             return int(getattr(config, name))
     return None

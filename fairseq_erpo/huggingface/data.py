@@ -5,9 +5,11 @@ columns travel along, for rewards that ask for them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+from fairseq_erpo.huggingface.conventions import positions_of
 
 ID = "erpo_id"
 COLUMNS = "erpo_columns"
@@ -37,9 +39,16 @@ class Numbered(torch.utils.data.Dataset[dict[str, Any]]):
 
     def labels(self) -> Any:
         """The labels of all rows, one after the other."""
+        return self._column("labels")
+
+    def sources(self) -> Any:
+        """The source ids of all rows, one after the other."""
+        return self._column("input_ids")
+
+    def _column(self, name: str) -> Any:
         if hasattr(self.rows, "column_names"):
-            return iter(self.rows["labels"])
-        return (row["labels"] for row in self.rows)
+            return iter(self.rows[name])
+        return (row[name] for row in self.rows)
 
 
 class Collator:
@@ -72,7 +81,32 @@ def check_map_style(dataset: Any) -> None:
         raise ValueError("train_dataset has no rows")
 
 
-def tokenised(dataset: Any, tokenizer: Any, args: Any) -> Any:
+class Cuts(NamedTuple):
+    """At how many tokens texts are cut."""
+
+    source: int
+    target: int
+
+
+def cuts_of(model: Any, args: Any) -> Cuts:
+    """As told, and not beyond the model's positions."""
+    rooms = [positions_of(model, side) for side in ("encoder", "decoder")]
+    told = (args.max_source_length, args.max_target_length)
+    return Cuts(*(min(t, t if r is None else r) for t, r in zip(told, rooms, strict=True)))
+
+
+def check_sources(data: Numbered, model: Any) -> None:
+    """Raises ValueError for a tokenised source with more tokens than the encoder has positions."""
+    room = positions_of(model, "encoder")
+    for number, row in enumerate(data.sources() if room is not None else ()):
+        if room is not None and len(row) > room:
+            raise ValueError(
+                f"the source of sentence {number} has {len(row)} tokens, and the model has {room} "
+                "positions: cut it"
+            )
+
+
+def tokenised(dataset: Any, tokenizer: Any, args: Any, cuts: Cuts) -> Any:
     """The same dataset with `input_ids` and `labels`; those that have them are left as they are.
 
     Raises ValueError that names the columns which are missing.
@@ -80,7 +114,7 @@ def tokenised(dataset: Any, tokenizer: Any, args: Any) -> Any:
     if dataset is None or isinstance(dataset, torch.utils.data.IterableDataset):
         return dataset
     if isinstance(dataset, dict):
-        return {name: tokenised(part, tokenizer, args) for name, part in dataset.items()}
+        return {name: tokenised(part, tokenizer, args, cuts) for name, part in dataset.items()}
     names = list(getattr(dataset, "column_names", None) or dataset[0])
     if "input_ids" in names and "labels" in names:
         return dataset
@@ -94,7 +128,7 @@ def tokenised(dataset: Any, tokenizer: Any, args: Any) -> Any:
         raise ValueError("a dataset of texts needs processing_class=, the model's tokenizer")
 
     def encode(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        return encoded([texts[name] for name in wanted], tokenizer, args)
+        return encoded([texts[name] for name in wanted], tokenizer, args.source_prefix, cuts)
 
     if hasattr(dataset, "map"):
         return dataset.map(encode, batched=True, desc="tokenising")
@@ -106,13 +140,13 @@ def tokenised(dataset: Any, tokenizer: Any, args: Any) -> Any:
     ]
 
 
-def encoded(sides: Sequence[Sequence[str]], tokenizer: Any, args: Any) -> dict[str, Any]:
+def encoded(
+    sides: Sequence[Sequence[str]], tokenizer: Any, prefix: str, cuts: Cuts
+) -> dict[str, Any]:
     """Source and target texts as ids.  `text_target` is what NLLB, mBART and Marian need."""
-    sources = [args.source_prefix + text for text in sides[0]]
-    read = tokenizer(sources, truncation=True, max_length=args.max_source_length)
-    written = tokenizer(
-        text_target=list(sides[1]), truncation=True, max_length=args.max_target_length
-    )
+    sources = [prefix + text for text in sides[0]]
+    read = tokenizer(sources, truncation=True, max_length=cuts.source)
+    written = tokenizer(text_target=list(sides[1]), truncation=True, max_length=cuts.target)
     return {
         "input_ids": read["input_ids"],
         "attention_mask": read["attention_mask"],

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, HfArgumentParser
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, HfArgumentParser, set_seed
 
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.files import reason_of, text_lines, write_json, write_text
 from fairseq_erpo.huggingface.config import FIELDS, ErpoConfig
+from fairseq_erpo.huggingface.data import cuts_of, tokenised
+from fairseq_erpo.huggingface.decoder import base_of
 from fairseq_erpo.huggingface.new_model import new_model, new_tokenizer
 from fairseq_erpo.huggingface.trainer import ErpoTrainer
 from fairseq_erpo.scores import measures
@@ -166,7 +168,7 @@ def run(argv: Sequence[str]) -> None:
     valid = read(texts.valid, "--valid")[: texts.valid_sentences] if texts.valid else None
     test = read(texts.test, "--test") if texts.test else None
     args.source_column, args.target_column = "source", "target"
-    np.random.seed(args.seed)
+    set_seed(args.seed)  # of a new model's weights, alike in all processes
     model, tokenizer = build(texts, train)
     trainer = ErpoTrainer(
         model,
@@ -195,12 +197,11 @@ def _adapters(rank: int | None) -> Any:
 
 def translate(trainer: ErpoTrainer, rows: Sequence[dict[str, str]], beam: int) -> None:
     """Write the translations and their references beside the model, and print their scores."""
-    from fairseq_erpo.huggingface.data import tokenised
-
     args, tokenizer = trainer.args, trainer.processing_class
-    data = tokenised(list(rows), tokenizer, args)
+    cuts = cuts_of(base_of(trainer.model), args)
+    data = tokenised(list(rows), tokenizer, args, cuts)
     args.predict_with_generate, trainer.compute_metrics = True, None
-    found = trainer.predict(data, max_length=args.max_target_length, num_beams=beam)
+    found = trainer.predict(data, max_length=cuts.target, num_beams=beam)
     if not trainer.is_world_process_zero():
         return
     hypotheses = decoded(tokenizer, found.predictions)

@@ -31,6 +31,8 @@ from fairseq_erpo.huggingface.data import (
     Collator,
     Numbered,
     check_map_style,
+    check_sources,
+    cuts_of,
     tokenised,
 )
 from fairseq_erpo.huggingface.decoder import base_of
@@ -82,17 +84,22 @@ class ErpoTrainer(Seq2SeqTrainer):
 
             model = get_peft_model(model, peft_config)
             check_run(model, args)
+        base = base_of(model)
+        cuts = cuts_of(base, args)
         if train_dataset is not None:
             check_map_style(train_dataset)
-            train_dataset = Numbered(tokenised(train_dataset, processing_class, args))
+            train_dataset = Numbered(tokenised(train_dataset, processing_class, args, cuts))
+            check_sources(train_dataset, base)
         if data_collator is None:
-            data_collator = DataCollatorForSeq2Seq(processing_class, model=base_of(model))
+            if processing_class is None:
+                raise ValueError("give processing_class=, the model's tokenizer, or data_collator=")
+            data_collator = DataCollatorForSeq2Seq(processing_class, model=base)
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
-            eval_dataset=tokenised(eval_dataset, processing_class, args),
+            eval_dataset=tokenised(eval_dataset, processing_class, args, cuts),
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -106,7 +113,7 @@ class ErpoTrainer(Seq2SeqTrainer):
         self.engine = Engine(
             self.model, processing_class, train_dataset, collate, args, reward_funcs
         )
-        self.engine.conventions.tell_generation(base_of(self.model), train_dataset.labels())
+        self.engine.conventions.tell_generation(base, train_dataset.labels())
         if self.engine.baseline is not None:
             self.add_callback(BaselineUpkeep(self.engine.baseline, self.accelerator))
 
