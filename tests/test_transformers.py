@@ -108,6 +108,8 @@ def test_targets_are_words_and_their_end(name: str, trainer: Callable[..., ErpoT
         made.engine.conventions.vocabulary,
     )
     told = made.processing_class.convert_tokens_to_ids
+    if name == "nllb":  # the target's language, not the source's
+        assert set(batch.inputs.sources.start[:, 1].tolist()) == {told("eng_Latn")}
     for row, pair in zip(batch.target, pairs(), strict=False):
         bare = [int(i) for i in row if i != vocabulary.pad]
         pieces = pair["target"].split()
@@ -239,6 +241,29 @@ def test_two_processes_change_nothing(
     step = weights(made.model) - before
     same_step(step, moved)
     assert losses(made) == pytest.approx(said, abs=1e-5)
+
+
+def test_epochs_are_counted_as_they_pass(trainer: Callable[..., ErpoTrainer]) -> None:
+    """Four updates an epoch; λ moves when the next one begins."""
+    made = trainer(row="interp", preset="paper", anneal_every="1e", max_steps=8)
+    made.train()
+    shares = [line["lambda/data"] for line in made.state.log_history if "loss" in line]
+    assert shares == pytest.approx([0.72] * 4 + [0.44] * 4)
+
+
+def test_draws_belong_to_sentences(trainer: Callable[..., ErpoTrainer]) -> None:
+    """Two that are equal have two draws; in another batch each has its own again."""
+    made = trainer(row="pg", reward="bleu", rows=pairs(1) * 8)
+    made.model.eval()
+    found = []
+    for numbers in (range(8), [5, 2]):
+        batch = made.engine.batch_of_sentences(numbers, made.now)
+        with torch.no_grad():
+            drawn = made.engine.row.draw(batch)
+        assert drawn is not None
+        found.append([[int(i) for i in row if i != 0] for row in drawn.sample.tokens])
+    assert len(set(map(tuple, found[0]))) > 4
+    assert found[1] == [found[0][5], found[0][2]]
 
 
 def test_every_row_trains(trainer: Callable[..., ErpoTrainer]) -> None:
