@@ -55,9 +55,11 @@ format: .venv/ready  ## let ruff correct what it can
 
 bench: .venv/ready  ## what the algorithms cost beside cross_entropy and beside the plain ways, half an hour
 	@$(BIN)/python benchmarks/run.py --json runs/benchmarks.json
+	$(BIN)/python benchmarks/transformers_step.py --json runs/benchmarks-transformers.json
 
 bench-quick: .venv/ready  ## the same in a minute, less of everything
 	@$(BIN)/python benchmarks/run.py --quick
+	$(BIN)/python benchmarks/transformers_step.py --quick
 
 bench-gail: .venv/ready  ## GAIL's loop beside plain PPO, and where the time of an environment's step goes
 	@$(BIN)/python benchmarks/gail.py --json runs/benchmarks-gail.json
@@ -113,7 +115,7 @@ endef
 	@$(ALONE)
 	say "4 of 4: the project and its tools"
 	mv .venv/base .venv/base.unfinished  # until the end, so that an interruption here starts from nothing too
-	PYTHONWARNINGS=ignore $(PIP) -q --no-build-isolation -e '.[gail,dev]'  # setuptools warns of every linked installation
+	PYTHONWARNINGS=ignore $(PIP) -q --no-build-isolation -e '.[all,dev]'  # setuptools warns of every linked installation
 	mv .venv/base.unfinished .venv/base
 	touch $@
 

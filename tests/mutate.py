@@ -75,7 +75,7 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "fairseq_erpo/algorithm/weigh.py": ROWS,
     "fairseq_erpo/family/effect.py": (*ROWS, "test_bad_input.py"),
     "fairseq_erpo/family/resolve.py": (*ROWS, "test_bad_input.py"),
-    "fairseq_erpo/plugin/corpus_statistics.py": ("test_text_rewards.py", "-k", "corpus"),
+    "fairseq_erpo/algorithm/corpus_statistics.py": ("test_text_rewards.py", "-k", "corpus"),
     "fairseq_erpo/plugin/row_inputs.py": (
         "test_mstep.py",
         "test_text_rewards.py",

@@ -22,7 +22,7 @@ FLOORS = (
     {"annealers", "rewards", "checkup", "text_rewards"},
     {"algorithm"},
     {"family"},
-    {"plugin"},
+    {"plugin", "huggingface"},  # the two front-ends do not know each other
     {"tasks", "tools"},
     {"__main__"},
 )
@@ -45,6 +45,7 @@ FAIRSEQ = {
     "tools.doctor",
     "tools.convert",
 }
+TRANSFORMERS = {"huggingface"}
 SHARED_WITH_GAIL = {"mixture", "annealers", "files", "processes", "checkup", "verbs"}
 STABLE_BASELINES = {"ppo", "demo_prefix", "recorder", "normalisers", "policies", "sb3_policy"}
 
@@ -138,6 +139,9 @@ def test_foreign_packages() -> None:
             assert not tops(found) & {"fairseq", "fairseq_cli", "omegaconf", "hydra"}, (
                 f"{file} must not know fairseq"
             )
+        if room_of(name) not in TRANSFORMERS:
+            foreign = tops(found) & {"transformers", "accelerate", "peft", "datasets"}
+            assert not foreign, f"{file} must not know {sorted(foreign)}"
         assert "stable_baselines3" not in tops(found), f"{file} must not know stable-baselines3"
         assert "gail" not in tops(found), f"{file} must not know gail"
         if room_of(name) in STANDARD_ONLY:

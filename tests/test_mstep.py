@@ -220,7 +220,7 @@ def test_baseline_is_fitted_to_the_reward_where_the_model_drew() -> None:
 
 
 def test_baseline_is_linear_in_each_steps_features_and_leaves_them_alone() -> None:
-    from fairseq_erpo.plugin.row_inputs import MAX_STEPS, StepBaseline
+    from fairseq_erpo.algorithm.baselines import MAX_STEPS, StepBaseline
 
     baseline = StepBaseline(3)
     with torch.no_grad():

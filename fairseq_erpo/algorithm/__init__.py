@@ -14,5 +14,5 @@ divided by `drawn.size`, or by len(at) where that is None.  Sample without dropo
 gradient.  `inputs.PlainInputs` serves as `Batch.inputs` where nothing else is at hand, and
 `settings.schedule` says what λ is at (epoch, update, falls).
 
-examples/huggingface/train.py does this with `transformers`, fairseq_erpo/plugin with fairseq.
+fairseq_erpo/plugin does this with fairseq, fairseq_erpo/huggingface with transformers.
 """

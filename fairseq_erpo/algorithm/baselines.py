@@ -1,15 +1,17 @@
 """Baselines of policy gradient: what is subtracted from a sentence's reward (Eq. 10), by name.
 
-B sentences, S samples of each, N = B·S drawn sequences, T steps.
+B sentences, S samples of each, N = B·S drawn sequences, T steps, D features.
 """
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairseq_erpo.algorithm.batch import Batch, Drawn
+
+MAX_STEPS = 256  # later time steps share the learned baseline of the last
 
 
 class Baseline(NamedTuple):
@@ -60,3 +62,17 @@ BASELINES: Mapping[str, Baseline] = {
     "group": Baseline(_group),
     "learned": Baseline(_learned, learned=True),
 }
+
+
+class StepBaseline(nn.Module):
+    """MIXER's baseline (A.1): one linear function of the decoder's features for each time step."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(MAX_STEPS, features + 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, T, D] -> [N, T] float32; no gradient into the features"""
+        step = torch.arange(features.size(1), device=features.device).clamp(max=MAX_STEPS - 1)
+        weight = self.weight[step].float()
+        return (features.detach().float() * weight[:, :-1]).sum(-1) + weight[:, -1]

@@ -172,6 +172,18 @@ class Drawn(NamedTuple):
         return without_last(self.sample, self.samples) if self.with_data else self.sample
 
 
+def data_sample(target: Tensor, vocabulary: Vocabulary) -> Sample:
+    """Eq. 6: y* itself, without ΔR and reward, which nobody asks for.  [B, T] int64"""
+    padding = target.eq(vocabulary.pad)
+    return Sample(
+        tokens=target,
+        origin=torch.full_like(target, int(Expert.DATA)).masked_fill(padding, int(Expert.NONE)),
+        delta_r=torch.zeros_like(target, dtype=torch.float32),
+        reward=torch.zeros_like(target[:, 0], dtype=torch.float32),
+        clipped=torch.zeros_like(padding[:, 0]),
+    )
+
+
 def without_last(sample: Sample, samples: int) -> Sample:
     """All but the last of each sentence's samples.  [B·S, ...] -> [B·(S - 1), ...]"""
     parts = (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample
+from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, data_sample
 
 
 def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
@@ -19,15 +19,7 @@ def beside_data(batch: Batch, drawn: Drawn) -> Drawn:
     sentence.
     """
     share, samples, sample = batch.mixture.data, drawn.samples, drawn.sample
-    gold = Sample(
-        tokens=batch.target,
-        origin=torch.where(
-            batch.target.eq(batch.vocabulary.pad), int(Expert.NONE), int(Expert.DATA)
-        ),
-        delta_r=torch.zeros_like(batch.target, dtype=torch.float32),
-        reward=torch.zeros_like(batch.target[:, 0], dtype=torch.float32),
-        clipped=torch.zeros_like(batch.target[:, 0], dtype=torch.bool),
-    )
+    gold = data_sample(batch.target, batch.vocabulary)
     fill = Sample(batch.vocabulary.pad, int(Expert.NONE), 0, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
     steps = max(sample.tokens.size(1), batch.target.size(1))
     fields = zip(sample, gold, fill, strict=True)

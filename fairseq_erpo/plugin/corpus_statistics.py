@@ -1,26 +1,30 @@
-"""`corpus_bleu` follows the model: its statistics are counted every 50 updates, from outputs for
-training data.
+"""`corpus_bleu` follows the model (`algorithm.corpus_statistics`).
 
-They are kept beside the checkpoints, so that a run that is resumed in between goes on with those of
-the last count.
+The statistics are kept beside the checkpoints, so that a run that is resumed in between goes on
+with those of the last count.
 """
 
 import logging
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from fairseq import utils
 from fairseq.distributed import utils as distributed
 from fairseq.logging import metrics
-from torch import Tensor
 
-from fairseq_erpo.algorithm.batch import Expert
-from fairseq_erpo.algorithm.sampler import Sampler, length_caps
+from fairseq_erpo.algorithm.batch import Batch
+from fairseq_erpo.algorithm.corpus_statistics import (
+    AT_ONCE,
+    EVERY,
+    FILE,
+    SENTENCES,
+    count_outputs,
+    with_statistics,
+)
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.files import read_json, write_json
 from fairseq_erpo.mixture import MLE
@@ -29,32 +33,11 @@ from fairseq_erpo.plugin.checkpoints import exit_on_write_error
 from fairseq_erpo.plugin.clock import Clock, is_parallel
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.row_inputs import RunCache, train_subset
-from fairseq_erpo.rewards.base import Reference
-from fairseq_erpo.rewards.corpus_bleu import CorpusBleu, CorpusStatistics
+from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
 
 logger = logging.getLogger(__name__)
 
-FILE = "erpo_corpus.json"
-# Updates: within an epoch of 265, the outputs' length went from .965 of the references' to 1.12
-EVERY = 50
 KEPT = 200  # counts
-SENTENCES = 500  # of the training data, spread evenly
-AT_ONCE = 100
-
-
-def follows_model(settings: Settings) -> bool:
-    """Whether one of the two rewards has to be counted anew."""
-    return any(isinstance(reward, CorpusBleu) for reward in (settings.teacher, settings.reward))
-
-
-def with_statistics(settings: Settings, statistics: CorpusStatistics) -> Settings:
-    """The same settings, with each `corpus_bleu` at these statistics."""
-    reward = CorpusBleu(statistics)
-    parts: dict[str, Any] = {}
-    for name in ("teacher", "reward"):
-        if isinstance(getattr(settings, name), CorpusBleu):
-            parts[name] = reward
-    return replace(settings, **parts)
 
 
 class Follower:
@@ -113,7 +96,7 @@ class Follower:
         """Samples and greedy outputs for a part of the training data, counted: n-grams of the
         first, length of the second.
         """
-        task, settings, vocabulary = self.cache.task, self.cache.settings, self.cache.vocabulary
+        task = self.cache.task
         dataset = task.dataset(train_subset(task))
         room = utils.resolve_max_positions(task.max_positions(), unwrapped(model).max_positions())
         fitting, _ = dataset.filter_indices_by_size(np.arange(len(dataset)), room)
@@ -123,25 +106,15 @@ class Follower:
                 f"corpus_bleu follows statistics of {len(chosen)} training sentences only, and wants {SENTENCES}"
             )
         device = next(model.parameters()).device
-        sampler = Sampler(CorpusBleu(), settings.experts, vocabulary)
-        counts: dict[Expert, list[Tensor]] = {Expert.MODEL: [], Expert.GREEDY: []}
-        with sampling_mode(unwrapped(model)):
+
+        def batches() -> Iterator[Batch]:
             for part in np.array_split(chosen, -(-len(chosen) // AT_ONCE)):
                 sample = utils.apply_to_sample(
                     lambda t: t.to(device), dataset.collater([dataset[int(i)] for i in part])
                 )
-                batch = batch_of(
+                yield batch_of(
                     sample, model, self.cache, seed=seed, update=clock.update, mixture=MLE, stage=0
                 )
-                reference = Reference.from_target(batch.target, vocabulary)
-                caps = length_caps(reference, batch.max_positions)
-                for expert, found in counts.items():
-                    origin = torch.full((len(caps), int(caps.max())), int(expert), device=device)
-                    outputs = sampler.draw(
-                        reference, origin, caps, batch.draws, partial(batch.start, 1)
-                    )
-                    found.append(CorpusBleu().counts(reference, outputs.tokens, vocabulary))
-        samples, greedy = (
-            CorpusStatistics.from_counts(torch.cat(found)) for found in counts.values()
-        )
-        return replace(samples, length=greedy.length)
+
+        with sampling_mode(unwrapped(model)):
+            return count_outputs(batches())

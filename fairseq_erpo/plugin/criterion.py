@@ -11,9 +11,10 @@ from fairseq.criterions import FairseqCriterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from torch import Tensor
 
-from fairseq_erpo.algorithm import mstep
-from fairseq_erpo.algorithm.baselines import BASELINES
+from fairseq_erpo.algorithm import log_sums, mstep
+from fairseq_erpo.algorithm.baselines import BASELINES, StepBaseline
 from fairseq_erpo.algorithm.batch import Batch, Drawn, previous_tokens
+from fairseq_erpo.algorithm.corpus_statistics import follows_model
 from fairseq_erpo.algorithm.distinct import distinct
 from fairseq_erpo.algorithm.draw import GOLD
 from fairseq_erpo.algorithm.packing import Packing
@@ -29,13 +30,13 @@ from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
 from fairseq_erpo.plugin.checkpoints import another
 from fairseq_erpo.plugin.clock import HISTORY
 from fairseq_erpo.plugin.clocked_task import clocked
-from fairseq_erpo.plugin.corpus_statistics import Follower, follows_model
+from fairseq_erpo.plugin.corpus_statistics import Follower
 from fairseq_erpo.plugin.data_checks import check_training
 from fairseq_erpo.plugin.decoder import sampling_mode, unwrapped
 from fairseq_erpo.plugin.dictionaries import check_dictionaries
 from fairseq_erpo.plugin.first_batch import check_decoder, check_targets
 from fairseq_erpo.plugin.forward import in_pieces
-from fairseq_erpo.plugin.row_inputs import RunCache, StepBaseline, config_of, shards
+from fairseq_erpo.plugin.row_inputs import RunCache, config_of, shards
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class ErpoCriterion(FairseqCriterion):
         log |= {"nsentences": sample["target"].size(0), "sample_size": sample_size}
         if self.training:
             self.task.clock.mixture = self.mixture
-            log |= train_log.sums(drawn, sample["target"], self.mixture, self.vocabulary)
+            log |= log_sums.sums(drawn, sample["target"], self.mixture, self.vocabulary)
             log |= {"draw_seconds": drew - began, "loss_seconds": time.perf_counter() - drew}
         return loss, sample_size, log
 

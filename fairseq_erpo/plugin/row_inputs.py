@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, utils
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fairseq_erpo.algorithm.baselines import StepBaseline
 from fairseq_erpo.algorithm.graphs import Graphs
 from fairseq_erpo.algorithm.neighbours import real_words
 from fairseq_erpo.algorithm.noising import NoiseStatistics, Noising
@@ -28,21 +29,6 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 MOST_WORKERS = 4  # that score texts
 BEAM_LENPEN = 0.6  # as in evaluation
-MAX_STEPS = 256  # later time steps share the learned baseline of the last
-
-
-class StepBaseline(nn.Module):
-    """MIXER's baseline (A.1): one linear function of the decoder's features for each time step."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(MAX_STEPS, features + 1))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[N, T, D] -> [N, T] float32; no gradient into the features"""
-        step = torch.arange(features.size(1), device=features.device).clamp(max=MAX_STEPS - 1)
-        weight = self.weight[step].float()
-        return (features.detach().float() * weight[:, :-1]).sum(-1) + weight[:, -1]
 
 
 def config_of(task: Any) -> Any:

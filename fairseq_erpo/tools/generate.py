@@ -59,6 +59,10 @@ class Output(NamedTuple):
     sources: Sequence[str] = ()
 
 
+# Of --test, in a run's folder of the transformers front-end
+TRANSLATED, WANTED = "test.hypotheses", "test.references"
+
+
 def output_of(path: str, decoding: Decoding) -> Output:
     """Read a run's folder (its checkpoint_best.pt), a checkpoint, fairseq-generate's output, or a
     text of one hypothesis a line.
@@ -66,6 +70,9 @@ def output_of(path: str, decoding: Decoding) -> Output:
     Raises ValueError with one line.
     """
     found = Path(path)
+    if (found / TRANSLATED).is_file():  # of `fairseq_erpo.huggingface`
+        sides = [text_lines(found / name) for name in (TRANSLATED, WANTED)]
+        return Output(sides[0], sides[1])
     if found.is_dir():
         found = found / "checkpoint_best.pt"
         if not found.is_file():

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor
 
 from fairseq_erpo.algorithm.batch import Expert, Sample
+from fairseq_erpo.algorithm.corpus_statistics import FILE, follows_model, with_statistics
 from fairseq_erpo.algorithm.draw import gold
 from fairseq_erpo.family import FAMILY
 from fairseq_erpo.plugin.batch import batch_of, vocabulary_of
-from fairseq_erpo.plugin.corpus_statistics import FILE, Follower, follows_model, with_statistics
+from fairseq_erpo.plugin.corpus_statistics import Follower
 from fairseq_erpo.plugin.decoder import sampling_mode
 from fairseq_erpo.plugin.row_inputs import RunCache
 from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics

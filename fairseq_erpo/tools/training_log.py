@@ -150,6 +150,50 @@ def numbered(text: str, letter: str) -> list[str]:
     return [line for _, line in lines]
 
 
+# ---- transformers ----
+
+STATE = "trainer_state.json"
+# transformers' names, and trl's -> fairseq's and the plugin's
+RENAMED = {
+    "reward": "seq_reward",
+    "reward_std": "seq_reward_std",
+    "completions/mean_length": "sampled_length",
+    "completions/clipped_ratio": "clipped",
+    "learning_rate": "lr",
+    "grad_norm": "gnorm",
+}
+PREFIXES = {"lambda/": "lambda_", "from_": "z_", "delta_r/": "dr_"}
+
+
+def from_trainer(name: str, path: Path) -> History:
+    """A run's history from the state that transformers keeps in each checkpoint."""
+    history = History(name)
+    for entry in json.loads(path.read_text("utf-8"))["log_history"]:
+        figures = {renamed(key): value for key, value in numbers(entry).items()}
+        update = int(entry["step"])
+        history.progress = max(history.progress, figures.get("epoch", 0))
+        if "eval_loss" in figures:
+            valid = {key[5:]: figures[key] for key in figures if key.startswith("eval_")}
+            history.valid[update] = {**valid, "epoch": figures.get("epoch", 0)}
+        elif "loss" in figures:
+            history.train_inner[update] = figures
+    return history
+
+
+def renamed(key: str) -> str:
+    """A figure's name as the plugin has it."""
+    for theirs, ours in PREFIXES.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return RENAMED.get(key, key)
+
+
+def trainer_states(folder: Path) -> list[Path]:
+    """The states that a run's folder has, the newest last."""
+    found = [*folder.glob(f"checkpoint-*/{STATE}"), *folder.glob(STATE)]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
 # ---- TensorBoard ----
 
 
@@ -190,6 +234,8 @@ def read(path: Path) -> History:
         history = from_json(name, file)
         if history.valid or history.train_inner or history.train:
             return history
+    if states := trainer_states(path):
+        return from_trainer(name, states[-1])
     if path.is_dir() and any(path.glob(f"**/{EVENTS}")):
         return from_events(name, path)
     if not path.exists():
