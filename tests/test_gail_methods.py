@@ -15,7 +15,7 @@ from gail.discriminator import DiscriminatorSettings
 from gail.methods import METHODS, Method
 from gail.policies import ARCHITECTURE
 from gail.schedules import PRESETS, constant_schedule, make_schedule, parse_schedule
-from gail.settings import RunSettings
+from gail.settings import PPOSettings, RunSettings
 
 
 @pytest.fixture
@@ -169,3 +169,17 @@ def test_defaults() -> None:
     assert ARCHITECTURE["net_arch"] == {"pi": [128, 128], "vf": [128, 128]}
     assert ARCHITECTURE["activation_fn"] is torch.nn.Tanh
     assert (bc.LEARNING_RATE, bc.BATCH, bc.LOG_STD_FLOOR, FULL_EPISODES) == (1e-3, 128, -2.5, 0.1)
+
+
+@pytest.mark.parametrize("name", ["gamma", "gae_lambda", "clip_range"])
+def test_shares_of_ppo_end_at_one(name: str) -> None:
+    assert getattr(PPOSettings(**{name: 1.0}), name) == 1
+    for wrong in (1.001, 1.9):
+        with pytest.raises(ValueError, match=f"--ppo {name}"):
+            PPOSettings(**{name: wrong})
+
+
+def test_the_learning_rate_of_ppo_ends_at_one() -> None:
+    assert PPOSettings(learning_rate=1.0).learning_rate == 1
+    with pytest.raises(ValueError, match="--ppo learning_rate"):
+        PPOSettings(learning_rate=1.5)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from conftest import ROOT, Built, Done, build
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 
+from fairseq_erpo.plugin import corpus_statistics
 from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
 from fairseq_erpo.text_rewards import TEXT_REWARDS, Pool, checked, find
 
@@ -282,6 +284,26 @@ def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "erpo_corpus.json").write_text('[{"update": 0}]')
     with pytest.raises(SystemExit, match=r"erpo_corpus\.json is damaged"):
         statistics(build(tiny_data, flags), 8)
+
+
+def test_corpus_statistics_are_the_first_ranks_among_those_that_share_the_data(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def broadcast(statistics: Any, src_rank: int, group: Any) -> Any:
+        asked.append((src_rank, group))
+        return statistics
+
+    built = build(tiny_data, f"{FLAGS} --erpo-reward corpus_bleu --save-dir {tmp_path}")
+    monkeypatch.setattr(corpus_statistics, "is_parallel", lambda: True)
+    monkeypatch.setattr(corpus_statistics.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(corpus_statistics.distributed, "broadcast_object", broadcast)
+    monkeypatch.setattr(
+        corpus_statistics.distributed, "get_data_parallel_group", lambda: "data-parallel"
+    )
+    built.criterion.draw(built.model, built.batch([3]))
+    assert asked == [(0, "data-parallel")] and not (tmp_path / "erpo_corpus.json").exists()
 
 
 @pytest.mark.slow

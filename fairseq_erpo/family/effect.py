@@ -58,12 +58,12 @@ def _drawn_by(expert: str) -> Callable[[Settings], bool]:
 
 
 def _targets_differ(settings: Settings) -> bool:
-    """By expected risk it does not matter who drew.  For `reward` where the model draws alone,
-    nothing is left to learn.
+    """Where data alone are drawn, all targets are the data, but for expected risk; for `reward`
+    where the model draws alone, nothing is left to learn.
     """
-    if settings.targets == "reward":
-        return settings.schedule.annealer.end.model < 1
-    return settings.targets == "risk" or settings.drawn_by("model")
+    if settings.targets == "reward" and settings.schedule.annealer.end.model == 1:
+        return False
+    return settings.targets == "risk" or settings.drawn_by("model") or settings.drawn_by("reward")
 
 
 def _data_and_draws(settings: Settings) -> bool:
@@ -80,7 +80,7 @@ NEEDS_OF_LAMBDA: Mapping[str, Need] = {
     "erpo_c_model": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
     "erpo_targets": (
         _targets_differ,
-        "a share of the model in --erpo-lambda, and for reward another's too",
+        "a share of the model or the reward in --erpo-lambda, for reward not the model's alone",
     ),
     "erpo_baseline": (_drawn_by("model"), "a share of the model in --erpo-lambda"),
     "erpo_layout": (_data_and_draws, "data in --erpo-lambda, or a schedule that begins with them"),
