@@ -1,4 +1,4 @@
-"""docs/api.md and the last part of docs/rewards.md, generated from the code: `python docs/pages.py`.
+"""docs/api.md and the last part of docs/rewards.md, made from the code: `python docs/pages.py`.
 docs/rows.md has a verb of its own.
 """
 

@@ -8,7 +8,7 @@ and by `fairseq_erpo.tasks`, which `--user-dir` loads.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 _HOMES = {
     "mixture": ("Mixture",),

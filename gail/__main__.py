@@ -11,7 +11,8 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb(
         "gail.doctor",
         "doctor",
-        "check the installation, the simulator, rendering, the disk and demonstrations, and say what to do",
+        "check the installation, the simulator, rendering, the disk and demonstrations, and say "
+        "what to do",
         "python -m gail doctor demos/Hopper-v5.npz",
     ),
     "expert": Verb(
@@ -24,25 +25,30 @@ VERBS: Mapping[str, Verb] = {
         "gail.record",
         "record",
         "record demonstrations from a trained policy, or turn recorded ones into others",
-        "python -m gail record --policy runs/expert/best.pt --trajectories 25 --out runs/demos/InvertedPendulum-v5.npz",
+        "python -m gail record --policy runs/expert/best.pt --trajectories 25 --out "
+        "runs/demos/InvertedPendulum-v5.npz",
     ),
     "train": Verb(
         "gail.train_verbs",
         "train",
         "train by one of the methods",
-        "python -m gail train --method gail_interp --env Hopper-v5 --demos demos/Hopper-v5.npz --n 4 --out runs/hopper --resume",
+        "python -m gail train --method gail_interp --env Hopper-v5 --demos demos/Hopper-v5.npz "
+        "--n 4 --out runs/hopper --resume",
     ),
     "evaluate": Verb(
         "gail.evaluate",
         "evaluate",
         "measure a policy's return in fresh episodes",
-        "python -m gail evaluate runs/hopper/policy.pt --episodes 50 --json runs/hopper/returns.json",
+        "python -m gail evaluate runs/hopper/policy.pt --episodes 50 --json "
+        "runs/hopper/returns.json",
     ),
     "sweep": Verb(
         "gail.sweep",
         "sweep",
-        "train environments x demonstrations x methods x seeds, one process per core; repeat to continue",
-        "python -m gail sweep --env Hopper-v5 HalfCheetah-v5 --demos demos --n 1 4 --method bc gail gail_interp --out runs/sweep",
+        "train environments x demonstrations x methods x seeds, one process per core; repeat to "
+        "continue",
+        "python -m gail sweep --env Hopper-v5 HalfCheetah-v5 --demos demos --n 1 4 --method bc "
+        "gail gail_interp --out runs/sweep",
     ),
     "plot": Verb(
         "gail.plots",

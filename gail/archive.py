@@ -1,9 +1,10 @@
 """Demonstrations as files: an .npz of plain arrays, and a JSON manifest beside it that describes
 them.
 
-NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: opening it executes nothing
-NAME.json   format, version, env_id and its arguments, versions of the libraries, source, seed, returns, shapes, and the
-            SHA-256 of the .npz
+NAME.npz    the fields of demos.Demonstrations, loaded with allow_pickle=False: opening it executes
+            nothing
+NAME.json   format, version, env_id and its arguments, versions of the libraries, source, seed,
+            returns, shapes, and the SHA-256 of the .npz
 """
 
 import hashlib
@@ -68,7 +69,8 @@ def load(path: Path, env_id: str | None = None) -> Demonstrations:
     manifest = read_manifest(path)
     if env_id is not None and manifest["env_id"] != env_id:
         raise ValueError(
-            f"{path}: env_id is {manifest['env_id']}, not {env_id}; give --env {manifest['env_id']} or other --demos"
+            f"{path}: env_id is {manifest['env_id']}, not {env_id}; give --env "
+            f"{manifest['env_id']} or other --demos"
         )
     if (
         env_id is not None
@@ -105,14 +107,16 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     for file in (path, beside):
         if not file.is_file():
             raise ValueError(
-                f"there is no {file}; demonstrations are an .npz with a .json beside it, as `gail record` writes"
+                f"there is no {file}; demonstrations are an .npz with a .json beside it, as `gail "
+                "record` writes"
             )
     manifest = read_json(beside)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{beside}: format is not {FORMAT!r}; record with `python -m gail record`")
     if manifest.get("version") != VERSION:
         raise ValueError(
-            f"{beside}: version {manifest.get('version')!r} is not {VERSION}, the one that this release reads"
+            f"{beside}: version {manifest.get('version')!r} is not {VERSION}, the one that this "
+            "release reads"
         )
     for key in ("env_id", "sha256"):
         if not isinstance(manifest.get(key), str):

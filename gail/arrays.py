@@ -31,7 +31,8 @@ def read_arrays(
             sizes = {name: archive.getinfo(f"{name}.npy").file_size for name in names}
             if sum(sizes.values()) > MOST:
                 raise ValueError(
-                    f"it unpacks to {sum(sizes.values()) / 1e9:.0f} GB, and at most {MOST / 1e9:.0f} are read"
+                    f"it unpacks to {sum(sizes.values()) / 1e9:.0f} GB, and at most "
+                    f"{MOST / 1e9:.0f} are read"
                 )
             return {name: _array(archive, arrays, name, sizes[name]) for name in names}
     except Exception as error:  # a damaged archive raises anything

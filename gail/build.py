@@ -40,13 +40,15 @@ def check_fit(demos: Demonstrations, settings: RunSettings) -> None:
     env.close()
     if demos.observations.shape[1:] != shape or demos.actions.shape[1:] != low.shape:
         raise ValueError(
-            f"--demos {settings.demos}: observations {demos.observations.shape} and actions {demos.actions.shape} are not those "
+            f"--demos {settings.demos}: observations {demos.observations.shape} and actions "
+            f"{demos.actions.shape} are not those "
             f"of {settings.env}, [N, *{shape}] and [N, *{low.shape}]"
         )
     steps = sum(demos.lengths.tolist())
     if steps != len(demos.index):
         raise ValueError(
-            f"--demos {settings.demos}: lengths are of {steps} steps and there are {len(demos.index)}; record anew"
+            f"--demos {settings.demos}: lengths are of {steps} steps and there are "
+            f"{len(demos.index)}; record anew"
         )
     if np.any(demos.actions < low) or np.any(demos.actions > high):
         raise ValueError(
@@ -54,7 +56,8 @@ def check_fit(demos: Demonstrations, settings: RunSettings) -> None:
         )
     if settings.row.prefix != "none" and demos.states.shape[1] != size:
         raise ValueError(
-            f"--demos {settings.demos}: states have {demos.states.shape[1]} numbers and this simulator's {size}: record them "
+            f"--demos {settings.demos}: states have {demos.states.shape[1]} numbers and this "
+            f"simulator's {size}: record them "
             f"anew with this version of mujoco, or do without them (--prefix none)"
         )
     if settings.row.prefix != "none":

@@ -61,9 +61,11 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         self.begun = {
-            "seed": seed, "numbers": self.unwrapped.np_random.bit_generator.state, "episode": self.episode,
+            "seed": seed,
+            "numbers": self.unwrapped.np_random.bit_generator.state,
+            "episode": self.episode,
             "lambda_data": self.lambda_data,
-        }  # fmt: skip
+        }
         self.actions = []
         self.observation, info = self.env.reset(seed=seed, options=options)
         self.episode += 1
@@ -119,7 +121,8 @@ class DemoPrefix(gym.Wrapper[Any, Any, Any, Any]):
             self.skipped += 1
             if terminated or truncated:
                 raise ValueError(
-                    f"replaying demonstration {demos.trajectory[start]} ended at step {t}; record it on this machine"
+                    f"replaying demonstration {demos.trajectory[start]} ended at step {t}; record "
+                    "it on this machine"
                 )
         return observation
 
@@ -221,9 +224,12 @@ def check_steps(env: DemoPrefix, demos: Demonstrations, rows: slice) -> None:
                 at = int(np.argmin(same))
                 numbers = [np.atleast_1d(value)[at] for value in (here, recorded)]
                 raise ValueError(
-                    f"put back to step {demos.index[rows.start]} of demonstration {k}, {demos.env_id} does not go on as "
-                    f"recorded (step {demos.index[row]}, {name}: {numbers[0]} instead of {numbers[1]}): it keeps a state "
-                    "outside MuJoCo's, or is another version or variant; --prefix none begins no episode there"
+                    f"put back to step {demos.index[rows.start]} of demonstration {k}, "
+                    f"{demos.env_id} does not go on as "
+                    f"recorded (step {demos.index[row]}, {name}: {numbers[0]} instead of "
+                    f"{numbers[1]}): it keeps a state "
+                    "outside MuJoCo's, or is another version or variant; --prefix none begins no "
+                    "episode there"
                 )
         if row < last and not np.array_equal(env.simulator.get(), demos.states[row + 1]):
             # Roundings of another processor, which chaos would let grow

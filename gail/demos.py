@@ -146,19 +146,22 @@ def check_array(name: str, array: object, kind: str, axes: str, sizes: dict[str,
     if not isinstance(array, np.ndarray) or array.dtype.kind != kind:
         have = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise ValueError(
-            f"{name} must be an array of kind {kind!r} (f: floating, i: integer, b: boolean), not {have}"
+            f"{name} must be an array of kind {kind!r} (f: floating, i: integer, b: boolean), not "
+            f"{have}"
         )
     if array.ndim != len(axes):
         raise ValueError(f"{name} must have the axes {axes}, and has the shape {array.shape}")
     for axis, size in zip(axes, array.shape, strict=True):
         if sizes.setdefault(axis, size) != size:
             raise ValueError(
-                f"{name} has the shape {array.shape}, but axis {axis} measures {sizes[axis]} in the fields before"
+                f"{name} has the shape {array.shape}, but axis {axis} measures {sizes[axis]} in "
+                "the fields before"
             )
     if kind == "f" and not (np.abs(array) <= LARGEST).all():
         where = np.argwhere(~(np.abs(array) <= LARGEST))[0].tolist()
         raise ValueError(
-            f"{name} has a number that is not finite or beyond {LARGEST:g}, at {where}; record them anew"
+            f"{name} has a number that is not finite or beyond {LARGEST:g}, at {where}; record "
+            "them anew"
         )
 
 

@@ -69,4 +69,7 @@ def rendering() -> str:
 def look_at(path: Path) -> str:
     demos = load(path)
     returns = demos.returns()
-    return f"{len(demos)} of {demos.env_id}, {len(demos.index)} pairs, return {returns.mean():.1f} +- {returns.std():.1f}"
+    return (
+        f"{len(demos)} of {demos.env_id}, {len(demos.index)} pairs, return {returns.mean():.1f} "
+        f"+- {returns.std():.1f}"
+    )

@@ -83,7 +83,8 @@ def evaluate(parser: ArgumentParser, argv: Sequence[str]) -> None:
         returns, lengths = Evaluator(env_id, args.episodes, args.seed)(act, not args.stochastic)
         mean, deviation = (float(f(returns)) for f in (np.mean, np.std))
         print(
-            f"{name}: {env_id}: return {mean:.1f} +- {deviation:.1f}, length {np.mean(lengths):.0f}, {len(returns)} episodes"
+            f"{name}: {env_id}: return {mean:.1f} +- {deviation:.1f}, length "
+            f"{np.mean(lengths):.0f}, {len(returns)} episodes"
         )
         found.append(
             {

@@ -15,11 +15,28 @@ from tqdm import tqdm
 from fairseq_erpo.files import atomic_write
 
 PROGRESS = (
-    "iteration", "timesteps", "lambda_data", "return", "length", "episodes", "policy_pairs", "data_pairs", "seconds",
-    "reward/mean", "reward/std", "discriminator/accuracy_expert", "discriminator/accuracy_policy", "discriminator/logit_expert",
-    "discriminator/logit_policy", "train/nll", "train/approx_kl", "train/clip_fraction", "train/value_loss", "train/entropy",
+    "iteration",
+    "timesteps",
+    "lambda_data",
+    "return",
+    "length",
+    "episodes",
+    "policy_pairs",
+    "data_pairs",
+    "seconds",
+    "reward/mean",
+    "reward/std",
+    "discriminator/accuracy_expert",
+    "discriminator/accuracy_policy",
+    "discriminator/logit_expert",
+    "discriminator/logit_policy",
+    "train/nll",
+    "train/approx_kl",
+    "train/clip_fraction",
+    "train/value_loss",
+    "train/entropy",
     "train/std",
-)  # fmt: skip
+)
 EVALUATIONS = ("iteration", "timesteps", "return", "return_std", "length", "episodes")
 
 

@@ -46,31 +46,48 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "random": Method("the policy as it is initialised", use_ppo=False),
-    "bc": Method("behaviour cloning: the likelihood of the demonstrations", use_ppo=False, clone=True),
+    "bc": Method(
+        "behaviour cloning: the likelihood of the demonstrations", use_ppo=False, clone=True
+    ),
     "gail": Method("generative adversarial imitation (Ho and Ermon, 2016)"),
     "gail_interp": Method(
-        "the paper's: λ_data T demonstrated pairs, learned by likelihood, then the policy's, by GAIL; λ_data falls to 0",
-        prefix="state", likelihood=True, schedule="linear",
+        "the paper's: λ_data T demonstrated pairs, learned by likelihood, then the policy's, by "
+        "GAIL; λ_data falls to 0",
+        prefix="state",
+        likelihood=True,
+        schedule="linear",
     ),
     "gail_interp_reward": Method(
-        "gail_interp with the reward expert between: likelihood of the policy's own actions as the discriminator picks them",
-        prefix="state", likelihood=True, reward_expert=True, schedule="by_reward",
+        "gail_interp with the reward expert between: likelihood of the policy's own actions as "
+        "the discriminator picks them",
+        prefix="state",
+        likelihood=True,
+        reward_expert=True,
+        schedule="by_reward",
     ),
     "gail_mixer": Method(
-        "the same with MIXER's schedule (A.1): the prefix loses a tenth of the trajectory at a time",
-        prefix="state", likelihood=True, schedule="mixer",
+        "the same with MIXER's schedule (A.1): the prefix loses a tenth of the trajectory at a "
+        "time",
+        prefix="state",
+        likelihood=True,
+        schedule="mixer",
     ),
     "gail_resets": Method(
         "control: episodes begin at demonstrated states as in gail_interp, without its likelihood",
-        prefix="state", schedule="linear",
+        prefix="state",
+        schedule="linear",
     ),
     "gail_annealed_loss": Method(
-        "λ_data NLL + (1 - λ_data) PPO on all pairs, λ_data halving; no prefix (BC-regularised GAIL, arXiv 2001.07798)",
-        likelihood=True, all_pairs=True, schedule="halving",
+        "λ_data NLL + (1 - λ_data) PPO on all pairs, λ_data halving; no prefix (BC-regularised "
+        "GAIL, arXiv 2001.07798)",
+        likelihood=True,
+        all_pairs=True,
+        schedule="halving",
     ),
     "bc_gail": Method("behaviour cloning of the mean action, then GAIL", clone=True),
     "gail_untrained": Method(
-        "control: the discriminator never learns, which shows what mere survival earns", train_discriminator=False
+        "control: the discriminator never learns, which shows what mere survival earns",
+        train_discriminator=False,
     ),
     "expert": Method("PPO on the environment's reward", learned_reward=False),
-}  # fmt: skip
+}

@@ -203,7 +203,9 @@ def learning(rows: Sequence[Row]) -> Any:
 
 
 def curves(rows: Sequence[Row], env: str, n: int) -> Iterator[tuple[str, Any, Any]]:
-    """(method, steps [E], returns [S, E]) of the methods that have curves, as far as all seeds go."""
+    """(method, steps [E], returns [S, E]) of the methods that have curves, as far as all
+    seeds go.
+    """
     for method in methods_of(rows):
         found = [row.curve() for row in rows if (row.env, row.n, row.method) == (env, n, method)]
         shortest = min((len(steps) for steps, _ in found), default=0)

@@ -32,7 +32,8 @@ SLOPE = 0.01  # of the leaky rectifier below zero
 def plain_expert(path: Path, box: Box) -> Act:
     """Read a Gaussian policy of one hidden layer from the arrays of an .npz:
 
-        h = leaky_relu((obs - obs_mean) / (sqrt(obs_meansq - obs_mean²) + 1e-6) W0 + b0),   mean = h W_out + b_out
+        h = leaky_relu((obs - obs_mean) / (sqrt(obs_meansq - obs_mean²) + 1e-6) W0 + b0)
+        mean = h W_out + b_out
 
     with the deviation exp(log_std).  obs_mean, obs_meansq [D], W0 [D, H], b0 [H], W_out [H, A],
     b_out, log_std [A]. Raises ValueError that names the file and the array.
@@ -83,7 +84,9 @@ def check_expert(arrays: Mapping[str, NDArray[Any]], box: Box) -> None:
 def clipped(
     mean: NDArray[Any], deviation: NDArray[Any], rng: np.random.Generator | None, box: Box
 ) -> NDArray[np.float32]:
-    """Return the mean action, or with `rng` a Gaussian draw around it, [B, A], clipped to the box."""
+    """Return the mean action, or with `rng` a Gaussian draw around it, [B, A], clipped to
+    the box.
+    """
     action = mean if rng is None else mean + deviation * rng.standard_normal(mean.shape)
     # Cast first: the bounds are float32, and rounding after the clipping could leave the box.
     return np.clip(action.astype(np.float32), *box)
@@ -121,7 +124,8 @@ def load_policy(path: Path, trusted: str | None = None) -> tuple[str, Act]:
         raise ValueError(f"{path}: its env_id is no text")
     if ":" in kept["env_id"] and kept["env_id"] != trusted:
         raise ValueError(
-            f"{path} names an environment that imports a module; if you trust it, add --env {kept['env_id']}"
+            f"{path} names an environment that imports a module; if you trust it, add --env "
+            f"{kept['env_id']}"
         )
     env = make_env(kept["env_id"])
     assert isinstance(env.observation_space, gym.spaces.Box)
@@ -133,7 +137,8 @@ def load_policy(path: Path, trusted: str | None = None) -> tuple[str, Act]:
         mean, variance = (kept["observation_norm"][name].numpy() for name in ("mean", "var"))
         if mean.shape != env.observation_space.shape or variance.shape != mean.shape:
             raise ValueError(
-                f"its observations have the shape {mean.shape}, and those here {env.observation_space.shape}"
+                f"its observations have the shape {mean.shape}, and those here "
+                f"{env.observation_space.shape}"
             )
         if not np.isfinite(mean).all() or not (variance >= 0).all():
             raise ValueError("its normaliser is not finite")

@@ -1,4 +1,6 @@
-"""Flags that name a policy: a run of this package, plain arrays, or a model of stable-baselines3."""
+"""Flags that name a policy: a run of this package, plain arrays, or a model of
+stable-baselines3.
+"""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -9,7 +11,8 @@ from gail.simulator import box_of, make_env
 
 # What `policies.plain_expert` computes, by the names of the arrays.
 PLAIN = (
-    "mean = leaky_relu((obs - obs_mean) / (sqrt(obs_meansq - obs_mean²) + 1e-6) W0 + b0) W_out + b_out, with the slope "
+    "mean = leaky_relu((obs - obs_mean) / (sqrt(obs_meansq - obs_mean²) + 1e-6) W0 + b0) W_out + "
+    "b_out, with the slope "
     f"{SLOPE:g}, and the deviation exp(log_std)"
 )
 

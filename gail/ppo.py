@@ -1,9 +1,9 @@
 """stable-baselines3's PPO with two changes: the rewards at the end of a rollout, and the loss.
 
-    loss = λ_model PPO's surrogate + λ_data NLL of the demonstrations + values and entropy as in PPO            (section 5.3)
+    loss = λ_model PPO's surrogate + λ_data NLL of the demonstrations + values and entropy of PPO
 
-and λ_reward NLL of what the reward expert picked, for the method that has one. With λ_data = 0 and
-the environment's reward it computes what PPO computes, bit for bit (a test).
+(section 5.3) and λ_reward NLL of what the reward expert picked, for the method that has one. With
+λ_data = 0 and the environment's reward it computes what PPO computes, bit for bit (a test).
 """
 
 from collections import defaultdict
@@ -324,7 +324,9 @@ class GailPPO(PPO):
 
 
 def make_ppo(env: VecNormalize, settings: PPOSettings, n_steps: int, seed: int) -> GailPPO:
-    """Make GailPPO with the paper's networks; it collects n_steps from each environment of `stack`."""
+    """Make GailPPO with the paper's networks; it collects n_steps from each environment of
+    `stack`.
+    """
     model = GailPPO(
         "MlpPolicy",
         env,

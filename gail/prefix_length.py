@@ -45,9 +45,11 @@ def geometric_reach(t: Floats | Ints, share: float, length: Floats | Ints) -> Fl
 
 # fixed      m = round(λ_data T): λ_data is the share of the trajectory that is data.
 # uniform    m in 0 .. round(λ_data T): as much data at most, and the policy begins all over it.
-# geometric  an expert is drawn for each step, data first, as section 4 reads literally: λ_data = .72 is a prefix of 2.6 steps.
-# Departs from the paper: it draws each step's expert; a simulator cannot follow data again once the policy has acted, and the
-# geometric prefix that remains is too short to be the gradual annealing that section 5.3 describes. Hence `fixed`.
+# geometric  an expert is drawn for each step, data first, as section 4 reads literally: λ_data =
+#            .72 is a prefix of 2.6 steps.
+# Departs from the paper: it draws each step's expert; a simulator cannot follow data again once the
+# policy has acted, and the geometric prefix that remains is too short to be the gradual annealing
+# that section 5.3 describes. Hence `fixed`.
 PREFIX_LENGTHS: Mapping[str, PrefixLength] = {
     "fixed": PrefixLength(lambda rng, share, length: round(share * length), fixed_reach),
     "uniform": PrefixLength(uniform_draw, uniform_reach),

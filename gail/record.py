@@ -59,12 +59,15 @@ def record(parser: ArgumentParser, argv: Sequence[str]) -> None:
         trajectories.save(demos, args.to_trajectories)
     returns = demos.returns()
     print(
-        f"{demos.env_id}: {len(demos)} trajectories, {len(demos.index)} pairs, return {returns.mean():.1f} +- {returns.std():.1f}"
+        f"{demos.env_id}: {len(demos)} trajectories, {len(demos.index)} pairs, return "
+        f"{returns.mean():.1f} +- {returns.std():.1f}"
     )
 
 
 def gather(args: Namespace) -> tuple[Demonstrations, str]:
-    """Return the demonstrations that the flags ask for, and a text that says where they come from."""
+    """Return the demonstrations that the flags ask for, and a text that says where they come
+    from.
+    """
     sources = [
         args.policy,
         args.expert,
@@ -75,7 +78,8 @@ def gather(args: Namespace) -> tuple[Demonstrations, str]:
     ]
     if sum(source is not None for source in sources) != 1:
         raise ValueError(
-            "name one source: --policy, --expert, --sb3, --from-trajectories, --from-minari or --from-demos"
+            "name one source: --policy, --expert, --sb3, --from-trajectories, --from-minari or "
+            "--from-demos"
         )
     if args.trajectories < 1:
         raise ValueError(f"--trajectories {args.trajectories}: must be at least 1")

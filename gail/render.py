@@ -84,8 +84,10 @@ def visible(env_id: str) -> gym.Env[Any, Any]:
         env.render()
     except Exception as error:  # whatever the driver's binding raises
         raise ValueError(
-            f"there is no off-screen rendering here (MUJOCO_GL={os.environ['MUJOCO_GL']}: {cause_of(error)}); "
-            "install EGL (Debian: libegl1 and libgl1-mesa-dri), or set MUJOCO_GL=osmesa with libosmesa6"
+            f"there is no off-screen rendering here (MUJOCO_GL={os.environ['MUJOCO_GL']}: "
+            f"{cause_of(error)}); "
+            "install EGL (Debian: libegl1 and libgl1-mesa-dri), or set MUJOCO_GL=osmesa with "
+            "libosmesa6"
         ) from None
     return env
 

@@ -1,10 +1,10 @@
 """The reward expert of section 4 among actions: of K that the policy proposes, the discriminator
 picks one.
 
-    q(a | s) ∝ π(a | s) exp{R(s, a) / τ},    R = log D - log(1 - D), the logit of the discriminator, τ = 1,
+    q(a | s) ∝ π(a | s) exp{R(s, a) / τ},    R = log D - log(1 - D),    τ = 1,
 
-drawn by importance resampling. Its picks are learnt by likelihood, as the reward expert's tokens
-are in text.
+where R is the discriminator's logit, drawn by importance resampling. Its picks are learnt by
+likelihood, as the reward expert's tokens are in text.
 """
 
 from typing import Any

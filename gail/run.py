@@ -1,9 +1,13 @@
 """One training run in one folder: any method, from the start or from a checkpoint.
 
-config.json      settings.RunSettings            checkpoint.pt    the complete state, for --resume
-progress.csv     a row per iteration             policy.pt        the last policy with its normaliser
-evaluations.csv  a row per evaluation            best.pt          the best one by evaluation
-tensorboard/     the same, for TensorBoard       result.json      returns by the fixed protocol, written last
+config.json      settings.RunSettings
+progress.csv     a row per iteration
+evaluations.csv  a row per evaluation
+tensorboard/     the same, for TensorBoard
+checkpoint.pt    the complete state, for --resume
+policy.pt        the last policy with its normaliser
+best.pt          the best one by evaluation
+result.json      returns by the fixed protocol, written last
 """
 
 from __future__ import annotations
@@ -53,16 +57,19 @@ class Run:
         if config.exists():
             if not resume:
                 raise ValueError(
-                    f"--out {self.folder}: it holds a run; continue it with --resume, or name another folder"
+                    f"--out {self.folder}: it holds a run; continue it with --resume, or name "
+                    "another folder"
                 )
             other = differences(self.settings, config)
             if other:
                 raise ValueError(
-                    f"--out {self.folder}: that run had other settings ({'; '.join(other)}); type its, or name another folder"
+                    f"--out {self.folder}: that run had other settings ({'; '.join(other)}); type "
+                    "its, or name another folder"
                 )
         elif checkpoint.exists():
             raise ValueError(
-                f"--out {self.folder}: it holds a checkpoint without its config.json; name another folder"
+                f"--out {self.folder}: it holds a checkpoint without its config.json; name "
+                "another folder"
             )
         write_json(config, asdict(self.settings), "--out")
         if checkpoint.exists():
@@ -83,7 +90,8 @@ class Run:
                 IndexError,
             ) as error:
                 raise ValueError(
-                    f"{checkpoint} is not of this run: {reason_of(error)}; start anew in another folder"
+                    f"{checkpoint} is not of this run: {reason_of(error)}; start anew in another "
+                    "folder"
                 ) from None
             self.check_tables()
             if not exact:
@@ -98,7 +106,8 @@ class Run:
         for table in (self.folder / "progress.csv", self.folder / "evaluations.csv"):
             if table.exists() and read_table(table):
                 raise ValueError(
-                    f"{checkpoint} is gone, but {table} has rows; bring it back, or start anew in another folder"
+                    f"{checkpoint} is gone, but {table} has rows; bring it back, or start anew in "
+                    "another folder"
                 )
         if self.settings.row.clone:
             assert self.demos is not None
@@ -121,7 +130,8 @@ class Run:
             )
             if len(found) < wanted:
                 raise ValueError(
-                    f"{table} has {len(found)} of the {wanted} rows before its checkpoint; start anew"
+                    f"{table} has {len(found)} of the {wanted} rows before its checkpoint; start "
+                    "anew"
                 )
 
     def save(self) -> None:
@@ -158,10 +168,13 @@ class Run:
         row: dict[str, Any] = dict(self.model.logger.name_to_value)
         self.model.logger.name_to_value.clear()
         row |= {
-            "iteration": self.iteration, "timesteps": self.model.num_timesteps, "seconds": self.seconds,
-            "lambda_data": self.model.lambda_data, "policy_pairs": self.settings.steps,
+            "iteration": self.iteration,
+            "timesteps": self.model.num_timesteps,
+            "seconds": self.seconds,
+            "lambda_data": self.model.lambda_data,
+            "policy_pairs": self.settings.steps,
             "data_pairs": row.get("train/data_pairs", 0),
-        }  # fmt: skip
+        }
         if episodes:  # of the policy alone: none of them began with data
             row |= {
                 "return": np.mean([episode["r"] for episode in episodes]),
@@ -181,7 +194,8 @@ class Run:
         ends = [episode["l"] for episode in self.model.ep_info_buffer or ()]
         if self.settings.discriminator.reward != "airl" and any(end < self.limit for end in ends):
             logs.say(
-                f"{self.settings.env} ends episodes early, so that the sign of the reward alone makes them longer or shorter; "
+                f"{self.settings.env} ends episodes early, so that the sign of the reward alone "
+                "makes them longer or shorter; "
                 "compare with --method gail_untrained"
             )
 
@@ -190,10 +204,14 @@ class Run:
         returns, lengths = self.evaluator(self.act)
         logs.evaluation(
             {
-                "iteration": self.iteration, "timesteps": self.model.num_timesteps, "return": float(np.mean(returns)),
-                "return_std": float(np.std(returns)), "length": float(np.mean(lengths)), "episodes": len(returns),
+                "iteration": self.iteration,
+                "timesteps": self.model.num_timesteps,
+                "return": float(np.mean(returns)),
+                "return_std": float(np.std(returns)),
+                "length": float(np.mean(lengths)),
+                "episodes": len(returns),
             }
-        )  # fmt: skip
+        )
         if np.mean(returns) > self.best:
             self.best = float(np.mean(returns))
             self.save_policy("best.pt")
@@ -207,11 +225,16 @@ class Run:
         returns, lengths = final(self.act, deterministic=self.settings.method != "random")
         during = [float(row["return"]) for row in read_table(self.folder / "evaluations.csv")]
         result = {
-            "return": float(np.mean(returns)), "return_std": float(np.std(returns)), "length": float(np.mean(lengths)),
-            "episodes": len(returns), "return_last10": float(np.mean(during[-LAST:] or returns)),
+            "return": float(np.mean(returns)),
+            "return_std": float(np.std(returns)),
+            "length": float(np.mean(lengths)),
+            "episodes": len(returns),
+            "return_last10": float(np.mean(during[-LAST:] or returns)),
             "return_best": max(during, default=float(np.mean(returns))),
-            "iterations": self.iteration, "timesteps": self.model.num_timesteps, "seconds": round(self.seconds, 1),
-        }  # fmt: skip
+            "iterations": self.iteration,
+            "timesteps": self.model.num_timesteps,
+            "seconds": round(self.seconds, 1),
+        }
         self.save_policy("policy.pt")
         write_json(self.folder / "result.json", result)
         return result
@@ -222,7 +245,8 @@ def read_record(file: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     found = read_json(file)
     if not isinstance(found, dict) or not found.keys() >= set(keys):
         raise ValueError(
-            f"{file} is damaged: it has no {', '.join(keys) or 'settings'}; remove it, or name another folder"
+            f"{file} is damaged: it has no {', '.join(keys) or 'settings'}; remove it, or name "
+            "another folder"
         )
     return found
 
@@ -235,9 +259,14 @@ def differences(settings: RunSettings, config: Path) -> list[str]:
 
 
 def train(
-    settings: RunSettings, folder: Path, resume: bool = False, save_every: int = 10, reach: float | None = None,
-    subproc: bool = False, quiet: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+    settings: RunSettings,
+    folder: Path,
+    resume: bool = False,
+    save_every: int = 10,
+    reach: float | None = None,
+    subproc: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Train to the end, or until an evaluation returns `reach`; return the content of result.json.
     A finished run is kept.
     """

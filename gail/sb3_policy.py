@@ -127,7 +127,8 @@ def read_policy(
             missing = {"data", "policy.pth"} - set(archive.namelist())
             if missing:
                 raise ValueError(
-                    f"it has no {' and no '.join(sorted(missing))}, which a model of stable-baselines3 has"
+                    f"it has no {' and no '.join(sorted(missing))}, which a model of "
+                    "stable-baselines3 has"
                 )
             data = json.loads(archive.read("data"))
             weights = torch.load(io.BytesIO(archive.read("policy.pth")), "cpu", weights_only=True)
@@ -168,7 +169,8 @@ def algorithms_of(data: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str
     found = [key for key, one in policies.items() if f"{one.__module__}.{one.__qualname__}" == name]
     if not found:
         raise ValueError(
-            f"its policy is a {name}, and only MlpPolicy can be read without executing code; see --expert"
+            f"its policy is a {name}, and only MlpPolicy can be read without executing code; see "
+            "--expert"
         )
     if policies[found[0]] is ActorCriticPolicy:  # of the two, PPO alone clips
         return ["PPO" if "clip_range" in data else "A2C"]

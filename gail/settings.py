@@ -36,7 +36,8 @@ class PPOSettings:
             or self.batch_size < 2
         ):
             raise ValueError(
-                f"learning_rate, n_epochs, clip_range, max_grad_norm > 0 and batch_size > 1 are needed: {self}"
+                "learning_rate, n_epochs, clip_range, max_grad_norm > 0 and batch_size > 1 are "
+                f"needed: {self}"
             )
         if self.learning_rate > 1 or abs(self.log_std_init) > 10:
             raise ValueError(
@@ -84,7 +85,8 @@ class RunSettings:
             raise ValueError(f"--method {self.method}: known are {', '.join(METHODS)}")
         if self.row.needs_demos and self.demos is None:
             raise ValueError(
-                f"--method {self.method} needs --demos FILE.npz; `python -m gail record --help` makes one"
+                f"--method {self.method} needs --demos FILE.npz; `python -m gail record --help` "
+                "makes one"
             )
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"--seed {self.seed}: must lie between 0 and 2^31 - 1")
@@ -96,7 +98,8 @@ class RunSettings:
             self.prefix not in PREFIXES or METHODS[self.method].prefix == "none"
         ):
             raise ValueError(
-                f"--prefix {self.prefix}: known are {', '.join(PREFIXES)}, for methods that begin with data"
+                f"--prefix {self.prefix}: known are {', '.join(PREFIXES)}, for methods that begin "
+                "with data"
             )
         if self.prefix == "replay" and self.pairs:
             raise ValueError(
@@ -108,7 +111,8 @@ class RunSettings:
             or self.pairs < 0
         ):
             raise ValueError(
-                "--iterations, --envs, --eval-every and --eval-episodes must be positive, --bc-steps and --pairs not negative"
+                "--iterations, --envs, --eval-every and --eval-episodes must be positive, "
+                "--bc-steps and --pairs not negative"
             )
         if self.steps < max(self.envs, 2) or self.steps % self.envs:
             raise ValueError(

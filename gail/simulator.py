@@ -55,7 +55,8 @@ class Simulator:
         while not isinstance(env, TimeLimit):
             if not isinstance(env, gym.Wrapper):
                 raise ValueError(
-                    f"--env {name_of(env)}: it has no time limit; register it with max_episode_steps"
+                    f"--env {name_of(env)}: it has no time limit; register it with "
+                    "max_episode_steps"
                 )
             env = env.env
         self.limit = env
@@ -115,7 +116,8 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env[Any, Any]:
         actions = check_vectors("actions", env.action_space)
         if not actions.is_bounded() or np.all(actions.low == actions.high):
             raise ValueError(
-                "actions must lie in a box of finite bounds; set the environment's action_space to one"
+                "actions must lie in a box of finite bounds; set the environment's action_space "
+                "to one"
             )
     except ValueError as error:
         raise ValueError(f"--env {env_id}: {error}") from None
@@ -178,7 +180,8 @@ def check_identity(env_id: str, spec: gym.envs.registration.EnvSpec) -> None:
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise ValueError(
-                f"it is of {spec.id} with {name}={theirs.get(name)}, and --env {env_id} has {ours.get(name)}; "
+                f"it is of {spec.id} with {name}={theirs.get(name)}, and --env {env_id} has "
+                f"{ours.get(name)}; "
                 "register an environment with its arguments"
             )
     wrappers = [
@@ -187,7 +190,8 @@ def check_identity(env_id: str, spec: gym.envs.registration.EnvSpec) -> None:
     ]
     if wrappers[0] != wrappers[1]:
         raise ValueError(
-            f"it is of {spec.id} with the wrappers {wrappers[0]}, and --env {env_id} has {wrappers[1]}"
+            f"it is of {spec.id} with the wrappers {wrappers[0]}, and --env {env_id} has "
+            f"{wrappers[1]}"
         )
 
 

@@ -27,9 +27,21 @@ from gail.methods import METHODS
 from gail.simulator import check_env
 
 COLUMNS = (
-    "env", "method", "n", "seed", "return", "return_std", "return_last10", "return_best", "length", "episodes", "iterations",
-    "timesteps", "seconds", "expert_return",
-)  # fmt: skip
+    "env",
+    "method",
+    "n",
+    "seed",
+    "return",
+    "return_std",
+    "return_last10",
+    "return_best",
+    "length",
+    "episodes",
+    "iterations",
+    "timesteps",
+    "seconds",
+    "expert_return",
+)
 # Networks of 128 gain nothing from more, and side by side they lose
 THREADS = {"OMP_NUM_THREADS": "1"}
 
@@ -117,7 +129,10 @@ def sweep(parser: ArgumentParser, argv: Sequence[str]) -> None:
         metavar="N",
         help="processes, default: one a core",
     )
-    slurm = "submit to Slurm instead of running here, with submitit's parameters: slurm_partition=cpu,timeout_min=600"
+    slurm = (
+        "submit to Slurm instead of running here, with submitit's parameters: "
+        "slurm_partition=cpu,timeout_min=600"
+    )
     parser.add_argument("--slurm", metavar="PARAMETERS", help=slurm)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and do nothing")
     add_training(parser)
@@ -241,7 +256,8 @@ def submit(commands: Sequence[Sequence[str]], args: Namespace) -> None:
             for command in commands
         ]
     print(
-        f"{len(jobs)} jobs submitted; afterwards the same command without --slurm writes {args.out / 'results.csv'}"
+        f"{len(jobs)} jobs submitted; afterwards the same command without --slurm writes "
+        f"{args.out / 'results.csv'}"
     )
 
 

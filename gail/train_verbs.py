@@ -42,8 +42,10 @@ def start(args: Namespace, settings: RunSettings, reach: float | None = None) ->
         settings, args.out, args.resume, args.save_every, reach, args.subproc, args.quiet
     )
     print(
-        f"{settings.env} {settings.method}: return {result['return']:.1f} +- {result['return_std']:.1f} over "
-        f"{result['episodes']} episodes (last {result['return_last10']:.1f}, best {result['return_best']:.1f}); {args.out}"
+        f"{settings.env} {settings.method}: return {result['return']:.1f} +- "
+        f"{result['return_std']:.1f} over "
+        f"{result['episodes']} episodes (last {result['return_last10']:.1f}, best "
+        f"{result['return_best']:.1f}); {args.out}"
     )
 
 

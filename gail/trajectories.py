@@ -6,7 +6,9 @@ A trajectory of `imitation` has `obs` [T + 1, D], `acts` [T, A], `terminal`.
 `imitation` itself is not needed. Its own files hold pickled objects in places, and opening those
 executes code; so the exchange is one .npz with the arrays of all trajectories one after the other:
 
-    obs [Σ(T + 1), D]   acts [ΣT, A]   rews [ΣT]   lengths [K]   terminal [K]   and, if known, env_id, a text
+    obs [Σ(T + 1), D]   acts [ΣT, A]   rews [ΣT]   lengths [K]   terminal [K]
+
+and, if known, env_id, a text
 """
 
 import sys
@@ -41,7 +43,8 @@ def to_arrays(demos: Demonstrations) -> list[dict[str, Any]]:
     """
     if len(demos.index) != demos.lengths.sum():
         raise ValueError(
-            "only whole trajectories can be exported, and these are a sample; export before subsampling"
+            "only whole trajectories can be exported, and these are a sample; export before "
+            "subsampling"
         )
     found = []
     for k in range(len(demos)):
@@ -75,7 +78,8 @@ def from_arrays(env_id: str, trajectories: Iterable[dict[str, Any]]) -> Demonstr
         obs, acts = np.asarray(one["obs"], dtype=float), np.asarray(one["acts"], dtype=np.float32)
         if (obs.shape[1:], acts.shape[1:]) != shapes or len(obs) != len(acts) + 1:
             raise ValueError(
-                f"trajectory {k}: obs {obs.shape} and acts {acts.shape} are not [T + 1, *{shapes[0]}] and [T, *{shapes[1]}]"
+                f"trajectory {k}: obs {obs.shape} and acts {acts.shape} are not [T + 1, "
+                f"*{shapes[0]}] and [T, *{shapes[1]}]"
             )
         nothing = np.zeros((len(acts), 0))
         rows.append(

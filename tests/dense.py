@@ -16,7 +16,9 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 
 def log_q(log_p: Tensor, delta_r: Tensor, alpha: float, beta: float) -> Tensor:
-    """Eq. 2 and 4: log q ∝ (α log p_θ + R) / (α + β), normalised over V.  [N, V], [N, V] -> [N, V]"""
+    """Eq. 2 and 4: log q ∝ (α log p_θ + R) / (α + β), normalised over V.  [N, V], [N, V] ->
+    [N, V]
+    """
     # Words of zero probability have log p = -inf, and 0 · -inf would be nan.
     energy = delta_r if alpha == 0 else alpha * log_p + delta_r
     return (energy / (alpha + beta)).log_softmax(-1)

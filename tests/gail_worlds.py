@@ -87,9 +87,16 @@ def demonstrations(
 def settings(method: str, **changes: object) -> RunSettings:
     """A run of 256 steps an iteration in two environments; `demos` is only a name here."""
     small = {
-        "env": PENDULUM, "demos": "unused.npz", "steps": 256, "envs": 2, "iterations": 4, "bc_steps": 20, "eval_every": 2,
-        "eval_episodes": 2, "ppo": parse_record(PPOSettings, PPOSettings(), "batch_size=64,n_epochs=2", "--ppo"),
-    }  # fmt: skip
+        "env": PENDULUM,
+        "demos": "unused.npz",
+        "steps": 256,
+        "envs": 2,
+        "iterations": 4,
+        "bc_steps": 20,
+        "eval_every": 2,
+        "eval_episodes": 2,
+        "ppo": parse_record(PPOSettings, PPOSettings(), "batch_size=64,n_epochs=2", "--ppo"),
+    }
     return RunSettings(**({"method": method} | small | changes))  # type: ignore[arg-type]
 
 

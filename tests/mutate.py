@@ -1,9 +1,9 @@
 """Does a test notice?  Break the mathematics in one place after another, and run the tests that
 cover that file.
 
-    python tests/mutate.py                                   87 places over all files, the same each time
-    python tests/mutate.py --file fairseq_erpo/algorithm/risk.py --number 0    every place of one file
-    python tests/mutate.py --list                            what would be tried
+    python tests/mutate.py              87 places over all files, the same each time
+    python tests/mutate.py --list       what would be tried
+    python tests/mutate.py --file fairseq_erpo/algorithm/risk.py --number 0     every place of it
 
 A mutation turns a comparison round, exchanges + and -, min and max, `and` and `or`, alters a
 number, drops a `not`, an argument or a call of a chain.  Each is made in a copy of the tree.  It is
@@ -264,12 +264,47 @@ PAIRS = (
 NAMES = {one: other for pair in map(str.split, PAIRS) for one, other in (pair, pair[::-1])}
 # Numbers of dimensions: another one is a wrong shape, which any test notices.
 DIMENSIONS = (
-    "size", "sum", "mean", "amax", "amin", "argmax", "std", "var", "any", "all", "cumsum", "cummax",
-    "cummin", "cumprod", "prod", "flip", "softmax", "log_softmax", "logsumexp", "argsort",
-    "unsqueeze", "select", "unbind", "flatten", "unflatten", "gather", "repeat",
-    "repeat_interleave", "expand", "scatter", "scatter_add", "scatter_reduce", "cat", "stack",
-    "index_copy", "index_fill_", "scatter_add_", "dim", "transpose", "view",
-)  # fmt: skip
+    "size",
+    "sum",
+    "mean",
+    "amax",
+    "amin",
+    "argmax",
+    "std",
+    "var",
+    "any",
+    "all",
+    "cumsum",
+    "cummax",
+    "cummin",
+    "cumprod",
+    "prod",
+    "flip",
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+    "argsort",
+    "unsqueeze",
+    "select",
+    "unbind",
+    "flatten",
+    "unflatten",
+    "gather",
+    "repeat",
+    "repeat_interleave",
+    "expand",
+    "scatter",
+    "scatter_add",
+    "scatter_reduce",
+    "cat",
+    "stack",
+    "index_copy",
+    "index_fill_",
+    "scatter_add_",
+    "dim",
+    "transpose",
+    "view",
+)
 # Arguments that are no mathematics either
 UNTOUCHED = ("device", "dtype", "strict", "key", "file", "flush")
 # Calls that a chain can do without: x.clamp(min=1) -> x.

@@ -336,7 +336,9 @@ def noising(
 
 
 def neighbours(w: World) -> dict[tuple[int, ...], float]:
-    """Ma et al. 2017: one n-gram, not the last token, becomes random words; n ~ U{1..min(r-1, 4)}."""
+    """Ma et al. 2017: one n-gram, not the last token, becomes random words; n ~
+    U{1..min(r-1, 4)}.
+    """
     y, r = w.y_star, len(w.y_star)
     if r == 1:
         return {w.closed: 1.0}

@@ -122,7 +122,10 @@ def other_tasks() -> list[Case]:
     """Tasks that hand over pairs of texts, or texts."""
     transformer = sized("transformer", "transformer")
     multi = "--task translation_multi_simple_epoch --lang-pairs de-en,en-de"
-    lm = "--arch transformer_lm --decoder-layers 1 --decoder-embed-dim 32 --decoder-ffn-embed-dim 32 --decoder-attention-heads 2"
+    lm = (
+        "--arch transformer_lm --decoder-layers 1 --decoder-embed-dim 32 --decoder-ffn-embed-dim "
+        "32 --decoder-attention-heads 2"
+    )
     bart = sized("bart_base", "bart")
     tasks = {
         "translation": Case("", transformer, "--task translation --eval-bleu"),
@@ -255,19 +258,21 @@ def attempt(
 
 HEAD = """# fairseq's architectures and tasks
 
-Generated: `python tests/test_architectures.py`, which trains each for two epochs, with tiny layers and data, and a search for
-BLEU after the first. `trains` under `erpo_mle` means: to the last bit the parameters of fairseq's own `cross_entropy` without
-validation. `trains` under `erpo_interp` means that the probabilities it draws from, word by word, are those of the model's
-forward pass: each run asks that of its first batch. `refused` is one line before the first update; `-` is what fairseq's own
-`cross_entropy` does not train here, either.
+Generated: `python tests/test_architectures.py`, which trains each for two epochs, with tiny
+layers and data, and a search for BLEU after the first. `trains` under `erpo_mle` means: to the
+last bit the parameters of fairseq's own `cross_entropy` without validation. `trains` under
+`erpo_interp` means that the probabilities it draws from, word by word, are those of the model's
+forward pass: each run asks that of its first batch. `refused` is one line before the first
+update; `-` is what fairseq's own `cross_entropy` does not train here, either.
 
-What is refused, and why: models that are no encoder and decoder, or whose decoder does not go word by word (the
-non-autoregressive ones, `fconv_self_att`, language models, `multilingual_transformer`); `--adaptive-softmax-cutoff`,
-since fairseq's adaptive softmax has no gradient through the probabilities of all words;
-`translation_from_pretrained_bart`, whose data fairseq 0.12 itself cannot load; rows that draw, where the model's output
-needs more than the decoder's features (pointers, `--full-context-alignment`), or where the targets of the task are not
-words and `</s>`, read behind a `</s>` (`denoising`, the `<s>` of `translation_lev`, language tokens of the decoder).
-Models of audio are not listed: nothing here reads it.
+What is refused, and why: models that are no encoder and decoder, or whose decoder does not go
+word by word (the non-autoregressive ones, `fconv_self_att`, language models,
+`multilingual_transformer`); `--adaptive-softmax-cutoff`, since fairseq's adaptive softmax has no
+gradient through the probabilities of all words; `translation_from_pretrained_bart`, whose data
+fairseq 0.12 itself cannot load; rows that draw, where the model's output needs more than the
+decoder's features (pointers, `--full-context-alignment`), or where the targets of the task are
+not words and `</s>`, read behind a `</s>` (`denoising`, the `<s>` of `translation_lev`, language
+tokens of the decoder). Models of audio are not listed: nothing here reads it.
 """
 PARTS: dict[str, Callable[[], list[Case]]] = {
     "## Architectures": architectures,

@@ -342,7 +342,8 @@ def test_from_the_outside(
         # With a translation task fairseq itself cannot build a decoder-only model.
         "language model": (
             language,
-            f"{INTERP} --task language_modeling --arch transformer_lm --decoder-embed-dim 16 --decoder-layers 1 "
+            f"{INTERP} --task language_modeling --arch transformer_lm --decoder-embed-dim 16 "
+            "--decoder-layers 1 "
             "--decoder-attention-heads 2 --tokens-per-sample 32 --max-target-positions 64",
             "TransformerLanguageModel is not an encoder-decoder model",
         ),

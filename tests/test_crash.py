@@ -11,9 +11,13 @@ from conftest import ROOT, Fairseq, assert_equal_bits, load, records
 
 ANNEALED = (
     "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-schedule linear "
-    "--erpo-anneal-every 30u --no-epoch-checkpoints --max-epoch 4 --save-interval-updates 4 --keep-interval-updates 2"
+    "--erpo-anneal-every 30u --no-epoch-checkpoints --max-epoch 4 --save-interval-updates 4 "
+    "--keep-interval-updates 2"
 )
-PLATEAU = "--erpo-schedule plateau --best-checkpoint-metric loss --maximize-best-checkpoint-metric --validate-interval-updates 4"
+PLATEAU = (
+    "--erpo-schedule plateau --best-checkpoint-metric loss --maximize-best-checkpoint-metric "
+    "--validate-interval-updates 4"
+)
 LAST = "checkpoint_last.pt"
 FIGURES = (
     "loss",
@@ -28,7 +32,10 @@ FIGURES = (
     "lr",
 )
 
-WATCHED = '''"""The plugin, and a record of what each update draws; $LIMIT is an update from which on the disk is full."""
+WATCHED = '''"""The plugin, and a record of what each update draws.
+
+From update $LIMIT on the disk is full.
+"""
 import hashlib
 import json
 import os
@@ -43,11 +50,14 @@ original = ErpoCriterion.draw
 def draw(self, model, sample, *encoded):
     drawn, update = original(self, model, sample, *encoded), self.task.clock.update
     if update == int(os.environ.get("LIMIT", -1)):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))  # less than a checkpoint
-    parameters = hashlib.sha1(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+        # Less than a checkpoint
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    weights = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
+    parameters = hashlib.sha1(weights).hexdigest()
     tokens = None if drawn is None else drawn.sample.tokens.tolist()
     with open(os.environ["WATCHED"], "a") as file:
-        file.write(json.dumps([update, parameters, str(self.mixture), sample["id"].tolist(), tokens or []]) + "\\n")
+        ids = sample["id"].tolist()
+        file.write(json.dumps([update, parameters, str(self.mixture), ids, tokens or []]) + "\\n")
     return drawn
 
 

@@ -18,8 +18,10 @@ from fairseq_erpo.plugin.forward import Encoded
 
 ARCHS = {
     "transformer": "--arch transformer_tiny --dropout .3",
-    "lstm": "--arch lstm_luong_wmt_en_de --encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-hidden-size 16 "
-    "--decoder-hidden-size 16 --encoder-layers 1 --decoder-layers 1 --decoder-out-embed-dim 16 --dropout .3",
+    "lstm": "--arch lstm_luong_wmt_en_de --encoder-embed-dim 16 --decoder-embed-dim 16 "
+    "--encoder-hidden-size 16 "
+    "--decoder-hidden-size 16 --encoder-layers 1 --decoder-layers 1 --decoder-out-embed-dim 16 "
+    "--dropout .3",
 }
 IDS = [3, 14, 15, 92, 65, 35, 89, 79]
 POINTS = {
@@ -27,7 +29,9 @@ POINTS = {
     "model": "--erpo-lambda model=1",
     "reward": "--erpo-lambda reward=1",
     "model and reward": "--erpo-lambda model=3/7,reward=4/7 --erpo-reward bleu",
-    "arg max of the reward": "--erpo-lambda model=.2,reward=.5,data=.3 --erpo-reward rouge --erpo-c inf",
+    "arg max of the reward": (
+        "--erpo-lambda model=.2,reward=.5,data=.3 --erpo-reward rouge --erpo-c inf"
+    ),
 }
 
 
@@ -409,7 +413,9 @@ def test_own_steps_are_not_taken_of_other_decoders(tiny_data: Path, flag: str) -
 
 @pytest.mark.parametrize("length", [2, 40])
 def test_steps_are_the_teacher_forced_pass(tiny_data: Path, arch: str, length: int) -> None:
-    """Features step by step, sentences dropped on the way, against one pass over the whole prefix."""
+    """Features step by step, sentences dropped on the way, against one pass over the whole
+    prefix.
+    """
     built = build(tiny_data, f"{interp(POINTS['model'])} {arch}")
     model, sample = built.model.double().eval(), built.batch(IDS)
     previous = torch.randint(4, 30, (len(IDS), length), generator=torch.Generator().manual_seed(3))
@@ -457,7 +463,9 @@ def test_a_draw_in_bfloat16_is_decided_in_float32(tiny_data: Path, arch: str) ->
 
 
 def test_mixed_precision_reaches_every_parameter(tiny_data: Path, arch: str) -> None:
-    """Autocast keeps cast weights: those of the draw know no gradient, and must not serve the loss."""
+    """Autocast keeps cast weights: those of the draw know no gradient, and must not serve
+    the loss.
+    """
     built = build(tiny_data, f"{interp(POINTS['interior'])} {arch} --dropout 0")
     sample = built.batch(IDS)
     exact = loss_and_gradients(built, built.criterion, sample)["gradients"]

@@ -33,7 +33,10 @@ pytestmark = [
     ),
 ]
 IDS = [3, 14, 15, 92, 65, 35, 89, 79]
-ROWS = "--criterion erpo_interp --erpo-preset robust --erpo-schedule constant --seed 7 --dropout 0 --erpo-lambda "
+ROWS = (
+    "--criterion erpo_interp --erpo-preset robust --erpo-schedule constant --seed 7 --dropout 0 "
+    "--erpo-lambda "
+)
 INTERIOR = "model=.3,reward=.3,data=.4"
 CASTS: dict[str, Callable[[torch.nn.Module], torch.nn.Module]] = {
     "fp32": torch.nn.Module.float,
@@ -102,7 +105,9 @@ RECORDED = {
     "critic": "--criterion erpo_self_critic",
     "softmax": "--criterion erpo_spg",
     "mixer": "--criterion erpo_mixer --task erpo_translation",
-    "risk": "--criterion erpo_interp --erpo-preset risk --erpo-reward bleu --erpo-schedule constant",
+    "risk": (
+        "--criterion erpo_interp --erpo-preset risk --erpo-reward bleu --erpo-schedule constant"
+    ),
 }
 
 
@@ -161,7 +166,10 @@ TRAINERS = {
 TRAINED = {
     "mle": "--criterion erpo_mle",
     "interp": "--criterion erpo_interp --erpo-preset robust --erpo-anneal-every 2u",
-    "risk": "--criterion erpo_interp --erpo-preset risk --erpo-anneal-every 2u --eval-bleu --task erpo_translation",
+    "risk": (
+        "--criterion erpo_interp --erpo-preset risk --erpo-anneal-every 2u --eval-bleu --task "
+        "erpo_translation"
+    ),
 }
 
 
@@ -190,7 +198,9 @@ def test_fairseq_train(
 def test_a_resumed_run_is_the_uninterrupted_one(
     row: str, fairseq: Fairseq, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """Bit for bit: one sample a source, so that no sum depends on the order in which the GPU adds."""
+    """Bit for bit: one sample a source, so that no sum depends on the order in which the GPU
+    adds.
+    """
     whole = train(fairseq, tiny_data, tmp_path / "whole", TRAINED[row], 24)
     train(fairseq, tiny_data, tmp_path / "parts", TRAINED[row], 12)
     parts = train(fairseq, tiny_data, tmp_path / "parts", TRAINED[row], 24)

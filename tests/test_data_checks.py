@@ -85,7 +85,9 @@ def test_a_symbol_twice_in_a_target_is_one_target(tmp_path: Path) -> None:
 
 
 def test_what_sources_may_have(tmp_path: Path) -> None:
-    """An encoder reads all symbols but padding like words; <unk> is an unknown word on both sides."""
+    """An encoder reads all symbols but padding like words; <unk> is an unknown word on both
+    sides.
+    """
     good = write(
         tmp_path / "good",
         "train",
@@ -257,7 +259,10 @@ def test_a_decoder_that_begins_with_a_language_is_refused(tiny_data: Path) -> No
 
 
 def test_language_tokens_of_many_languages_are_named(tiny_data: Path) -> None:
-    flags = "--task translation_multi_simple_epoch --lang-pairs de-en --decoder-langtok --encoder-langtok src"
+    flags = (
+        "--task translation_multi_simple_epoch --lang-pairs de-en --decoder-langtok "
+        "--encoder-langtok src"
+    )
     cfg = configuration(tiny_data, f"{INTERP} {flags}")
     task = clocked(tasks.setup_task(cfg.task))
     task.load_dataset("train", epoch=1)
@@ -307,7 +312,10 @@ def test_rouge_of_references_of_which_it_counts_a_part(
     if refused:
         with pytest.raises(
             SystemExit,
-            match=r"^erpo: --eval-rouge .* [1-9]\.\d% of the letters and digits of the valid references",
+            match=(
+                r"^erpo: --eval-rouge .* [1-9]\.\d% of the letters and digits of the valid "
+                r"references"
+            ),
         ):
             task.load_dataset("valid")
         return
@@ -347,7 +355,10 @@ def test_bleu_of_a_script_without_blanks_is_hinted_at(
         tmp_path,
         str.maketrans("W0123456789", "我们今天一起去公园散"[:1] + "们今天一起去公园散步"),
     )
-    flags = "--task erpo_translation --criterion erpo_mle --eval-bleu --eval-bleu-remove-bpe sentencepiece"
+    flags = (
+        "--task erpo_translation --criterion erpo_mle --eval-bleu --eval-bleu-remove-bpe "
+        "sentencepiece"
+    )
     build(data, flags).task.load_dataset("valid")
     assert "--eval-tokenized-bleu" in caplog.text and "--tokenize zh" in caplog.text
     caplog.clear()
@@ -411,8 +422,7 @@ def test_statistics_of_few_sentences_are_said(
     tiny_data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     built = build(
-        tiny_data,
-        "--criterion erpo_interp --erpo-preset corpus --task erpo_translation --train-subset valid",
+        tiny_data, "--criterion erpo_interp --erpo-reward corpus_bleu --train-subset valid"
     )
     built.criterion.draw(built.model, built.batch([3, 14], "valid"))
     assert "statistics of 40 training sentences only" in caplog.text

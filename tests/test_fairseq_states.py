@@ -23,7 +23,8 @@ from fairseq.trainer import Trainer
 from fairseq_erpo.plugin import decoder
 
 SMALL = (
-    "--encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 32 "
+    "--encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 32 --decoder-embed-dim 32 "
+    "--encoder-ffn-embed-dim 32 "
     "--decoder-ffn-embed-dim 32 --encoder-attention-heads 2 --decoder-attention-heads 2"
 )
 BART = f"--arch bart_base {SMALL}"
@@ -180,7 +181,8 @@ def test_validation_changes_nothing_in_training(
     that never searched.
     """
     flags = [
-        *f"{arch} --task erpo_translation --criterion {criterion} --max-epoch 2 --no-epoch-checkpoints".split()
+        *f"{arch} --task erpo_translation --criterion {criterion} --max-epoch 2".split(),
+        "--no-epoch-checkpoints",
     ]
     search = ["--eval-bleu", "--eval-bleu-args", '{"beam": 4}', "--validate-interval-updates", "7"]
     jobs = {

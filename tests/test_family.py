@@ -83,7 +83,9 @@ class Stub:
         return torch.tensor(self.world.words)
 
     def text_reward(self, tokens: Tensor, samples: int) -> Tensor:
-        """A reward that no ΔR knows: how often the first word occurs, for S samples of each source."""
+        """A reward that no ΔR knows: how often the first word occurs, for S samples of each
+        source.
+        """
         return tokens.eq(self.world.words[0]).sum(1) + 10.0 * samples
 
     def beam(self, samples: int) -> Tensor:
@@ -222,7 +224,9 @@ def test_the_rewards_whole_distribution_takes_variance_away() -> None:
 
 
 def test_samples_of_a_sentence_share_the_variance() -> None:
-    """S independent samples of one source: their sum has S times the variance, their mean one S-th."""
+    """S independent samples of one source: their sum has S times the variance, their mean
+    one S-th.
+    """
     assert spread(erpo_samples=3) == pytest.approx(3 * spread(), rel=0.1)
 
 
@@ -439,7 +443,9 @@ def test_the_training_log_leaves_out_the_copies_of_the_data() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_y_star_beside_shorter_samples_widens_every_part(steps: int) -> None:
-    """Samples that all end before y* does: weights, distributions and marks stay at their tokens."""
+    """Samples that all end before y* does: weights, distributions and marks stay at their
+    tokens.
+    """
     flags = {**FIXED, "erpo_samples": 2, "erpo_targets": "reward"}
     batch = batch_in(WORLDS["V=3, T=3"], FAMILY["interp"], Variant(plain, flags), 20)
     drawn = FAMILY["interp"].draw(batch)
@@ -586,7 +592,9 @@ def test_eq_8_is_the_e_step(log_p: Tensor, reward: Tensor, tau: float) -> None:
 def test_eq_11_is_eq_10_up_to_z(
     world: World, everything: list[tuple[int, ...]], log_p: Tensor, reward: Tensor
 ) -> None:
-    """R = log R_PG, α = 1, β = 0: the M-step under q is policy gradient divided by Z = E_p[R_PG]."""
+    """R = log R_PG, α = 1, β = 0: the M-step under q is policy gradient divided by Z =
+    E_p[R_PG].
+    """
     q = log_q(log_p, reward.log(), alpha=1, beta=0).exp()
     z = (log_p.exp() * reward).sum()
     policy = slope(world, plain(world).objective)
@@ -594,7 +602,9 @@ def test_eq_11_is_eq_10_up_to_z(
 
 
 def test_kl_control_is_eq_1_with_the_prior(world: World) -> None:
-    """At θ = prior exp{R/α} / Z, which maximises Eq. 1, sequence_tutor's expected gradient is zero."""
+    """At θ = prior exp{R/α} / Z, which maximises Eq. 1, sequence_tutor's expected gradient
+    is zero.
+    """
     posterior = World(3, world.y_star, world.cap)
     alpha = 0.7
     # Values by backward induction: V(prefix) = α log Σ prior exp{V(prefix w) / α}.

@@ -52,8 +52,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # ---- what numbers, texts and JSON may look like ----
 
-ODD = ["", " ", "inf", "-inf", "nan", "1e999999999", "1e400", "1e-320", "-0", "1/0", "1/" + "9" * 400, "9" * 5000, "0x10", "1_0",
-       "٣", "½", "\0", "\u2028", "é" * 300, "%s", "$\\frac$", "--", "="]  # fmt: skip
+ODD = [
+    "",
+    " ",
+    "inf",
+    "-inf",
+    "nan",
+    "1e999999999",
+    "1e400",
+    "1e-320",
+    "-0",
+    "1/0",
+    "1/" + "9" * 400,
+    "9" * 5000,
+    "0x10",
+    "1_0",
+    "٣",
+    "½",
+    "\0",
+    "\u2028",
+    "é" * 300,
+    "%s",
+    "$\\frac$",
+    "--",
+    "=",
+]
 NUMBERS = st.one_of(
     st.floats().map(repr), st.integers(-9, 9).map(str), st.integers().map(str), st.sampled_from(ODD)
 )
@@ -116,11 +139,16 @@ def check_settings(settings: Any) -> None:
 
 
 KNOWN = {
-    "erpo_lambda": ["model=3/7,reward=4/7", "data=1"], "erpo_anneal_every": ["4e", "60u", "8%"], "erpo_pretrain": ["2e", "5u"],
-    "erpo_c": ["auto:.1", "inf", "50"], "erpo_reward": [*REWARDS, "metric"], "erpo_targets": ["drawn", "reward", "policy", "risk"],
+    "erpo_lambda": ["model=3/7,reward=4/7", "data=1"],
+    "erpo_anneal_every": ["4e", "60u", "8%"],
+    "erpo_pretrain": ["2e", "5u"],
+    "erpo_c": ["auto:.1", "inf", "50"],
+    "erpo_reward": [*REWARDS, "metric"],
+    "erpo_targets": ["drawn", "reward", "policy", "risk"],
     "erpo_schedule": ["linear", "plateau", "inverse_sigmoid"],
-    "erpo_preset": ["risk", "robust", "paper"], "erpo_baseline": ["none", "greedy", "leave_one_out"],
-}  # fmt: skip
+    "erpo_preset": ["risk", "robust", "paper"],
+    "erpo_baseline": ["none", "greedy", "leave_one_out"],
+}
 
 
 def values_of(flag: str) -> st.SearchStrategy[Any]:
@@ -194,9 +222,18 @@ def test_inverse_temperatures(prefix: str, number: str) -> None:
 # ---- files of the text tools ----
 
 ENTRY = {
-    "epoch": 1, "update": 0.5, "num_updates": "17", "loss": "3.1", "train_loss": "3.2", "train_num_updates": "20",
-    "valid_loss": "3.3", "valid_num_updates": "20", "valid_best_bleu": "9.5", "valid_bleu": "9.5", "train_lambda_model": "0.5",
-}  # fmt: skip
+    "epoch": 1,
+    "update": 0.5,
+    "num_updates": "17",
+    "loss": "3.1",
+    "train_loss": "3.2",
+    "train_num_updates": "20",
+    "valid_loss": "3.3",
+    "valid_num_updates": "20",
+    "valid_best_bleu": "9.5",
+    "valid_bleu": "9.5",
+    "train_lambda_model": "0.5",
+}
 TRAINING = {key: ENTRY[key] for key in ("epoch", "update", "num_updates", "loss")}
 LINES = (
     st.sampled_from([TRAINING, ENTRY, {"epoch": 2, **ENTRY}]).flatmap(mutated).map(json.dumps)
@@ -283,8 +320,15 @@ def test_outputs_of_generate(
 
 
 @fuzzed(2000)
-@given(st.lists(st.tuples(NUMBERS | st.sampled_from("0123"), NUMBERS, st.sampled_from(["a", "b c"]) | TEXTS), max_size=5),
-       st.binary(max_size=4))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(
+            NUMBERS | st.sampled_from("0123"), NUMBERS, st.sampled_from(["a", "b c"]) | TEXTS
+        ),
+        max_size=5,
+    ),
+    st.binary(max_size=4),
+)
 def test_samples_files(folder: Path, lines: list[tuple[str, str, str]], rest: bytes) -> None:
     file = folder / "samples"
     file.write_bytes(

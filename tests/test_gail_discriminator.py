@@ -118,8 +118,13 @@ def test_its_network_and_its_defaults() -> None:
     """Section 5.3's two hidden layers of 128, and the settings that docs/gail.md has."""
     settings = DiscriminatorSettings()
     assert vars(settings) == {
-        "learning_rate": 3e-4, "steps": 5, "entropy": 0.0, "gradient_penalty": 0.0, "spectral_norm": False, "reward": "gail",
-    }  # fmt: skip
+        "learning_rate": 3e-4,
+        "steps": 5,
+        "entropy": 0.0,
+        "gradient_penalty": 0.0,
+        "spectral_norm": False,
+        "reward": "gail",
+    }
     layers = [
         layer
         for layer in Discriminator(3, 2, settings, seed=1).layers

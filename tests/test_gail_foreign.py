@@ -293,7 +293,9 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def minari_set(
     name: str, spec: Any, steps: int = 5, observation: gym.Space[Any] | None = None
 ) -> None:
-    """A data set of one episode, of an environment or of observations of another kind without one."""
+    """A data set of one episode, of an environment or of observations of another kind
+    without one.
+    """
     import minari
     from minari.storage.datasets_root_dir import get_dataset_path
 

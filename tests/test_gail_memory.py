@@ -111,9 +111,12 @@ NOT_RESTORED = [
     "TimeAware-v0",
 ]
 gym.register(
-    "TimeAware-v0", Remembers, max_episode_steps=30, kwargs={"kind": "nothing", "where": ""},
+    "TimeAware-v0",
+    Remembers,
+    max_episode_steps=30,
+    kwargs={"kind": "nothing", "where": ""},
     additional_wrappers=(TimeAwareObservation.wrapper_spec(),),
-)  # fmt: skip
+)
 OWN_NUMBERS = remembers("OwnNumbers-v0", "not the generator's", "observation")
 RESTORED = [
     remembers("Nothing-v0", "nothing", ""),
@@ -206,13 +209,19 @@ ACTIVATED = """
 <mujoco>
   <option timestep="0.02"/>
   <worldbody>
-    <body name="led" mocap="true" pos="0 0 1"><geom type="sphere" size=".1" contype="0" conaffinity="0"/></body>
-    <body name="cart"><joint name="slider" type="slide" axis="1 0 0" range="-1 1"/><geom type="sphere" size=".1" mass="1"/>
+    <body name="led" mocap="true" pos="0 0 1">
+      <geom type="sphere" size=".1" contype="0" conaffinity="0"/>
+    </body>
+    <body name="cart">
+      <joint name="slider" type="slide" axis="1 0 0" range="-1 1"/>
+      <geom type="sphere" size=".1" mass="1"/>
       <body name="pole" pos="0 0 .1"><joint name="hinge" type="hinge" axis="0 1 0"/>
         <geom type="capsule" fromto="0 0 0 0 0 .6" size=".05" mass="1"/></body></body>
   </worldbody>
   <equality><connect body1="led" body2="pole" anchor="0 0 -.3" solref=".5 1"/></equality>
-  <actuator><general joint="slider" dyntype="filter" dynprm=".3" gainprm="9" ctrlrange="-3 3"/></actuator>
+  <actuator>
+    <general joint="slider" dyntype="filter" dynprm=".3" gainprm="9" ctrlrange="-3 3"/>
+  </actuator>
 </mujoco>
 """
 

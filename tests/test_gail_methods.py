@@ -157,15 +157,37 @@ def test_defaults() -> None:
     """Section 5.3's numbers, and those where it is silent, as docs/gail.md has them."""
     run = vars(RunSettings("Hopper-v5", "gail_interp", "x.npz")) | {}
     assert vars(run.pop("ppo")) == {
-        "learning_rate": 3e-4, "n_epochs": 10, "batch_size": 256, "gamma": 0.995, "gae_lambda": 0.95, "clip_range": 0.2,
-        "ent_coef": 0.0, "vf_coef": 0.5, "max_grad_norm": 0.5, "log_std_init": 0.0,
-    }  # fmt: skip
+        "learning_rate": 3e-4,
+        "n_epochs": 10,
+        "batch_size": 256,
+        "gamma": 0.995,
+        "gae_lambda": 0.95,
+        "clip_range": 0.2,
+        "ent_coef": 0.0,
+        "vf_coef": 0.5,
+        "max_grad_norm": 0.5,
+        "log_std_init": 0.0,
+    }
     assert run.pop("discriminator") == DiscriminatorSettings()
     assert run == {
-        "env": "Hopper-v5", "method": "gail_interp", "demos": "x.npz", "n": None, "pairs": 50, "seed": 1, "iterations": 1000,
-        "steps": 2048, "envs": 8, "schedule": None, "until": 0.5, "prefix": None, "prefix_length": "fixed",
-        "true_reward": False, "bc_steps": 2000, "eval_every": 10, "eval_episodes": 5,
-    }  # fmt: skip
+        "env": "Hopper-v5",
+        "method": "gail_interp",
+        "demos": "x.npz",
+        "n": None,
+        "pairs": 50,
+        "seed": 1,
+        "iterations": 1000,
+        "steps": 2048,
+        "envs": 8,
+        "schedule": None,
+        "until": 0.5,
+        "prefix": None,
+        "prefix_length": "fixed",
+        "true_reward": False,
+        "bc_steps": 2000,
+        "eval_every": 10,
+        "eval_episodes": 5,
+    }
     assert ARCHITECTURE["net_arch"] == {"pi": [128, 128], "vf": [128, 128]}
     assert ARCHITECTURE["activation_fn"] is torch.nn.Tanh
     assert (bc.LEARNING_RATE, bc.BATCH, bc.LOG_STD_FLOOR, FULL_EPISODES) == (1e-3, 128, -2.5, 0.1)

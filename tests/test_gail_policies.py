@@ -22,10 +22,14 @@ def arrays(rows: bool) -> dict[str, np.ndarray]:
     """A policy of 3 observations, 4 hidden units, 2 actions; vectors as rows where `rows`."""
     rng = np.random.default_rng(1)
     found = {
-        "obs_mean": rng.normal(size=3), "obs_meansq": 2 + rng.random(3), "W0": rng.normal(size=(3, 4)),
-        "b0": rng.normal(size=4), "W_out": 0.3 * rng.normal(size=(4, 2)), "b_out": rng.normal(size=2) / 5,
+        "obs_mean": rng.normal(size=3),
+        "obs_meansq": 2 + rng.random(3),
+        "W0": rng.normal(size=(3, 4)),
+        "b0": rng.normal(size=4),
+        "W_out": 0.3 * rng.normal(size=(4, 2)),
+        "b_out": rng.normal(size=2) / 5,
         "log_std": np.array([-1.0, -2.0]),
-    }  # fmt: skip
+    }
     return {
         name: value[None] if rows and value.ndim == 1 else value for name, value in found.items()
     }

@@ -162,8 +162,14 @@ def test_rows_run(demos: Path, tmp_path: Path, method: str) -> None:
     result = train(run, tmp_path, quiet=True)
     assert result["iterations"] == (0 if method in ("random", "bc") else 2)
     assert {path.name for path in tmp_path.iterdir()} >= {
-        "config.json", "checkpoint.pt", "policy.pt", "progress.csv", "evaluations.csv", "tensorboard", "result.json",
-    }  # fmt: skip
+        "config.json",
+        "checkpoint.pt",
+        "policy.pt",
+        "progress.csv",
+        "evaluations.csv",
+        "tensorboard",
+        "result.json",
+    }
     stamp = (tmp_path / "checkpoint.pt").stat().st_mtime_ns
     assert train(run, tmp_path, resume=True) == result
     assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns == stamp
@@ -227,7 +233,10 @@ def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
         ([*GAIL, "--env", "Hopper-v5", "--demos", "{demos}"], "give --env InvertedPendulum-v5"),
         ([*GAIL, *FLAGS, "--demos", "{demos}", "--n", "9"], "there are 2 demonstrations"),
         ([*GAIL, *FLAGS, "--demos", "{demos}", "--ppo", "gama=.9"], "--ppo gama"),
-        ([*GAIL, *FLAGS, "--demos", "{demos}", "--discriminator", "steps=x"], "x is not of type int"),
+        (
+            [*GAIL, *FLAGS, "--demos", "{demos}", "--discriminator", "steps=x"],
+            "x is not of type int",
+        ),
         ([*INTERP, *FLAGS, "--demos", "{demos}", "--schedule", "steep"], "--schedule steep"),
         ([*INTERP, *FLAGS, "--demos", "{demos}", "--prefix", "replay"], "--pairs 0"),
         ([*RANDOM, *FLAGS, "--steps", "255"], "multiple of --envs"),
@@ -239,7 +248,7 @@ def test_replay_is_state(demos: Path, tmp_path: Path) -> None:
         (["evaluate"], "name a policy"),
         (["record", "--out", "x.npz"], "name one source"),
     ],
-)  # fmt: skip
+)
 def test_refusals(
     demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:

@@ -78,8 +78,9 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     main([*command, "--seed", "1"])
     rows = read(out / "results.csv")
     assert [(row["method"], row["n"], row["seed"]) for row in rows] == [
-        ("gail_interp", "1", "1"), ("random", "0", "1"),
-    ]  # fmt: skip
+        ("gail_interp", "1", "1"),
+        ("random", "0", "1"),
+    ]
     assert {row["expert_return"] for row in rows} == {"1000.0"}
     before = {path: path.stat().st_mtime_ns for path in out.rglob("checkpoint.pt")}
     main([*command, "--seed", "1"])
@@ -121,7 +122,9 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends children only there")
 def test_no_run_outlives_its_sweep(tmp_path: Path) -> None:
-    """Else the sweep, started again, would train in a folder that another process still writes to."""
+    """Else the sweep, started again, would train in a folder that another process still
+    writes to.
+    """
     write_demos(tmp_path, demonstrations())
     words = [
         "--env",
@@ -192,8 +195,12 @@ def test_commands_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     flags = [dict(pairwise(line)) for line in lines]
     assert [flag["--seed"] for flag in flags] == ["1"] * 5 + ["2"] * 5 + ["3"] * 5
     assert [(flag["--method"], flag.get("--n")) for flag in flags[:5]] == [
-        ("random", None), ("bc", "1"), ("gail", "1"), ("bc", "2"), ("gail", "2"),
-    ]  # fmt: skip
+        ("random", None),
+        ("bc", "1"),
+        ("gail", "1"),
+        ("bc", "2"),
+        ("gail", "2"),
+    ]
     assert all(
         line[-len(SMALL) :] == SMALL and line[-len(SMALL) - 1] == "--quiet" for line in lines
     )

@@ -56,9 +56,25 @@ def test_literals_are_evaluated(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["print(1)", "os", "[x for x in (1,)]", "(1).real", "f'{1}'", "9**9", "[0] * 10**9", "[0] * 99999999", "[[0] * 9999] * 9999",
-     "'a' * 9", "", "(", "1 if 1 else 2", "lambda: 0", "[" * 5000, "1;2"],
-)  # fmt: skip
+    [
+        "print(1)",
+        "os",
+        "[x for x in (1,)]",
+        "(1).real",
+        "f'{1}'",
+        "9**9",
+        "[0] * 10**9",
+        "[0] * 99999999",
+        "[[0] * 9999] * 9999",
+        "'a' * 9",
+        "",
+        "(",
+        "1 if 1 else 2",
+        "lambda: 0",
+        "[" * 5000,
+        "1;2",
+    ],
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no literal, and is not evaluated"):
         literal(text)
@@ -96,7 +112,10 @@ def test_fairseq_evaluates_literals_only(tmp_path: Path) -> None:
     ["fairseq_erpo.plugin.row_inputs", "fairseq_erpo.plugin.literals", "fairseq_erpo.tasks"],
 )
 def test_literals_only_whatever_is_imported_first(first: str) -> None:
-    line = f"import {first}; from fairseq.models import fconv; from fairseq.optim import adam; fconv.eval, adam.eval"
+    line = (
+        f"import {first}; from fairseq.models import fconv; from fairseq.optim import adam; "
+        "fconv.eval, adam.eval"
+    )
     subprocess.run([sys.executable, "-c", line], check=True, cwd=ROOT)
 
 
@@ -484,9 +503,15 @@ def test_a_model_of_nan_is_refused(tmp_path: Path, tiny_checkpoint: Path, tiny_d
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "No such file"), (b"", "no samples"), (b"0\t1\tnowhere\n", "0.0% of the words"), (b"0_7\t1\ta\n", "underscore"),
-     (b"\xff\n", ":1: expected"), (b"0\t1\n", ":1: expected")],
-)  # fmt: skip
+    [
+        (None, "No such file"),
+        (b"", "no samples"),
+        (b"0\t1\tnowhere\n", "0.0% of the words"),
+        (b"0_7\t1\ta\n", "underscore"),
+        (b"\xff\n", ":1: expected"),
+        (b"0\t1\n", ":1: expected"),
+    ],
+)
 def test_a_samples_file_is_checked_before_training(
     tmp_path: Path, tiny_data: Path, content: bytes | None, words: str
 ) -> None:
@@ -963,7 +988,9 @@ def test_demonstrations_have_the_steps_that_their_lengths_say() -> None:
 
 
 def test_data_that_were_binarised_anew_are_decoded_again(tmp_path: Path) -> None:
-    """The kept output is named by contents: sizes, and time stamps that may be older, say nothing."""
+    """The kept output is named by contents: sizes, and time stamps that may be older, say
+    nothing.
+    """
     from fairseq_erpo.tools.generate import digest_of
 
     files = [tmp_path / name for name in ("checkpoint_best.pt", "test.de-en.de.bin", "dict.de.txt")]
@@ -1022,7 +1049,9 @@ out, (source, target) = Path(sys.argv[1]), map(Path, sys.argv[2:])
 resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, resource.RLIM_INFINITY))
 for write in (
     lambda: save({"policy": {"w": torch.zeros(9_000)}}, out / "checkpoint.pt"),
-    lambda: corpus.prepare([source, target], ("de", "en"), Selection(pieces=60), False, out / "data"),
+    lambda: corpus.prepare(
+        [source, target], ("de", "en"), Selection(pieces=60), False, out / "data"
+    ),
 ):
     try:
         write()
@@ -1032,14 +1061,17 @@ for write in (
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    """Files of 8 kB at most: a checkpoint and a subword model are larger, the corpus's text is not."""
+    """Files of 8 kB at most: a checkpoint and a subword model are larger, the corpus's text
+    is not.
+    """
     sources = texts(tmp_path)
     before = sorted(tmp_path.iterdir())
     command = [sys.executable, "-c", FULL, str(tmp_path), *map(str, sources)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ran.stdout.splitlines() == [
-        f"--out {tmp_path / 'checkpoint.pt'} cannot be written: File too large; it is left as it was",
+        f"--out {tmp_path / 'checkpoint.pt'} cannot be written: File too large; it is left as it "
+        "was",
         f"corpus: {tmp_path / 'data'} cannot be written: File too large",
     ], ran.stderr
     assert sorted(tmp_path.iterdir()) == before
@@ -1052,7 +1084,10 @@ def test_a_corpus_that_holds_more_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(SystemExit, match=r"also holds thesis\.tex"):
         corpus.check_own(tmp_path, ("de", "en"))
-    keyed = '{"digest": "0", "languages": {"0": null, "1": null}, "selection": {"pieces": 1}, "moses": false}'
+    keyed = (
+        '{"digest": "0", "languages": {"0": null, "1": null}, "selection": {"pieces": 1}, '
+        '"moses": false}'
+    )
     for content in ("{", "[]", "{}", keyed):
         (tmp_path / "corpus.json").write_text(content)
         with pytest.raises(SystemExit, match=r"^corpus: .*corpus\.json is"):

@@ -63,7 +63,9 @@ def losses_of(
 def by_loops(
     log_p: Tensor, target: Tensor, weight: Tensor, smoothing: float = 0.0
 ) -> list[list[float]]:
-    """- w_t ((1 - ε - ε/(V-1)) log p(target_t) + ε/(V-1) Σ_v log p(v)): fairseq's label smoothing."""
+    """- w_t ((1 - ε - ε/(V-1)) log p(target_t) + ε/(V-1) Σ_v log p(v)): fairseq's label
+    smoothing.
+    """
     loss = [[0.0] * T for _ in range(N)]
     for n in range(N):
         for t in range(T):

@@ -79,7 +79,9 @@ def assert_drawn_from(exact: dict[Sequence, float], drawn: Tensor) -> None:
 
 
 def product(independent: list[dict[int, float]]) -> dict[Sequence, float]:
-    """Of independent positions, EOS at the end.  Ids outside the distributions have probability 0."""
+    """Of independent positions, EOS at the end.  Ids outside the distributions have
+    probability 0.
+    """
     exact: dict[Sequence, float] = Counter()
     for choice in itertools.product(*(position.items() for position in independent)):
         exact[(*(token for token, _ in choice), EOS)] += math.prod(p for _, p in choice)
@@ -474,8 +476,12 @@ MALFORMED = {
     "tsv:1: the index must": "0\tnan\ta\n",
     "tsv:3: the index must": f"0\t1\ta\n1\t1\ta\n{2**63}\t1\ta\n",
     "tsv:2: the index must be .* float32": "0\t1\ta\n1\t1e39\ta\n",
-    "tsv:3: 1 samples end here, the first sentence has 2": "0\t1\ta\n0\t1\tb\n1\t1\ta\n2\t1\ta\n2\t1\tb\n",
-    "tsv:5: 3 samples end here, the first sentence has 2": "0\t1\ta\n0\t1\tb\n1\t1\ta\n1\t1\ta\n1\t1\tb\n",
+    "tsv:3: 1 samples end here, the first sentence has 2": (
+        "0\t1\ta\n0\t1\tb\n1\t1\ta\n2\t1\ta\n2\t1\tb\n"
+    ),
+    "tsv:5: 3 samples end here, the first sentence has 2": (
+        "0\t1\ta\n0\t1\tb\n1\t1\ta\n1\t1\ta\n1\t1\tb\n"
+    ),
     "tsv:3: 1 samples end": "0\t1\ta\n0\t1\tb\n1\t1\ta\n",
     "tsv:3: sentence 5 occurs before": "5\t1\ta\n1\t1\ta\n5\t1\ta\n",
 }

@@ -1,5 +1,5 @@
-"""README and the other pages: their commands exist, and README's lead from a clone and from two text
-files to where it says.
+"""README and the other pages: their commands exist, and README's lead from a clone and from two
+text files to where it says.
 """
 
 import os

@@ -196,7 +196,9 @@ def test_replay_sums_the_gains_of_every_prefix(name: str) -> None:
 @pytest.mark.parametrize("name", [*sorted(MAKERS), "corpus_bleu at a model"])
 @pytest.mark.parametrize("closed", [True, False])
 def test_the_total_is_that_of_the_walk_along_the_sequence(name: str, closed: bool) -> None:
-    """From counts at the end, in another order of sums: a few roundings of numbers of at most 30."""
+    """From counts at the end, in another order of sums: a few roundings of numbers of at
+    most 30.
+    """
     statistics = CorpusStatistics(
         (61.0, 30.0, 14.0, 7.0), (99.0, 90.0, 81.0, 72.0), 99.0, 110.0, 9.0
     )
@@ -223,7 +225,9 @@ def test_replay_ends_at_eos(name: str) -> None:
 
 
 def test_eos_of_bleu_costs_the_brevity_penalty_exactly() -> None:
-    """-1 at once and nothing from t = r on, to the last bit: an expert may compare these with ==."""
+    """-1 at once and nothing from t = r on, to the last bit: an expert may compare these
+    with ==.
+    """
     reward, batch = Bleu(), pairs(3, size=256)
     for t, state, live in prefixes(reward, batch):
         eos, long_enough = reward.gains(state).eos, t >= batch.reference.length

@@ -31,10 +31,17 @@ from conftest import (
 from fairseq_erpo.plugin.safe_load import check_checkpoint
 
 # λ changes after each epoch: MLE, (.12, .16, .72), (.24, .32, .44), the paper's end.
-ANNEALED = "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-pretrain 1e --erpo-anneal-every 1e --max-epoch 4"
-PLATEAU = "--criterion erpo_interp --erpo-preset robust --erpo-schedule plateau --erpo-lambda model=3/7,reward=4/7"
+ANNEALED = (
+    "--criterion erpo_interp --erpo-preset paper --erpo-reward edit --erpo-pretrain 1e "
+    "--erpo-anneal-every 1e --max-epoch 4"
+)
+PLATEAU = (
+    "--criterion erpo_interp --erpo-preset robust --erpo-schedule plateau --erpo-lambda "
+    "model=3/7,reward=4/7"
+)
 LSTM = (
-    "--arch lstm_luong_wmt_en_de --encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-hidden-size 16 --decoder-hidden-size 16 "
+    "--arch lstm_luong_wmt_en_de --encoder-embed-dim 16 --decoder-embed-dim 16 "
+    "--encoder-hidden-size 16 --decoder-hidden-size 16 "
     "--encoder-layers 1 --decoder-layers 1 --decoder-out-embed-dim 16"
 )
 SHORT = "--max-update 3 --disable-validation --no-epoch-checkpoints"
@@ -105,7 +112,10 @@ def test_statistics_of_the_corpus_are_resumed(
     fairseq: Fairseq, tiny_data: Path, tmp_path: Path
 ) -> None:
     """Counted at updates 0 and 50; killed after 62, it goes on with what was counted at 50."""
-    flags = "--criterion erpo_interp --erpo-preset corpus --erpo-anneal-every 22u --max-update 80 --disable-validation"
+    flags = (
+        "--criterion erpo_interp --erpo-preset corpus --erpo-anneal-every 22u --max-update 80 "
+        "--disable-validation"
+    )
     whole, parts = kill_and_resume(
         fairseq, tiny_data, tmp_path, f"{flags} --no-epoch-checkpoints", at=62
     )
@@ -115,7 +125,9 @@ def test_statistics_of_the_corpus_are_resumed(
 
 @pytest.mark.slow
 def test_shares_of_the_run_are_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
-    """The recommended run: four steps of 8 % of 39 updates, so that the data are gone by update 11."""
+    """The recommended run: four steps of 8 % of 39 updates, so that the data are gone by
+    update 11.
+    """
     flags = "--criterion erpo_interp --max-epoch 3 --update-freq 2 --no-epoch-checkpoints"
     whole, _ = kill_and_resume(fairseq, tiny_data, tmp_path, flags, at=3)
     data = {n: share for n, (_, _, share) in lambdas(whole / "log").items()}
@@ -132,7 +144,8 @@ def test_plateau_schedule_is_resumed(fairseq: Fairseq, tiny_data: Path, tmp_path
     fairseq itself restores no such history.
     """
     flags = (
-        f"{PLATEAU} --best-checkpoint-metric loss --maximize-best-checkpoint-metric --max-epoch 3 --validate-interval-updates 8 "
+        f"{PLATEAU} --best-checkpoint-metric loss --maximize-best-checkpoint-metric --max-epoch 3 "
+        "--validate-interval-updates 8 "
         "--no-epoch-checkpoints"
     )
     whole, parts = kill_and_resume(fairseq, tiny_data, tmp_path, flags, at=20)
@@ -158,7 +171,9 @@ def draw(self, model, sample, *encoded):
     record = {
         "update": self.task.clock.update,
         "lambda": [mixture.model, mixture.reward, mixture.data],
-        "parameters": hashlib.sha1(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest(),
+        "parameters": hashlib.sha1(
+            b"".join(p.detach().numpy().tobytes() for p in model.parameters())
+        ).hexdigest(),
         "drawn": dict(zip(sample["id"].tolist(), drawn.sample.tokens.tolist())),
     }
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -212,7 +227,8 @@ def free_port() -> int:
 
 def gloo(port: int, world: int = 2) -> str:
     return (
-        f"--distributed-world-size {world} --distributed-init-method tcp://127.0.0.1:{port} --distributed-backend gloo "
+        f"--distributed-world-size {world} --distributed-init-method tcp://127.0.0.1:{port} "
+        "--distributed-backend gloo "
         "--ddp-backend legacy_ddp"
     )
 
@@ -235,7 +251,8 @@ def test_several_processes(
     """
     # λ changes at each update; without dropout, whose masks are the ranks' own.
     flags = (
-        "--criterion erpo_interp --erpo-preset robust --erpo-schedule inverse_sigmoid --erpo-lambda model=.4,reward=.4,data=.2 "
+        "--criterion erpo_interp --erpo-preset robust --erpo-schedule inverse_sigmoid "
+        "--erpo-lambda model=.4,reward=.4,data=.2 "
         f"--dropout 0 --erpo-anneal-every 3u --disable-validation --user-dir {spy} "
     )
     flags += "--max-update 8" if world == 2 else "--max-epoch 1"
@@ -290,7 +307,8 @@ def test_several_processes(
 SPAWN = """
 import sys
 import torch
-# fairseq spawns one worker for each CUDA device, so that this is the only way to see it spawn without one.
+# fairseq spawns one worker for each CUDA device, so that this is the only way to see it spawn
+# without one.
 torch.cuda.device_count = lambda: 2
 from fairseq_cli.train import cli_main
 cli_main()
@@ -330,7 +348,10 @@ def test_spawned_workers(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_task_trains_the_same(fairseq: Fairseq, tiny_data: Path, tmp_path: Path) -> None:
     """The clock comes along with --task translation and with none."""
-    flags = f"--criterion erpo_interp --erpo-preset robust --erpo-schedule linear --erpo-anneal-every 2u {SHORT}"
+    flags = (
+        "--criterion erpo_interp --erpo-preset robust --erpo-schedule linear --erpo-anneal-every "
+        f"2u {SHORT}"
+    )
     tasks = {"none": "", "ours": "--task erpo_translation", "theirs": "--task translation"}
     for job in [
         fairseq.train(tiny_data, tmp_path / name, f"{flags} {task}") for name, task in tasks.items()
@@ -392,9 +413,11 @@ def test_tools(fairseq: Fairseq, tiny_data: Path, tiny_checkpoint: Path, tmp_pat
 
 HYDRA = """
 common:
-  {{user_dir: {user_dir}, cpu: true, seed: 7, log_format: json, log_interval: 1, no_progress_bar: true, log_file: {folder}/log}}
+  {{user_dir: {user_dir}, cpu: true, seed: 7, log_format: json, log_interval: 1,
+    no_progress_bar: true, log_file: {folder}/log}}
 task: {{_name: translation, data: {data}}}
-criterion: {{_name: erpo_interp, erpo_preset: paper, erpo_lambda: "model=.2,reward=.3,data=.5", erpo_schedule: constant}}
+criterion: {{_name: erpo_interp, erpo_preset: paper, erpo_lambda: "model=.2,reward=.3,data=.5",
+  erpo_schedule: constant}}
 model:
   _name: transformer
   encoder: {{embed_dim: 32, ffn_embed_dim: 32, layers: 1, attention_heads: 2}}
@@ -433,7 +456,10 @@ def test_pretraining_by_another_command(
     any more."""
     mle = tmp_path / "mle.pt"
     mle.write_bytes(tiny_checkpoint.read_bytes())
-    flags = f"--criterion erpo_interp --erpo-preset robust --finetune-from-model {mle} --no-epoch-checkpoints --disable-validation"
+    flags = (
+        f"--criterion erpo_interp --erpo-preset robust --finetune-from-model {mle} "
+        "--no-epoch-checkpoints --disable-validation"
+    )
     fairseq.train(tiny_data, tmp_path / "still", f"{flags} --lr 1e-30 --max-update 1").succeed()
     for name, value in parameters(tmp_path / "still" / LAST).items():
         torch.testing.assert_close(value, parameters(mle)[name], rtol=0, atol=1e-9)
@@ -459,7 +485,10 @@ def test_a_learned_baseline_starts_from_an_mle_checkpoint(
     """fairseq restores the parameters of a criterion, of which MLE's checkpoint has none; resuming
     finds them.
     """
-    flags = f"--criterion erpo_mixer --task erpo_translation --finetune-from-model {tiny_checkpoint} --no-epoch-checkpoints"
+    flags = (
+        f"--criterion erpo_mixer --task erpo_translation --finetune-from-model {tiny_checkpoint} "
+        "--no-epoch-checkpoints"
+    )
     fairseq.train(
         tiny_data, tmp_path / "run", f"{flags} --disable-validation --max-update 2"
     ).succeed()
@@ -507,7 +536,10 @@ def test_checkpoints_selected_by_bleu_load_and_resume(
     """With --eval-bleu fairseq puts arrays into its checkpoints, which torch's safe loading has to
     be told of.
     """
-    flags = "--criterion erpo_interp --erpo-preset robust --no-epoch-checkpoints --eval-bleu --maximize-best-checkpoint-metric"
+    flags = (
+        "--criterion erpo_interp --erpo-preset robust --no-epoch-checkpoints --eval-bleu "
+        "--maximize-best-checkpoint-metric"
+    )
     flags += " --best-checkpoint-metric bleu"
     fairseq.train(tiny_data, tmp_path / "run", f"{flags} --max-epoch 1").succeed()
     assert check_checkpoint(str(tmp_path / "run" / LAST))["extra_state"]["metrics"]
@@ -518,11 +550,14 @@ def test_checkpoints_selected_by_bleu_load_and_resume(
 
 
 CONVOLUTIONS = {
-    "fconv": "--arch fconv --encoder-embed-dim 16 --decoder-embed-dim 16 --decoder-out-embed-dim 16 --encoder-layers [(16,3)]*2 "
-    "--decoder-layers [(16,3)]*2",
-    "lightconv": "--arch lightconv_iwslt_de_en --encoder-embed-dim 16 --decoder-embed-dim 16 --encoder-ffn-embed-dim 16 "
-    "--decoder-ffn-embed-dim 16 --encoder-layers 1 --decoder-layers 1 --encoder-conv-dim 16 --decoder-conv-dim 16 "
-    "--encoder-attention-heads 2 --decoder-attention-heads 2 --encoder-kernel-size-list [3] --decoder-kernel-size-list [3]",
+    "fconv": "--arch fconv --encoder-embed-dim 16 --decoder-embed-dim 16 "
+    "--decoder-out-embed-dim 16 --encoder-layers [(16,3)]*2 --decoder-layers [(16,3)]*2",
+    "lightconv": "--arch lightconv_iwslt_de_en --encoder-embed-dim 16 --decoder-embed-dim 16 "
+    "--encoder-ffn-embed-dim 16 "
+    "--decoder-ffn-embed-dim 16 --encoder-layers 1 --decoder-layers 1 --encoder-conv-dim 16 "
+    "--decoder-conv-dim 16 "
+    "--encoder-attention-heads 2 --decoder-attention-heads 2 --encoder-kernel-size-list [3] "
+    "--decoder-kernel-size-list [3]",
 }
 
 

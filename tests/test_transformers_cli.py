@@ -1,4 +1,6 @@
-"""`python -m fairseq_erpo.huggingface` from the outside, without fairseq, and what reads its runs."""
+"""`python -m fairseq_erpo.huggingface` from the outside, without fairseq, and what reads its
+runs.
+"""
 
 import json
 import os

@@ -85,8 +85,8 @@ def score(batch: Batch, tokens: Tensor, origin: Expert, samples: int = 1) -> Sam
 
 
 def pay(batch: Batch, sample: Sample, samples: int) -> Sample:
-    """R of whole sequences by --erpo-reward, whatever --erpo-teacher said about each next token: the
-    sum of the sample's own ΔR, or the score of the text.  S samples of each sentence
+    """R of whole sequences by --erpo-reward, whatever --erpo-teacher said about each next token:
+    the sum of the sample's own ΔR, or the score of the text.  S samples of each sentence
     """
     settings = batch.settings
     if settings.reward is settings.teacher:

@@ -49,7 +49,8 @@ class InverseTemperature:
             return cls(number=number)
         except ValueError:
             raise ValueError(
-                f"c must be a number from 0 to {MOST_C:g}, inf, or auto:EPS with 0 < EPS < 1, not {text!r}"
+                f"c must be a number from 0 to {MOST_C:g}, inf, or auto:EPS with 0 < EPS < 1, not "
+                f"{text!r}"
             ) from None
 
 

@@ -52,7 +52,8 @@ class PlainInputs:
     def baseline(self, features: Tensor) -> Tensor:
         """MIXER's learned baseline.  [N, T, D] -> [N, T]"""
         raise ValueError(
-            "--erpo-baseline learned needs fairseq's criterion: choose another baseline, or another row"
+            "--erpo-baseline learned needs fairseq's criterion: choose another baseline, or "
+            "another row"
         )
 
     def prior(self, samples: int) -> StepDecoder:

@@ -24,7 +24,9 @@ CHUNK = 1 << 20  # tokens counted at once
 
 @dataclass(frozen=True, eq=False)
 class NoiseStatistics:
-    """Counts over the target side of the training data, EOS before and after every sentence.  int64"""
+    """Counts over the target side of the training data, EOS before and after every sentence.
+    int64
+    """
 
     unigram: Tensor  # [V]: c(x)
     continuations_before: Tensor  # [V]: N1+(•, x), how many distinct tokens x follows

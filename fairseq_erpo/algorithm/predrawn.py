@@ -67,7 +67,8 @@ class PredrawnSamples:
         if again.size:
             line = self._order[again[0] + 1] * self.samples + 1
             raise ValueError(
-                f"{self.path}:{line}: sentence {self._indices[again[0]]} occurs before, not adjacent"
+                f"{self.path}:{line}: sentence {self._indices[again[0]]} occurs before, not "
+                "adjacent"
             )
 
     def check_covers(self, ids: Sequence[int], sentences: int) -> None:
@@ -80,7 +81,8 @@ class PredrawnSamples:
             raise ValueError(f"{self.path}: samples of {have}, and none of sentence {missing[0]}")
         if self._indices[-1] >= sentences:
             raise ValueError(
-                f"{self.path}: samples of sentence {self._indices[-1]}, and the data has {sentences}: it is of others"
+                f"{self.path}: samples of sentence {self._indices[-1]}, and the data has "
+                f"{sentences}: it is of others"
             )
 
     def read(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,8 @@ class PredrawnSamples:
             ) from None
         if not 0 <= parsed[0] < 2**63 or not abs(parsed[1]) <= LARGEST:  # which nan is not either
             raise ValueError(
-                f"{self.path}:{number}: the index must be 0 to 2**63 - 1, the reward finite in float32"
+                f"{self.path}:{number}: the index must be 0 to 2**63 - 1, the reward finite in "
+                "float32"
             )
         return parsed
 
@@ -132,12 +135,14 @@ class PredrawnSamples:
         for token, word in zip(tokens, text.split(), strict=False):
             if token == vocabulary.eos or token in vocabulary.never:
                 raise ValueError(
-                    f"{self.path}:{number}: {word} is a symbol of the dictionary, and no word of a sample"
+                    f"{self.path}:{number}: {word} is a symbol of the dictionary, and no word of "
+                    "a sample"
                 )
 
     def _check_group(self, samples: Sequence[int], next_line: int) -> None:
         """Refuses a sentence that has ended with another number of samples than the first."""
         if samples and samples[-1] != samples[0]:
             raise ValueError(
-                f"{self.path}:{next_line - 1}: {samples[-1]} samples end here, the first sentence has {samples[0]}"
+                f"{self.path}:{next_line - 1}: {samples[-1]} samples end here, the first sentence "
+                f"has {samples[0]}"
             )

@@ -35,7 +35,9 @@ STRIDE = 8  # positions between two questions to a GPU whether all sentences hav
 
 
 def length_caps(reference: Reference, max_positions: int) -> Tensor:
-    """The most tokens a sentence may have, EOS included: min(max positions, ⌊1.5 r⌋ + 5).  -> [N]"""
+    """The most tokens a sentence may have, EOS included: min(max positions, ⌊1.5 r⌋ + 5).
+    -> [N]
+    """
     return (reference.length * 3 // 2 + 5).clamp(max=max_positions)
 
 
@@ -153,7 +155,9 @@ class Scan:
         self.reward_log_q: list[Tensor] = []
 
     def run(self, stride: int) -> None:
-        """All positions; every `stride` of them the device is asked whether any sentence goes on."""
+        """All positions; every `stride` of them the device is asked whether any sentence
+        goes on.
+        """
         for t in range(self.request.origin.size(1)):
             if t % stride == 0 and not bool(self.live.any()):
                 break
@@ -240,7 +244,9 @@ def stacked(positions: list[Tensor], steps: int) -> Tensor | None:
 
 
 def drawn_log_p(token: Tensor, answer: Answer | None) -> Tensor:
-    """log p_θ of the drawn tokens; not a number where the model was not asked.  [N] -> [N] float32"""
+    """log p_θ of the drawn tokens; not a number where the model was not asked.  [N] -> [N]
+    float32
+    """
     nothing = torch.full_like(token, torch.nan, dtype=torch.float32)
     if answer is None:
         return nothing

@@ -26,7 +26,9 @@ class Targets(NamedTuple):
 
 
 def hard_targets(log_p: Tensor, target: Tensor, smoothing: float) -> Targets:
-    """The drawn token, label-smoothed as fairseq does it.  [m, V], [m] int64 -> Targets with K = 1"""
+    """The drawn token, label-smoothed as fairseq does it.  [m, V], [m] int64 -> Targets with
+    K = 1
+    """
     uniform = smoothing / (log_p.size(1) - 1)
     weight = log_p.new_full((len(target), 1), 1 - smoothing - uniform if smoothing else 1.0)
     return Targets(

@@ -10,9 +10,15 @@ their tokens are weighed, and nothing else.  A row of your own is one call:
 
     register_row(
         replace(
-            FAMILY["interp"], name="half_model", page="Half of all tokens come from the model, half
-            from the reward, from the first update on.", flags=("erpo_reward", "erpo_c"),
-            defaults={"erpo_schedule": "constant", "erpo_lambda": "model=.5,reward=.5"},
+            FAMILY["interp"],
+            name="half_model",
+            page="Half of all tokens come from the model, half from the reward.",
+            flags=("erpo_reward", "erpo_c"),
+            defaults={
+                "erpo_preset": "paper",
+                "erpo_schedule": "constant",
+                "erpo_lambda": "model=.5,reward=.5",
+            },
         )
     )
 

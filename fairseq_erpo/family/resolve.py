@@ -82,7 +82,8 @@ def _rewards(value: _Values, metric: str | None) -> tuple[Reward[Any], Reward[An
             taught = "edit"
         elif text:
             raise ValueError(
-                f"--erpo-teacher {taught} scores whole texts and cannot teach: use --erpo-teacher edit"
+                f"--erpo-teacher {taught} scores whole texts and cannot teach: use --erpo-teacher "
+                "edit"
             )
         else:
             return (reward := make_reward(paid)), reward
@@ -114,7 +115,8 @@ def _alpha(value: _Values) -> float | None:
         return None
     if 0 <= value("erpo_alpha") < LEAST_ALPHA:
         raise ValueError(
-            f"--erpo-alpha must be positive, at least {LEAST_ALPHA:g}, and is {value('erpo_alpha'):g}"
+            f"--erpo-alpha must be positive, at least {LEAST_ALPHA:g}, and is "
+            f"{value('erpo_alpha'):g}"
         )
     return value.within("erpo_alpha", 0, 1 / LEAST_ALPHA)
 

@@ -120,7 +120,8 @@ class Row:
             ) from None
         if isinstance(settings.reward, str) and self.draw == FromExperts(PRODUCT):
             raise ValueError(
-                f"--erpo-reward {settings.reward} has no ΔR to draw by: use one of {', '.join(REWARDS)}"
+                f"--erpo-reward {settings.reward} has no ΔR to draw by: use one of "
+                f"{', '.join(REWARDS)}"
             )
         check_effect(self.flags, typed, settings)
         return settings

@@ -47,7 +47,9 @@ class CorpusFollower:
             write_json(Path(checkpoint) / FILE, content, "--output-dir")
 
     def load(self, checkpoint: str | Path) -> CorpusStatistics | None:
-        """From a checkpoint's folder; None where it has none.  Raises ValueError naming the file."""
+        """From a checkpoint's folder; None where it has none.  Raises ValueError naming the
+        file.
+        """
         file = Path(checkpoint) / FILE
         if not file.is_file():
             return None

@@ -77,7 +77,9 @@ class Projection:
 
 
 class Sources:
-    """The sources of one batch and what the decoder is given first; encoded once by all who draw."""
+    """The sources of one batch and what the decoder is given first; encoded once by all who
+    draw.
+    """
 
     def __init__(self, projection: Projection, ids: Tensor, mask: Tensor, start: Tensor) -> None:
         """[B, S], [B, S] 1 at words, [B, 1 + P]"""

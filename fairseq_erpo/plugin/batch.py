@@ -16,7 +16,9 @@ from fairseq_erpo.vocabulary import Vocabulary
 
 
 def vocabulary_of(dictionary: Dictionary) -> Vocabulary:
-    """Sizes and special ids of fairseq's target dictionary; PAD, BOS and fillers are never drawn."""
+    """Sizes and special ids of fairseq's target dictionary; PAD, BOS and fillers are never
+    drawn.
+    """
     fillers = [
         i
         for i in range(len(dictionary))

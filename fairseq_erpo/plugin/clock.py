@@ -112,8 +112,10 @@ class Clock:
         sign = 1 if self.maximize else -1
         if first is not None and second is not None and sign * third < sign * second < sign * first:
             logger.warning(
-                f"validation {self.metric} fell for two stages of the schedule ({first:g}, {second:g}, {third:g}; now at "
-                f"{self.mixture}): hold λ earlier with --erpo-lambda, or use --erpo-preset robust; the best checkpoint is kept"
+                f"validation {self.metric} fell for two stages of the schedule ({first:g}, "
+                f"{second:g}, {third:g}; now at "
+                f"{self.mixture}): hold λ earlier with --erpo-lambda, or use --erpo-preset "
+                "robust; the best checkpoint is kept"
             )
 
 

@@ -148,7 +148,8 @@ class Clocked:
             and np.lib.NumpyVersion(np.__version__) >= "2.0.0"
         ):
             raise SystemExit(
-                "erpo: --num-batch-buckets: fairseq's code for it runs with numpy 1 only; leave the flag out"
+                "erpo: --num-batch-buckets: fairseq's code for it runs with numpy 1 only; leave "
+                "the flag out"
             )
         try:
             for folder in split_paths(getattr(config, "data", None) or ""):
@@ -158,7 +159,8 @@ class Clocked:
             check_scorers(self.datasets[split], self, split)
         except FileNotFoundError as error:
             raise SystemExit(
-                f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: {error}"
+                f"erpo: no binarised data for --train-subset/--valid-subset/--gen-subset {split}: "
+                f"{error}"
             ) from None
         except BadData as error:
             raise SystemExit(f"erpo: {error}") from None

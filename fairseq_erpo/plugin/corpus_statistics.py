@@ -89,7 +89,8 @@ class Follower:
             return sorted(found, key=lambda entry: int(entry["update"]))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SystemExit(
-                f"erpo: {self.file} is damaged ({error}); remove it, and the statistics are counted anew"
+                f"erpo: {self.file} is damaged ({error}); remove it, and the statistics are "
+                "counted anew"
             ) from None
 
     def counted(self, model: Any, clock: Clock, seed: int) -> CorpusStatistics:
@@ -103,7 +104,8 @@ class Follower:
         chosen = fitting[np.unique(np.linspace(0, len(fitting) - 1, SENTENCES, dtype=int))]
         if len(chosen) < AT_ONCE and clock.update < EVERY:  # once
             logger.warning(
-                f"corpus_bleu follows statistics of {len(chosen)} training sentences only, and wants {SENTENCES}"
+                f"corpus_bleu follows statistics of {len(chosen)} training sentences only, and "
+                f"wants {SENTENCES}"
             )
         device = next(model.parameters()).device
 

@@ -105,7 +105,8 @@ def check_run(cfg: Any, settings: Settings, task: Any) -> None:
         )
     if pretrain.unit == "epoch" and 0 < cfg.max_epoch <= pretrain.number:
         raise ValueError(
-            f"--erpo-pretrain {pretrain.number:g}e leaves nothing of --max-epoch {cfg.max_epoch} to anneal in"
+            f"--erpo-pretrain {pretrain.number:g}e leaves nothing of --max-epoch {cfg.max_epoch} "
+            "to anneal in"
         )
     for name in ("bleu", "rouge"):
         if metric.startswith(name) and not getattr(task.cfg, f"eval_{name}", False):
@@ -165,7 +166,8 @@ class ErpoCriterion(FairseqCriterion):
                 check_same_words(settings.prior, task)
             if settings.samples_file and len(shards(task)) > 1:
                 raise ValueError(
-                    "--erpo-samples-file counts the sentences of one folder; give the data as one, not as shards"
+                    "--erpo-samples-file counts the sentences of one folder; give the data as "
+                    "one, not as shards"
                 )
             if settings.samples_file and cfg.erpo_samples is not None:
                 raise ValueError(
@@ -258,7 +260,9 @@ class ErpoCriterion(FairseqCriterion):
             raise SystemExit(f"erpo: {error}") from None
 
     def check(self, model: Any, sample: dict[str, Any]) -> None:
-        """End with one line, before anything is drawn, if data, task or model are not fit for it."""
+        """End with one line, before anything is drawn, if data, task or model are not fit
+        for it.
+        """
         # Not when the criterion is built: fairseq-validate builds a checkpoint's, and no file may
         # name what is imported.
         try:

@@ -194,14 +194,16 @@ def check_side(texts: Any, dictionary: Any, data: str, side: str) -> None:
     held = count(texts, len(dictionary), eos, special)
     if held.counts[-1]:
         raise BadData(
-            f"{data} is damaged, or of another dictionary: its {side} hold ids that no text has; {AGAIN}"
+            f"{data} is damaged, or of another dictionary: its {side} hold ids that no text has; "
+            f"{AGAIN}"
         )
     if held.unended:
         many = f"{held.unended} of {held.sentences} {side}"
         raise BadData(f"{data} is damaged: {many} do not end with {dictionary[eos]}; {AGAIN}")
     for id_, (many_lines, first) in sorted(held.marked.items()):
         raise BadData(
-            f"{data} has {dictionary[id_]} as a word in {many_lines} of {held.sentences} {side}, first in line {first}: fairseq "
+            f"{data} has {dictionary[id_]} as a word in {many_lines} of {held.sentences} {side}, "
+            f"first in line {first}: fairseq "
             "keeps this symbol for itself; write it otherwise, and run fairseq-preprocess again"
         )
     apart = sum(int(held.counts[i]) for i in {dictionary.unk(), dictionary.bos(), dictionary.pad()})
@@ -230,13 +232,20 @@ def check_kept(kept: int, all_: int, room: Any, all_of_them: bool) -> None:
     """
     if kept == all_:
         return
-    fit = f"{kept} of {all_} pairs fit the model's --max-source-positions and --max-target-positions, {room}"
-    fixes = "raise them in training, cut long sources by --truncate-source, or take long pairs out of the data"
+    fit = (
+        f"{kept} of {all_} pairs fit the model's --max-source-positions and "
+        f"--max-target-positions, {room}"
+    )
+    fixes = (
+        "raise them in training, cut long sources by --truncate-source, or take long pairs out of "
+        "the data"
+    )
     if kept < ENOUGH * all_:
         raise BadData(f"only {fit}: {fixes}")
     if all_of_them:
         raise BadData(
-            f"only {fit}: {fixes}; --skip-invalid-size-inputs-valid-test of fairseq's commands leaves them out"
+            f"only {fit}: {fixes}; --skip-invalid-size-inputs-valid-test of fairseq's commands "
+            "leaves them out"
         )
     if kept < NEARLY_ALL * all_:
         LOG.warning(f"{fit}; the others are left out")
@@ -256,7 +265,8 @@ def check_task(task: Any, dataset: Any) -> None:
         if added:
             words = " and ".join(pair.tgt_dict[id_] for id_ in sorted(added))
             raise BadData(
-                f"--task {name} puts {words} before the targets (as --decoder-langtok does), and {instead}"
+                f"--task {name} puts {words} before the targets (as --decoder-langtok does), and "
+                f"{instead}"
             )
 
 
@@ -280,13 +290,17 @@ def check_scorers(dataset: Any, task: Any, split: str) -> None:
             check_latin(found, "--eval-rouge", f"{split} references", "--eval-bleu")
         if bleu and found.words < NEARLY_ALL and not plain:
             LOG.warning(
-                f"--eval-bleu compares words, and {1 - found.words:.0%} of the {split} references are in pieces: {JOIN}"
+                f"--eval-bleu compares words, and {1 - found.words:.0%} of the {split} references "
+                f"are in pieces: {JOIN}"
             )
         if bleu and found.bleu < NEARLY_ALL:
             LOG.warning(
-                f"--eval-bleu: {1 - found.bleu:.0%} of the {split} references are one word to its tokeniser, since their script "
-                "has no blanks, and nearly right outputs score 0: compare pieces, by --eval-tokenized-bleu without "
-                f"--eval-bleu-remove-bpe, and score in the end by `evaluate --tokenize {found.tokeniser}`"
+                f"--eval-bleu: {1 - found.bleu:.0%} of the {split} references are one word to its "
+                "tokeniser, since their script "
+                "has no blanks, and nearly right outputs score 0: compare pieces, by "
+                "--eval-tokenized-bleu without "
+                "--eval-bleu-remove-bpe, and score in the end by `evaluate --tokenize "
+                f"{found.tokeniser}`"
             )
 
 
@@ -302,7 +316,10 @@ def check_text_reward(name: str, dataset: Any, task: Any) -> None:
         if name == "rouge_score":
             check_latin(found, flag, of, "--erpo-reward chrf")
         if name in ("sacrebleu", "ter") and found.bleu < NEARLY_ALL:
-            said = f"{flag} compares words between blanks, which {1 - found.bleu:.0%} of the {of} do not have"
+            said = (
+                f"{flag} compares words between blanks, which {1 - found.bleu:.0%} of the {of} do "
+                "not have"
+            )
             if found.bleu < ENOUGH:
                 raise BadData(
                     f"{said}: use --erpo-reward chrf, or bleu, which counts the dictionary's tokens"
@@ -351,5 +368,6 @@ def check_training(task: Any, row: Row, settings: Settings, cache: RunCache, mod
         )
         if cache.predrawn.known < NEARLY_ALL:
             LOG.warning(
-                f"--erpo-samples-file: {cache.predrawn.known:.1%} of its words are in the dictionary"
+                f"--erpo-samples-file: {cache.predrawn.known:.1%} of its words are in the "
+                "dictionary"
             )

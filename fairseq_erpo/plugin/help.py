@@ -21,8 +21,10 @@ from fairseq_erpo.verbs import dashed, with_nearest
 
 HELP = {"-h", "--help"}
 WHERE = (
-    "With --user-dir and --criterion erpo_ROW, the last section below has the row's own flags (--erpo-...); "
-    "`python -m fairseq_erpo family` lists the rows, and `python -m fairseq_erpo family ROW` explains one and its flags."
+    "With --user-dir and --criterion erpo_ROW, the last section below has the row's own flags "
+    "(--erpo-...); "
+    "`python -m fairseq_erpo family` lists the rows, and `python -m fairseq_erpo family ROW` "
+    "explains one and its flags."
 )
 
 
@@ -73,7 +75,8 @@ def with_our_help(
         if str(error):
             raise
         raise SystemExit(
-            "erpo: --arch is missing: name the model to train, such as --arch transformer_iwslt_de_en"
+            "erpo: --arch is missing: name the model to train, such as --arch "
+            "transformer_iwslt_de_en"
         ) from None
 
 

@@ -59,7 +59,9 @@ def training_targets(task: Any) -> Iterator[Tensor]:
 
 
 class RunCache:
-    """Inputs that some rows need besides the batch, made when first asked for and kept for the run."""
+    """Inputs that some rows need besides the batch, made when first asked for and kept for
+    the run.
+    """
 
     def __init__(
         self, task: Any, settings: Settings, vocabulary: Vocabulary, baseline: StepBaseline | None
@@ -107,7 +109,9 @@ class RunCache:
 
     @cached_property
     def prior(self) -> Any:
-        """The frozen prior.  It does not belong to the criterion's state, and is not saved with it."""
+        """The frozen prior.  It does not belong to the criterion's state, and is not saved
+        with it.
+        """
         if self.settings.prior is None:
             raise ValueError("this row needs --erpo-prior CHECKPOINT")
         check_checkpoint(self.settings.prior)

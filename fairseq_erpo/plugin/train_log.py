@@ -55,7 +55,8 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
 def warn_if_only_logged(targets: str) -> None:
     """Say that --erpo-reward, which differs from the teacher, is not learnt from."""
     logger.warning(
-        f"--erpo-reward is logged as seq_reward and not learnt from: with --erpo-targets {targets} what is learnt is "
+        "--erpo-reward is logged as seq_reward and not learnt from: with --erpo-targets "
+        f"{targets} what is learnt is "
         "--erpo-teacher's; name the reward there, or use --erpo-targets policy"
     )
 
@@ -71,7 +72,8 @@ def warn_if_useless(drawn: Drawn) -> None:
     sample = drawn.explored
     if bool(sample.clipped.all()):
         logger.warning(
-            "every sample of this batch reached the length cap without EOS: the model may not have learnt to stop yet"
+            "every sample of this batch reached the length cap without EOS: the model may not "
+            "have learnt to stop yet"
         )
     if len(sample.reward) > 1 and bool(sample.reward.eq(sample.reward[0]).all()):
         logger.warning(

@@ -24,7 +24,8 @@ A reward of your own is one file.  Put it into the directory that you give as `-
     class SharedTokens(Reward[Shared]):
         def start(self, reference: Reference) -> Shared:
             equal = reference.keys[:, :, None].eq(reference.keys[:, None, :])
-            return Shared(reference.keys, equal.sum(2) * reference.matchable, torch.zeros_like(reference.length))
+            left = equal.sum(2) * reference.matchable
+            return Shared(reference.keys, left, torch.zeros_like(reference.length))
 
         def value(self, state: Shared) -> Tensor:
             return state.count.float()

@@ -79,7 +79,10 @@ def picture(inspections: Sequence[Inspection]) -> str:
         y += LINE * (1 + max((chip.line for chip in chips), default=0)) + ROW
     parts += _legend(y)
     conditions = inspections[0].conditions
-    said = f"Sentence {sentence.number}, {conditions.split}; {conditions.flags}; seed {conditions.seed}"
+    said = (
+        f"Sentence {sentence.number}, {conditions.split}; {conditions.flags}; seed "
+        f"{conditions.seed}"
+    )
     return "\n".join(
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + FOOT}" '
@@ -141,15 +144,17 @@ def _label(title: str, mixture: Mixture, y: float) -> Iterator[str]:
     for name, share in shares.items():
         if share:
             paper, _ = COLOURS[Expert[name.upper()]]
-            yield f'<rect x="{x:.1f}" y="{y + 15}" width="{BAR * share:.1f}" height="6" fill="{paper}"/>'
-            x += BAR * share
+            wide = BAR * share
+            yield f'<rect x="{x:.1f}" y="{y + 15}" width="{wide:.1f}" height="6" fill="{paper}"/>'
+            x += wide
     numbers = ", ".join(f"{name} {_share(share)}" for name, share in shares.items() if share)
     yield _text(EDGE, y + 36, numbers, "small")
 
 
 def _legend(y: float) -> Iterator[str]:
     for x, (expert, meaning) in zip((EDGE, 322, 634), ORIGINS.items(), strict=True):
-        yield f'<rect x="{x}" y="{y + 6}" width="14" height="14" rx="3" fill="{COLOURS[expert][0]}"/>'
+        paper, _ = COLOURS[expert]
+        yield f'<rect x="{x}" y="{y + 6}" width="14" height="14" rx="3" fill="{paper}"/>'
         yield _text(x + 21, y + 17, meaning)
 
 
