@@ -72,7 +72,7 @@ bench-gpu:  ## the first contact with a GPU: tests, then what a step costs there
 	@benchmarks/gpu.sh
 
 docs: .venv/docs  ## the documentation as pages in site/, which open from disk and need no network
-	@$(BIN)/python -m sphinx -W --keep-going -q docs site
+	@$(BIN)/python -m sphinx -W --keep-going -q -c docs . site
 	echo "open site/index.html"
 
 clean:  ## remove .venv and caches; runs/ stays

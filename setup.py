@@ -42,7 +42,10 @@ FRONT_ENDS = {
 setup(
     name="fairseq-erpo",
     version=VERSION.group(1),
-    description="From maximum likelihood to reinforcement learning, for fairseq and transformers",
+    description=(
+        "Entropy-regularised policy optimisation for fairseq and transformers: MLE, RAML, SPG, "
+        "data noising and their interpolation"
+    ),
     long_description=README.read_text("utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     author="The fairseq-erpo authors",

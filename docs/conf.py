@@ -1,27 +1,33 @@
-"""Sphinx's settings for `make docs`: the pages of this folder, and the README files, as HTML that
-needs no network.
+"""Sphinx's settings for `make docs`: README, the pages of this folder and a few beside them, as
+HTML that needs no network.  The source folder is the repository, so that links hold in both.
 """
 
-import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-# Pages whose text stands elsewhere in the repository; the file of this folder only says where.
-ELSEWHERE = {
-    "readme": "README.md",
-    "examples": "examples/README.md",
-    "contributing": "CONTRIBUTING.md",
-    "changelog": "CHANGELOG.md",
+# README is the landing page; these are its table of contents.
+CONTENTS = {
+    "Use it": ["docs/choose", "docs/log", "docs/transformers", "examples/README", "docs/gail"],
+    "Look it up": ["docs/rows", "docs/rewards", "docs/architectures", "docs/api"],
+    "What was measured": ["docs/results", "docs/gail-results", "docs/performance"],
+    "The project": ["docs/architecture", "CONTRIBUTING", "CHANGELOG"],
 }
-LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
+# Pages that others link to, and that are not in the contents.
+ASIDE = ["docs/research-log", "docs/results/performance"]
 
 project = "fairseq-erpo"
 copyright = author = "the fairseq-erpo authors, MIT licence"
+root_doc = "README"
+include_patterns = ["README.md"]
+include_patterns += [f"{page}.md" for pages in CONTENTS.values() for page in pages]
+include_patterns += [f"{page}.md" for page in ASIDE]
+exclude_patterns = [".*", "site", "runs", "build", "dist", "data"]  # not walked through
 extensions = ["myst_parser"]
 myst_heading_anchors = 3
-exclude_patterns = ["conf.py", "pages.py"]
 html_theme = "furo"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 smartquotes = False  # which make a dash of the two of a flag
 html_title = "fairseq-erpo"
 html_show_sphinx = False
@@ -29,33 +35,23 @@ html_copy_source = False
 html_theme_options = {"source_repository": "", "footer_icons": []}
 
 
-def for_the_site(text: str, folder: Path) -> str:
-    """Relative links of a file in `folder`: to pages as they are called here, to all else as plain
-    links out of site/.
-    """
-    pages = {(ROOT / path): f"{name}.md" for name, path in ELSEWHERE.items()}
-
-    def link(match: re.Match[str]) -> str:
-        label, target = match.groups()
-        path, _, anchor = target.partition("#")
-        found = (folder / path).resolve()
-        if found.suffix == ".md" and (found in pages or found.parent == ROOT / "docs"):
-            return f"[{label}]({pages.get(found, found.name)}{'#' + anchor if anchor else ''})"
-        label = re.sub("`([^`]*)`", r"<code>\1</code>", label)
-        return f'<a href="../{found.relative_to(ROOT).as_posix()}">{label}</a>'
-
-    text = re.sub(r"!\[([^\]]*)\]\(docs/", r"![\1](", text)
-    return LINK.sub(link, text)
-
-
 def read(app: Any, name: str, source: list[str]) -> None:
     """Sphinx's hook: the text of a page, before it is parsed."""
-    if name in ELSEWHERE:
-        source[0] = (ROOT / ELSEWHERE[name]).read_text("utf-8")
-    source[0] = for_the_site(
-        source[0], (ROOT / ELSEWHERE[name]).parent if name in ELSEWHERE else ROOT / "docs"
-    )
+    if name == root_doc:
+        source[0] += "".join(
+            f"\n```{{toctree}}\n:caption: {title}\n:hidden:\n\n" + "\n".join(pages) + "\n```\n"
+            for title, pages in CONTENTS.items()
+        )
+    elif name in ASIDE:
+        source[0] = f"---\norphan: true\n---\n{source[0]}"
+
+
+def first_page(app: Any, failure: Exception | None) -> None:
+    """site/index.html is the landing page."""
+    if not failure:
+        shutil.copyfile(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
 
 
 def setup(app: Any) -> None:
     app.connect("source-read", read)
+    app.connect("build-finished", first_page)

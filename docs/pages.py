@@ -1,12 +1,13 @@
-"""docs/api.md and docs/reward-values.md, generated from the code: `python docs/pages.py`.
+"""docs/api.md and the last part of docs/rewards.md, generated from the code: `python docs/pages.py`.
 docs/rows.md has a verb of its own.
 """
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fairseq_erpo import REWARDS
 
+FOLDER = Path(__file__).resolve().parent
 GENERATED = "Generated: `python docs/pages.py`."
-VALUES = """Values of `--erpo-reward`. Those from `bleu` to `edit` give ΔR of Eq. 3, what each
-next token would add, for the whole vocabulary; Φ(y_1:t) is the value of a prefix, y\\* the reference, r its length. Rewards of
-whole texts, below, have no ΔR."""
+VALUES = "## The values, one by one"  # what follows in docs/rewards.md is generated
+NOTE = """Values of `--erpo-reward` with ΔR of Eq. 3, for the whole vocabulary at once. Φ(y_1:t)
+is the value of a prefix, y\\* the reference, r its length."""
+WHOLE = {
+    "Rewards of whole texts": "text_rewards",
+    "A reward of your own": "rewards",
+    "A row of your own": "family",
+}
 
 
 def text_of(thing: Any) -> str:
@@ -51,26 +58,37 @@ def api() -> str:
 
 
 def rewards() -> str:
-    """Every value of --erpo-reward, and how to add one, or a row."""
-    parts = ["# The values of --erpo-reward", f"{GENERATED} {VALUES}"]
-    for name, factory in REWARDS.items():
-        parts += [f"## {name}", text_of(factory.func if isinstance(factory, partial) else factory)]
-        if isinstance(factory, partial):
-            parts.append(
-                f"Here with {', '.join(f'{key} = {value}' for key, value in factory.keywords.items())}."
-            )
-    whole = {
-        "Rewards of whole texts": "text_rewards",
-        "A reward of your own": "rewards",
-        "A row of your own": "family",
-    }
-    for title, module in whole.items():
-        parts += [f"## {title}", text_of(import_module(f"fairseq_erpo.{module}"))]
-    return "\n\n".join(parts) + "\n"
+    """docs/rewards.md, its part on every value of --erpo-reward and on adding one made anew."""
+    written, heading, _ = (FOLDER / "rewards.md").read_text("utf-8").partition(f"{VALUES}\n")
+    parts = [f"{heading}\n{GENERATED} {NOTE}"]
+    for names in alike(REWARDS):
+        parts += [f"### {', '.join(names)}", text_of(maker(names[0]))]
+        parts += [f"`{name}` has {settings}." for name in names if (settings := settings_of(name))]
+    for title, module in WHOLE.items():
+        parts += [f"### {title}", text_of(import_module(f"fairseq_erpo.{module}"))]
+    return written + "\n\n".join(parts) + "\n"
 
 
-PAGES = {"api.md": api, "reward-values.md": rewards}
+def maker(name: str) -> Any:
+    """The class of a reward."""
+    factory = REWARDS[name]
+    return factory.func if isinstance(factory, partial) else factory
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Names of one class after the other, in the order of the table."""
+    return [list(group) for _, group in groupby(names, key=maker)]
+
+
+def settings_of(name: str) -> str:
+    """What distinguishes a reward from others of its class."""
+    factory = REWARDS[name]
+    given = factory.keywords if isinstance(factory, partial) else {}
+    return ", ".join(f"{key} = {value}" for key, value in given.items())
+
+
+PAGES = {"api.md": api, "rewards.md": rewards}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():
-        (Path(__file__).parent / name).write_text(make(), "utf-8")
+        (FOLDER / name).write_text(make(), "utf-8")

@@ -21,13 +21,15 @@ from fairseq_erpo.scores import ROUGE, measures
 from fairseq_erpo.tools.score_table import cell, stars
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("results", "demo", "choose", "presets")),
-]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "choose"))]
 TABLE = re.compile(r"(?:^\|.*\|\n)+", re.MULTILINE)
 TITLES = {measure.title: key for key, measure in measures().items()}
 NO_PENALTY = "no brevity penalty"
+# README's columns: the task, and the measure that leads there
+SHORT = {
+    "BLEU (translation)": ("translation", "bleu"),
+    "ROUGE-1 (summaries)": ("summarization", "rouge1"),
+}
 # A difference in running words: ROUGE-2 -.59\*
 DIFFERENCE = re.compile(r"(?:(?P<label>ROUGE-[12L]) )?[+-]\d*\.\d\d(?:\\\*)*")
 # Rows of the paper, as its ordering names them.
@@ -42,17 +44,20 @@ PHRASES = {
 Scores = Mapping[str, Any]
 
 
+def results_file(name: str) -> Path:
+    return ROOT / "docs" / "results" / f"{name}.json"
+
+
 def results(name: str) -> dict[str, Scores]:
     """System -> measure -> values, mean, std, difference and p, of docs/results/`name`.json."""
-    systems = read_json(ROOT / "docs" / "results" / f"{name}.json")["systems"]
+    systems = read_json(results_file(name))["systems"]
     return {system: found["scores"] for system, found in systems.items()}
 
 
 def run_of(label: str) -> tuple[str, str]:
     """What a line's first cell names: the file's suffix and the system in it."""
-    for preset, system in (("risk", "interp_risk"), ("finish", "finish")):
-        if re.search(rf"\b{preset}\b", label):
-            return f"-{preset}", system
+    if re.search(r"\brisk`", label):
+        return "-risk", "interp_risk"
     (name, *_) = re.findall(r"`(\w+)", label)
     return "", "interp" if name == "corpus" else name
 
@@ -110,6 +115,19 @@ def scored(header: Sequence[str], cells: Sequence[str]) -> list[str]:
             for pair in zip(header[1:], cells[1:], strict=True)
         ),
     ]
+
+
+def in_short(header: Sequence[str], cells: Sequence[str]) -> list[str]:
+    """README's table: the leading score of each task, a dash where a row was not run."""
+    return [cells[0], *(leading_score(title, cells[0]) for title in header[1:])]
+
+
+def leading_score(title: str, label: str) -> str:
+    task, key = SHORT[title]
+    suffix, system = run_of(label)
+    if not results_file(f"{task}{suffix}").is_file():
+        return "-"
+    return escaped(cell(results(f"{task}{suffix}")[system][key], 2))
 
 
 def trials(task: str, label: str, cells: Sequence[str]) -> list[str]:
@@ -210,6 +228,8 @@ def table(text: str) -> str:
         kind = ordered
     elif "time, MLE = 1" in head:
         kind = compared
+    elif set(head[1:]) == SHORT.keys():
+        kind = in_short
     elif head[0] == "row":
         kind = tried if head[1].startswith("`--lr") else scored
     if kind:

@@ -171,7 +171,7 @@ PROFILES: Mapping[tuple[str, str], Profile] = MappingProxyType(
             values=SMALL | {"interp": "--erpo-preset corpus {gentle}"},
         ),
         # The demo: all rows go on from a model that MLE has finished with, at the dropout it was
-        # trained with (docs/demo.md).
+        # trained with (docs/results.md).
         ("translation", "quickstart"): Profile(
             selection=Selection(
                 min_target=2, max_target=40, max_source=40, pieces=3_000, given="quickstart/model"

@@ -65,7 +65,6 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "fairseq_erpo/algorithm/neighbours.py": ("test_noising.py",),
     "fairseq_erpo/algorithm/noising.py": ("test_noising.py",),
     "fairseq_erpo/algorithm/packing.py": ("test_packing.py", "test_mstep.py"),
-    "fairseq_erpo/algorithm/pay.py": ROWS,
     "fairseq_erpo/algorithm/risk.py": ROWS,
     "fairseq_erpo/algorithm/sampler.py": SAMPLER,
     "fairseq_erpo/algorithm/schedule.py": ("test_annealers.py", "test_bad_input.py"),

@@ -130,11 +130,9 @@ def test_a_configuration_error_ends_a_launch_once(tiny_data: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_command_for_several_processes_on_cpus(tiny_data: Path, tmp_path: Path) -> None:
-    """As troubleshooting.md has it, but for the data, the folder and the port."""
+    """As docs/log.md has it, but for the data, the folder and the port."""
     page = (
-        (ROOT / "docs" / "troubleshooting.md")
-        .read_text("utf-8")
-        .partition("## Several processes on CPUs")[2]
+        (ROOT / "docs" / "log.md").read_text("utf-8").partition("## Several processes on CPUs")[2]
     )
     command = page.split("```bash\n")[1].split("```")[0]
     for word, here in (("DATA", tiny_data), ("RUN", tmp_path / "run"), ("29500", free_port())):

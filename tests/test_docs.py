@@ -32,14 +32,8 @@ def test_relative_links(page: Path) -> None:
     for target, anchor in LINK.findall(page.read_text("utf-8")):
         path = (page.parent / target).resolve() if target else page
         assert path.exists() and path.is_relative_to(ROOT), f"{page.name}: {target} leads nowhere"
-        if anchor and path.name != "readme.md":  # conf.py fills that page from README.md
+        if anchor:
             assert anchor in anchors(path), f"{page.name}: {target}#{anchor} is no heading"
-
-
-def test_every_page_is_in_the_contents() -> None:
-    """Sphinx warns of it too, but only where the site is built."""
-    contents = (ROOT / "docs/index.md").read_text("utf-8").splitlines()
-    assert {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"} <= set(contents)
 
 
 def module(name: str) -> Any:
@@ -49,6 +43,21 @@ def module(name: str) -> Any:
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return loaded
+
+
+def test_every_page_is_in_the_contents() -> None:
+    """Sphinx warns of it too, but only where the site is built."""
+    conf = module("conf")
+    listed = {page for pages in conf.CONTENTS.values() for page in pages} | {*conf.ASIDE, "README"}
+    pages = {str(page.relative_to(ROOT).with_suffix("")) for page in PAGES}
+    assert pages <= listed and all((ROOT / f"{page}.md").is_file() for page in listed)
+
+
+def test_the_readme_fits_its_frame_and_the_docs_their_number() -> None:
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert len(lines) <= 110 and max(map(len, lines)) <= 100
+    assert len(list((ROOT / "docs").glob("*.md"))) < 16
+    assert len((ROOT / "docs/performance.md").read_text("utf-8").splitlines()) <= 120
 
 
 def test_generated_pages_are_current() -> None:

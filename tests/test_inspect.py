@@ -14,6 +14,7 @@ from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -33,9 +34,10 @@ from fairseq_erpo.mixture import Mixture
 from fairseq_erpo.plugin import row_inputs
 from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
 from fairseq_erpo.text_rewards import Pool
-from fairseq_erpo.tools import inspect_draw
+from fairseq_erpo.tools import inspect_draw, inspect_picture
 from fairseq_erpo.tools.inspect_draw import LOOKS, Inspection, Sentence, Token, number
 from fairseq_erpo.tools.inspect_page import page
+from fairseq_erpo.tools.inspect_picture import POINTS, picture
 from fairseq_erpo.tools.inspect_terminal import show
 from fairseq_erpo.tools.load_run import Conditions
 from fairseq_erpo.verbs import Verb, run_verb
@@ -687,3 +689,68 @@ def test_the_page_is_whole_or_as_it_was(
     with pytest.raises(SystemExit, match=r"^erpo: --html .*page.html cannot be written: No space"):
         inspect(tiny_checkpoint, tiny_data, "--sentences", 1, "--html", html)
     assert html.read_text() == "before"
+
+
+# ---- the picture of four points of λ ----
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def rows_of(svg: str) -> list[tuple[str, list[str]]]:
+    """Of each row of a picture: its text, and where its tokens come from."""
+    rows = ElementTree.fromstring(svg).findall(f"{SVG}g")
+    kinds = [[rect.get("class") for rect in row.findall(f"{SVG}rect")] for row in rows]
+    texts = ["".join(row.itertext()) for row in rows]
+    return [(text, [kind for kind in row if kind]) for text, row in zip(texts, kinds, strict=True)]
+
+
+def test_the_picture_has_a_row_for_each_point(
+    inspect: Run, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """It shows what the verb shows at the same λ, and what it is of stands in it."""
+    file = tmp_path / "picture.svg"
+    inspect(tiny_checkpoint, tiny_data, "--number", 5, "--picture", file)
+    rows = rows_of(file.read_text("utf-8"))
+    assert [bool(kinds) for _, kinds in rows] == [True] * len(POINTS) == [True] * 4
+    assert set(rows[0][1]) == {"data"} and set(rows[-1][1]) == {"model"}
+    for point, (_, kinds) in zip(POINTS, rows, strict=True):
+        printed_sentence = blocks(
+            inspect(tiny_checkpoint, tiny_data, "--number", 5, "--lambda", str(point))
+        )[5]
+        letters = [
+            letter for word, letter, _ in triples(printed_sentence["sampled"]) if word != "</s>"
+        ]
+        assert [kind[0] for kind in kinds] == letters
+    said = ElementTree.fromstring(file.read_text("utf-8")).findtext(f"{SVG}desc")
+    assert said and "Sentence 5, valid" in said and "seed 1" in said
+
+
+def test_the_picture_escapes_words_and_joins_pieces() -> None:
+    tokens = [
+        Token("▁a", Expert.DATA, 0, True),
+        Token("<&", Expert.MODEL, 0, True),
+        Token("▁", Expert.REWARD, 0, True),
+        Token("</s>", Expert.REWARD, 0, False),
+    ]
+    row = rows_of(picture([example(tokens)] * 4))[1]
+    # A mark alone is no word, and what ends a sentence that was not clipped is none either.
+    assert row[0].split()[-2:] == ["a", "<&"] and row[1] == ["data", "model"]
+
+
+def test_the_picture_of_the_readme_is_of_this_form() -> None:
+    """CONTRIBUTING.md has the command that makes it anew."""
+    svg = (ROOT / "docs/lambda.svg").read_text("utf-8")
+    rows = [kinds for _, kinds in rows_of(svg)]
+    assert set(rows[0]) == {"data"} and set(rows[-1]) == {"model"} and len(rows) == len(POINTS)
+    assert set().union(*rows[1:3]) == {"data", "reward", "model"}
+    assert inspect_picture.STYLE in svg
+    said = ElementTree.fromstring(svg).findtext(f"{SVG}desc") or ""
+    number, command = said.split()[1], (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    assert f"--number {number.rstrip(',')} --picture docs/lambda.svg" in command
+
+
+def test_a_number_beyond_the_split_is_refused(
+    inspect: Run, tiny_checkpoint: Path, tiny_data: Path
+) -> None:
+    with pytest.raises(SystemExit, match="--number 10000"):
+        inspect(tiny_checkpoint, tiny_data, "--number", 10_000)

@@ -1,15 +1,17 @@
-"""README and the other pages: their commands exist, and README's own-data block leads from two text
-files to a table.
+"""README and the other pages: their commands exist, and README's lead from a clone and from two text
+files to where it says.
 """
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, ROOT, Fairseq, write_corpus
+from conftest import LIMIT, ROOT, Done, Fairseq, write_corpus
 
 from fairseq_erpo.__main__ import VERBS
 from gail.__main__ import VERBS as GAIL_VERBS
@@ -20,25 +22,19 @@ PAGES = [
     ROOT / "examples" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-OWN_DATA = "## Use it on your own data"
-# README's sizes, made small; the commands are README's.
-SMALLER = {
-    "--pieces 8000": "--pieces 100",
-    "--arch transformer_iwslt_de_en": "--arch transformer_tiny --max-source-positions 64 --max-target-positions 64 --cpu",
-    "--max-epoch 20": "--max-epoch 1",
-    "--max-epoch 2 ": "--max-epoch 1 ",
-    "--lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000": "--lr 5e-3 --lr-scheduler fixed",
-    "--beam 5": "--beam 2 --cpu",
-}
+OWN_DATA = "## Your own data"
+# README's own words, and beside them what makes them small or is known here only.
+SMALLER = ("text.de text.en runs/own\n", "text.de text.en runs/own --max-epoch 1 --cpu\n")
+ADDRESS = "ADDRESS_OF_THIS_REPOSITORY"
 
 
-def blocks(page: Path, below: str = "") -> list[str]:
-    """The bash blocks of a page, or of its section `below`."""
+def blocks(page: Path, below: str = "", language: str = "bash") -> list[str]:
+    """The blocks of a page, or of its section `below`."""
     text = page.read_text("utf-8")
     if below:
         assert text.count(f"{below}\n") == 1
         text = re.split(r"^## ", text.partition(f"{below}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    return re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -92,27 +88,69 @@ def test_a_command_without_a_model_says_so(fairseq: Fairseq, tiny_data: Path) ->
     assert [line[:25] for line in done.refusals] == ["erpo: --arch is missing: "]
 
 
+def bash(script: str, folder: Path) -> str:
+    """What a script of README prints, run in a folder."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_the_own_data_block_works_as_printed(tmp_path: Path) -> None:
     """In a folder that looks like the repository, so that what it writes stays there."""
     write_corpus(tmp_path, {"text": 300})
     for name in ("examples", "fairseq_erpo"):
         (tmp_path / name).symlink_to(ROOT / name)
-    commands, looking, *_ = blocks(ROOT / "README.md", OWN_DATA)
-    script = commands + looking
-    for printed, smaller in SMALLER.items():
-        assert printed in script, f"README no longer has {printed}"
-        script = script.replace(printed, smaller)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "Generate test with beam=2" in done.stdout
-    assert re.search(r"^mle +\d+\.\d\d.*\ninterp +\d+\.\d\d", done.stdout, re.MULTILINE)
-    for page in ("samples.html", "report/report.html"):
-        assert "<html" in (tmp_path / page).read_text("utf-8")
+    (commands,) = blocks(ROOT / "README.md", OWN_DATA)
+    assert commands.count(SMALLER[0]) == 1, "README no longer has this command"
+    shown = bash(commands.replace(*SMALLER), tmp_path)
+    assert re.search(r"^mle +\d+\.\d\d.*\ninterp +\d+\.\d\d", shown, re.MULTILINE)
+    assert "<html" in (tmp_path / "report/report.html").read_text("utf-8")
+    assert all((tmp_path / f"runs/own/{name}/done").exists() for name in ("start", "mle", "interp"))
+    again = bash(commands.splitlines()[0], tmp_path)
+    assert "is there already" in again and "epoch" not in again  # nothing is trained twice
+
+
+@pytest.mark.slow
+def test_a_clone_has_the_verbs_of_the_readme(tmp_path: Path) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no repository to clone")
+    script = blocks(ROOT / "README.md", "## Try it")[0]
+    assert script.count(ADDRESS) == 1
+    clone = script.splitlines()[0].replace(ADDRESS, shlex.quote(str(ROOT)))
+    assert "examples/quickstart/run.sh" in bash(f"{clone}\nmake -n demo", tmp_path)
+
+
+def python_files() -> dict[str, str]:
+    """README's files of Python, by the name in the comment on top of each."""
+    block = blocks(ROOT / "README.md", "## A reward or a row of your own", "python")[0]
+    parts = re.split(r"^(?=# \S+\.py, for )", block, flags=re.MULTILINE)[1:]
+    return {part.split(",")[0].removeprefix("# "): part for part in parts}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--user-dir fairseq_erpo --criterion erpo_interp --erpo-reward my_metric:shared",
+        "--user-dir {folder}/mine --criterion erpo_half",
+    ],
+)
+def test_the_reward_and_the_row_of_the_readme_train(
+    flags: str, tmp_path: Path, train: Callable[..., Done]
+) -> None:
+    files = python_files()
+    assert list(files) == ["my_metric.py", "mine/__init__.py"]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert any(flags.split(" ", 2)[2] in text.splitlines()[0] for text in files.values())
+    words = f"{flags.format(folder=tmp_path)} --task erpo_translation --max-epoch 1"
+    train(tmp_path / "run", words, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})

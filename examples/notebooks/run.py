@@ -1,6 +1,6 @@
 """Run notebooks as Jupyter would, and keep what they print and draw in them, without Jupyter.
 
-    python examples/notebooks/run.py [NOTEBOOK ...]    all of this folder, if none is named
+python examples/notebooks/run.py [NOTEBOOK ...]    all of this folder, if none is named
 """
 
 import base64

@@ -4,7 +4,7 @@
     python examples/quickstart/model.py unpack RUN DATA    writes RUN/checkpoint_best.pt
 
 DATA is the prepared corpus. The folder model/ holds the weights, the subword model and the
-dictionary, which belong together; docs/demo.md says how the model was trained.
+dictionary, which belong together; docs/results.md says how the model was trained.
 """
 
 import shutil

@@ -16,7 +16,6 @@ from fairseq_erpo.algorithm.baselines import BASELINES
 from fairseq_erpo.algorithm.batch import Batch, Drawn, Expert, Sample, without_last
 from fairseq_erpo.algorithm.layouts import LAYOUTS, Layout, Point
 from fairseq_erpo.algorithm.neighbours import PAYOFFS
-from fairseq_erpo.algorithm.pay import paid
 from fairseq_erpo.algorithm.sampler import Sampler, length_caps
 from fairseq_erpo.algorithm.settings import Settings
 from fairseq_erpo.algorithm.uniforms import Channel, Draws
@@ -53,19 +52,15 @@ def _neighbours(batch: Batch) -> Drawn:
     tokens = draw(
         batch.target, inputs.words, settings.samples, settings.tau, batch.draws, batch.vocabulary
     )
-    return Drawn(
-        paid(batch, score(batch, tokens, Expert.REWARD, settings.samples), settings.samples),
-        settings.samples,
-    )
+    sample = score(batch, tokens, Expert.REWARD, settings.samples)
+    return Drawn(pay(batch, sample, settings.samples), settings.samples)
 
 
 def _candidates(batch: Batch) -> Drawn:
     """The model's best outputs, by beam search: a set to choose from."""
     samples = batch.settings.samples
-    return Drawn(
-        paid(batch, score(batch, batch.inputs.beam(samples), Expert.MODEL, samples), samples),
-        samples,
-    )
+    sample = score(batch, batch.inputs.beam(samples), Expert.MODEL, samples)
+    return Drawn(pay(batch, sample, samples), samples)
 
 
 def score(batch: Batch, tokens: Tensor, origin: Expert, samples: int = 1) -> Sample:
@@ -87,6 +82,19 @@ def score(batch: Batch, tokens: Tensor, origin: Expert, samples: int = 1) -> Sam
         reward=scores.total,
         clipped=torch.zeros_like(padding[:, 0]),
     )
+
+
+def pay(batch: Batch, sample: Sample, samples: int) -> Sample:
+    """R of whole sequences by --erpo-reward, whatever --erpo-teacher said about each next token: the
+    sum of the sample's own ΔR, or the score of the text.  S samples of each sentence
+    """
+    settings = batch.settings
+    if settings.reward is settings.teacher:
+        return sample
+    if isinstance(settings.reward, str):
+        return sample._replace(reward=batch.inputs.text_reward(sample.tokens, samples))
+    reference = Reference.from_target(batch.copies(samples)[0], batch.vocabulary)
+    return sample._replace(reward=settings.reward.total(reference, sample.tokens, batch.vocabulary))
 
 
 def gold(batch: Batch) -> Drawn:
@@ -190,7 +198,7 @@ class FromExperts:
         """The targets of a sample with so many sequences of each source."""
         if self.as_inputs:
             return Drawn(sample, rows, targets=batch.copies(rows)[0][:, : sample.tokens.size(1)])
-        sample = paid(batch, sample, rows)
+        sample = pay(batch, sample, rows)
         if BASELINES[batch.settings.baseline].greedy:
             greedy = sample.reward.unflatten(0, (-1, rows))[:, -1]
             return Drawn(without_last(sample, rows), rows - 1, greedy=greedy)

@@ -17,7 +17,7 @@ INPUTS = ("src_tokens", "src_lengths", "prev_output_tokens")  # of a model's for
 
 
 def check_model(model: Any) -> None:
-    """Raise ValueError, naming the class, unless tokens can be drawn from the model one at a time."""
+    """Raise ValueError, naming the class, unless the model can be asked one token at a time."""
     name = type(model).__name__
     if not isinstance(model, FairseqEncoderDecoderModel):
         raise ValueError(
@@ -25,7 +25,8 @@ def check_model(model: Any) -> None:
         )
     if not isinstance(model.decoder, FairseqIncrementalDecoder):
         raise ValueError(
-            f"the decoder of {name} does not decode step by step: choose an --arch such as transformer or lstm"
+            f"the decoder of {name} does not decode step by step: "
+            "choose an --arch such as transformer or lstm"
         )
     wanted = inspect.signature(model.forward).parameters.values()
     others = [
@@ -35,7 +36,8 @@ def check_model(model: Any) -> None:
     ]
     if others:
         raise ValueError(
-            f"{name} reads {', '.join(others)} beside the words so far: choose an --arch such as transformer or lstm"
+            f"{name} reads {', '.join(others)} beside the words so far: "
+            "choose an --arch such as transformer or lstm"
         )
 
 

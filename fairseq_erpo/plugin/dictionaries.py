@@ -34,7 +34,8 @@ def check_dictionaries(task_state: Mapping[str, Any], task: Any, name: str) -> N
     for side, digest in digests(task).items():
         if kept.get(side) != digest:
             raise ValueError(
-                f"{name} was trained with another {side} dictionary, or with its words in another order"
+                f"{name} was trained with another {side} dictionary, "
+                "or with its words in another order"
             )
 
 
@@ -42,5 +43,6 @@ def check_dictionaries(task_state: Mapping[str, Any], task: Any, name: str) -> N
 def _say_unknown(name: str) -> None:
     """Once for each checkpoint."""
     LOG.warning(
-        f"{name} does not say which dictionaries it was trained with: only their sizes are compared, not their words"
+        f"{name} does not say which dictionaries it was trained with: "
+        "only their sizes are compared, not their words"
     )

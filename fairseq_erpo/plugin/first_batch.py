@@ -78,8 +78,8 @@ def check_decoder(model: Any, sample: dict[str, Any], pad: int) -> None:
         )
         if not most <= TOLERANCE.get(next(inner.parameters()).dtype, 1.0):
             raise ValueError(
-                f"nothing can be drawn from {name}: read word by word, its log p differ by {most:.2g} from those that it "
-                f"trains; {INSTEAD}"
+                f"nothing can be drawn from {name}: read word by word, its log p differ by "
+                f"{most:.2g} from those that it trains; {INSTEAD}"
             )
 
 

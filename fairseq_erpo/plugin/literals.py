@@ -57,7 +57,10 @@ def _count(side: Any) -> int:
 
 
 def only_literals(module: ModuleType) -> None:
-    """Let the name `eval` mean `literal` in one module: a module's own names come before Python's."""
+    """Let the name `eval` mean `literal` in one module.
+
+    A module's own names come before Python's.
+    """
     vars(module)["eval"] = literal
 
 

@@ -24,7 +24,8 @@ class RougeConfig(TranslationConfig):
     eval_rouge: bool = field(
         default=False,
         metadata={
-            "help": "validate on ROUGE: rouge1, rouge2, rougeL and their sum, rouge; --eval-bleu-* say how to generate"
+            "help": "validate on ROUGE: rouge1, rouge2, rougeL and their sum, rouge; "
+            "--eval-bleu-* say how to generate"
         },
     )
 

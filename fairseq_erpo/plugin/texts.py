@@ -10,7 +10,10 @@ UNKNOWN_FOUND, UNKNOWN_WANTED = "UNKNOWNTOKENINHYP", "UNKNOWNTOKENINREF"
 
 
 def spelt(task: Any, tokens: Tensor, unknown: str, dictionary: Any = None) -> str:
-    """One sentence, detokenised.  --eval-bleu-remove-bpe and --eval-bleu-detok say how.  [T] int64"""
+    """One sentence, detokenised: --eval-bleu-remove-bpe and --eval-bleu-detok say how.
+
+    [T] int64
+    """
     dictionary = dictionary or task.target_dictionary
     bare = strip_pad(tokens, dictionary.pad()).int().cpu()
     text: str = dictionary.string(

@@ -1,7 +1,8 @@
 '''The task rewards by name, and how to add one.
 
-A reward of your own is one file.  Put it into the directory that you give as `--user-dir`, whose `__init__.py` says
-`import fairseq_erpo.tasks` and imports the file; its name is then a value of `--erpo-reward`.  A complete one:
+A reward of your own is one file.  Put it into the directory that you give as `--user-dir`, whose
+`__init__.py` says `import fairseq_erpo.tasks` and imports the file; its name is then a value of
+`--erpo-reward`.  A complete one:
 
     """How many tokens the sentence shares with y*, repetitions counted as often as y* has them."""
 

@@ -57,7 +57,10 @@ class Reference(NamedTuple):
         return cls(tokens, length, real, matchable, first, matchable & first.eq(position), keys)
 
     def roomy(self, rows: int, width: int, pad: int) -> "Reference":
-        """The same with empty references behind and padding on the right.  [B, R] -> [rows, width]"""
+        """The same with empty references behind and padding on the right.
+
+        [B, R] -> [rows, width]
+        """
         more = (0, width - self.tokens.size(1), 0, rows - len(self.tokens))
         position = torch.arange(width, device=self.tokens.device)
         real = fill(self.real, more)

@@ -108,7 +108,8 @@ class OverlapReward(Reward[Overlap]):
         batch, positions = keys.shape
         if positions >> COUNT:
             raise ValueError(
-                f"references of more than {(1 << COUNT) - 1} tokens are not supported, this batch has {positions}"
+                f"references of more than {(1 << COUNT) - 1} tokens are not supported, "
+                f"this batch has {positions}"
             )
         equal = keys[:, :, None].eq(keys[:, None, :]) & reference.matchable[:, :, None]
         copies = torch.zeros_like(keys)
@@ -198,11 +199,16 @@ class OverlapReward(Reward[Overlap]):
             [found * each for found, each in zip(matches.unbind(1), self.worth, strict=True)], 1
         )
         length = reference.length.float()
+        unread = reference.keys
         end = Overlap(
-            *[reference.keys] * len(Overlap._fields)  # what is not read
-        )._replace(
+            keys=unread,
+            first=unread,
             length=length,
             sizes=(self.sizes(length) + drawn[:, None])[:, None],
+            behind=unread,
+            unclaimed=unread,
+            adds=unread,
+            lcs=unread,
             counts=(worth + self.prior)[:, None],
         )
         value = self.value(end)

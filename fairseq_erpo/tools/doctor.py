@@ -35,7 +35,7 @@ def checks(args: Namespace) -> Iterator[Check]:
     yield Check("fairseq's extensions", extensions, compiler)
     yield Check("device", device, "pip install '.[fairseq]'")
     if args.data:
-        again = "run fairseq-preprocess again; README.md has the commands for data of your own"
+        again = "run fairseq-preprocess again; README.md, 'Your own data', has the commands"
         yield Check(f"data {args.data}", lambda: look_at_data(args.data), again)
     if args.checkpoint:
         other = "take another checkpoint, or the data that it was trained on"

@@ -53,7 +53,7 @@ def _presets() -> str:
     ]
     rows = ", ".join(f"`erpo_{row.name}`" for row in FAMILY.values() if "erpo_preset" in row.flags)
     default = FLAGS["erpo_preset"].default
-    why = "[presets.md](presets.md) says why"
+    why = "[this page](choose.md) says when which"
     note = f"For {rows}: values for the flags left out. The default is `{default}`; {why}."
     return f"{note}\n\n{_table(['', *(f'`{name}`' for name in PRESETS)], lines)}"
 

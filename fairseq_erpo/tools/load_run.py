@@ -78,6 +78,7 @@ def add_arguments(
     options: dict[str, Option] = {
         "--split": ("SPLIT", split, "train, valid or test"),
         "--shuffle": ("", False, "choose them at random from all, by --seed, instead"),
+        "--number": ("N", int, "only the sentence of this number, from 0"),
         "--seed": ("SEED", 1, seed),
         "--user-dir": ("DIR", str, "plugin with the run's own models or rewards"),
     }
@@ -281,6 +282,13 @@ def _choose(dataset: Any, task: Any, model: Any, args: Namespace) -> list[int]:
         raise ValueError(
             f"--split {args.split}: no sentence is short enough for the model's {room} positions"
         )
+    if args.number is not None:
+        if args.number not in fitting:
+            raise ValueError(
+                f"--number {args.number}: --split {args.split} has no such sentence, from 0 to "
+                f"{len(dataset) - 1}, or it is longer than the model's {room} positions"
+            )
+        return [args.number]
     if args.shuffle:
         fitting = np.random.default_rng(args.seed).permutation(fitting)
     if args.shuffle or not args.spread:
