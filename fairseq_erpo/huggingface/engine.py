@@ -16,6 +16,7 @@ from transformers import AutoModelForSeq2SeqLM
 from fairseq_erpo.algorithm.baselines import BASELINES, StepBaseline
 from fairseq_erpo.algorithm.batch import Batch, Drawn, data_sample, previous_tokens
 from fairseq_erpo.algorithm.corpus_statistics import follows_model, with_statistics
+from fairseq_erpo.algorithm.distinct import distinct
 from fairseq_erpo.algorithm.mstep import baseline_loss, total_loss
 from fairseq_erpo.algorithm.packing import Packing
 from fairseq_erpo.algorithm.schedule import Now
@@ -202,8 +203,8 @@ class Engine:
 
         `model` is the entry that data-parallel training has wrapped.
         """
-        drawn, vocabulary = record.drawn, self.conventions.vocabulary
-        packing = Packing.from_targets(drawn.learnt, vocabulary.pad)
+        drawn, vocabulary = distinct(record.drawn), self.conventions.vocabulary
+        packing = Packing.from_targets(drawn.read(vocabulary.pad), vocabulary.pad)
         log_p = self._logits(model, inputs, record, packing).float().log_softmax(-1)
         smoothing = self.settings.label_smoothing
         loss, _ = total_loss(log_p, drawn, packing.at, record.target, vocabulary, smoothing)
