@@ -9,7 +9,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -159,3 +159,14 @@ def read_json(file: str | Path) -> Any:
         return json.loads(Path(file).read_text("utf-8"))
     except (ValueError, RecursionError) as error:  # a deep nesting
         raise ValueError(f"{file} is not JSON: {error}") from None
+
+
+def read_record(file: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a JSON object with these keys.  Raises ValueError naming the file."""
+    found = read_json(file)
+    if not isinstance(found, dict) or not found.keys() >= set(keys):
+        raise ValueError(
+            f"{file} is damaged: it has no {', '.join(keys) or 'settings'}; remove it, or name "
+            "another folder"
+        )
+    return found

@@ -18,15 +18,18 @@ from fairseq_erpo.files import atomic_write
 from gail.methods import METHODS
 from gail.results import (
     Row,
+    aligned,
     by_cell,
     comparison,
     interquartile_mean,
+    last10,
     markdown,
     mean,
     random_return,
     read_results,
     score_cells,
     stratified_bootstrap,
+    verdict,
 )
 
 # One look a method in every figure; Okabe and Ito's colours and a brown, which the colour-blind can
@@ -81,8 +84,11 @@ def plot(parser: ArgumentParser, argv: Sequence[str]) -> None:
         # Which scores are relative to
         rows = [row for row in rows if row.method in {*args.method, "random"}]
     out = args.out or args.sweep
-    table = "\n".join(part for part in (markdown(rows), comparison(rows), by_cell(rows)) if part)
-    print(table)
+    tables = [part for part in (markdown(rows), comparison(rows), by_cell(rows)) if part]
+    table = "\n".join(tables)
+    print("\n".join(map(aligned, tables)))
+    print(verdict(rows) or "gail_interp and gail were not both run: there is nothing to compare.")
+    print("\nwritten:")
     with atomic_write(out / "table.md") as part:
         part.write_text(table, "utf-8")
     print(out / "table.md")
@@ -131,10 +137,7 @@ def demonstrations(rows: Sequence[Row]) -> Any:
         of_env = [row for row in rows if row.env == env]
         counts = [n for n in values_of(of_env, "n") if n]
         for i, method in enumerate(methods_of(of_env)):
-            cells = {
-                n: np.array([row.last10 for row in of_env if (row.method, row.n) == (method, n)])
-                for n in counts
-            }
+            cells = {n: last10(rows, env, n, method) for n in counts}
             there = [n for n in counts if len(cells[n])]
             middle, low, high = bands([cells[n] for n in there])
             # Side by side, since the bands of several methods meet.
@@ -182,11 +185,9 @@ def learning(rows: Sequence[Row]) -> Any:
                 middle, low, high = bands(list(returns.T))
                 axis.plot(steps / 1e3, middle, color=COLOURS[method], lw=1.5, label=method)
                 axis.fill_between(steps / 1e3, low, high, color=COLOURS[method], alpha=0.2, lw=0)
-            cloned = [row.last10 for row in rows if (row.env, row.n, row.method) == (env, n, "bc")]
-            if cloned:  # it has no curve: nothing is learnt in the environment
-                axis.axhline(
-                    float(np.mean(cloned)), color=COLOURS["bc"], lw=1.5, ls="-.", label="bc"
-                )
+            cloned = last10(rows, env, n, "bc")
+            if len(cloned):  # it has no curve: nothing is learnt in the environment
+                axis.axhline(mean(cloned), color=COLOURS["bc"], lw=1.5, ls="-.", label="bc")
             axis.axhline(
                 next(row.expert for row in rows if row.env == env),
                 color="black",

@@ -65,6 +65,52 @@ def read_results(out: Path) -> list[Row]:
     return rows
 
 
+def of_cell(rows: Sequence[Row], env: str, n: int, method: str) -> list[Row]:
+    """The seeds of one method with so many demonstrations."""
+    return [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
+
+
+def last10(rows: Sequence[Row], env: str, n: int, method: str) -> Floats:
+    """Their returns, the mean of the last ten evaluations each.  -> [S]"""
+    return np.array([row.last10 for row in of_cell(rows, env, n, method)])
+
+
+def cells_of(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """(environment, demonstrations), few demonstrations first."""
+    return [*dict.fromkeys((row.env, row.n) for row in sorted(rows, key=lambda r: (r.env, r.n)))]
+
+
+def verdict(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail") -> str:
+    """A sentence for each cell in which both methods ran."""
+    lines = []
+    for env, n in cells_of(rows):
+        ours, theirs = (last10(rows, env, n, method) for method in (best, other))
+        if len(ours) and len(theirs):
+            expert = next(row.expert for row in rows if row.env == env)
+            seeds = "one seed each" if len(ours) == len(theirs) == 1 else "means over seeds"
+            lines.append(
+                f"{env}, {n} demonstration{'s' if n > 1 else ''}: {best} returns "
+                f"{mean(ours):.0f}, {other} {mean(theirs):.0f}, the expert {expert:.0f} ({seeds})."
+            )
+    return "\n".join(lines)
+
+
+def aligned(table: str) -> str:
+    """A Markdown table for a terminal: columns padded, no pipes."""
+    lines = [
+        line.removeprefix("| ").removesuffix(" |").split(" | ")
+        for line in table.splitlines()
+        if line.startswith("|")
+    ]
+    cells = [[cell.strip("` ") for cell in line] for line in lines if set(line) != {"---"}]
+    width = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = (
+        "  ".join(cell.ljust(most) for cell, most in zip(line, width, strict=True)).rstrip()
+        for line in cells
+    )
+    return "\n".join(padded) + "\n"
+
+
 def normalised(score: float, random: float, expert: float) -> float:
     """(return - random) / (expert - random): 0 as good as random, 1 as good as the expert."""
     return (score - random) / (expert - random)
@@ -90,7 +136,7 @@ def markdown(rows: Sequence[Row]) -> str:
     for env, n, method in dict.fromkeys(
         (row.env, row.n, row.method) for row in sorted(rows, key=lambda row: (row.env, row.n))
     ):
-        cell = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
+        cell = of_cell(rows, env, n, method)
         last, best = (np.array([getattr(row, name) for row in cell]) for name in ("last10", "best"))
         random = random_return(rows, env)
         score = "" if random is None else f"{normalised(mean(last), random, cell[0].expert):.2f}"
@@ -111,10 +157,10 @@ def score_cells(rows: Sequence[Row]) -> dict[str, dict[tuple[str, int], Floats]]
         random = random_return(rows, env)
         if random is None:
             return {}
-        cell = [row for row in rows if (row.env, row.n, row.method) == (env, n, method)]
-        found.setdefault(method, {})[env, n] = np.array(
-            [normalised(row.last10, random, row.expert) for row in cell]
-        )
+        scores = [
+            normalised(row.last10, random, row.expert) for row in of_cell(rows, env, n, method)
+        ]
+        found.setdefault(method, {})[env, n] = np.array(scores)
     return found
 
 
@@ -156,15 +202,8 @@ def by_cell(rows: Sequence[Row], best: str = "gail_interp", other: str = "gail")
     methods = list(dict.fromkeys(row.method for row in rows if row.n))
     titles = ["environment", "n", *(f"`{method}`" for method in methods), f"`{best}` - `{other}`"]
     lines = [titles, ["---"] * len(titles)]
-    for env, n in dict.fromkeys(
-        (row.env, row.n) for row in sorted(rows, key=lambda row: (row.env, row.n)) if row.n
-    ):
-        last = {
-            method: np.array(
-                [row.last10 for row in rows if (row.env, row.n, row.method) == (env, n, method)]
-            )
-            for method in (*methods, best, other)
-        }
+    for env, n in cells_of([row for row in rows if row.n]):
+        last = {method: last10(rows, env, n, method) for method in (*methods, best, other)}
         cells = [
             f"{mean(found):.0f} ({found.min():.0f} .. {found.max():.0f})"
             if len(found := last[name])

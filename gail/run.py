@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fairseq_erpo.files import lock, read_json, reason_of, write_json
+from fairseq_erpo.files import lock, read_record, reason_of, write_json
 from gail import checkpoints, state
 from gail.build import build, pretrain, read_demos
 from gail.evaluate import EPISODES, Evaluator
@@ -90,8 +89,8 @@ class Run:
                 IndexError,
             ) as error:
                 raise ValueError(
-                    f"{checkpoint} is not of this run: {reason_of(error)}; start anew in another "
-                    "folder"
+                    f"{checkpoint} cannot be gone on from: {type(error).__name__}: "
+                    f"{reason_of(error)}"
                 ) from None
             self.check_tables()
             if not exact:
@@ -238,17 +237,6 @@ class Run:
         self.save_policy("policy.pt")
         write_json(self.folder / "result.json", result)
         return result
-
-
-def read_record(file: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a JSON object with these keys.  Raises ValueError naming the file."""
-    found = read_json(file)
-    if not isinstance(found, dict) or not found.keys() >= set(keys):
-        raise ValueError(
-            f"{file} is damaged: it has no {', '.join(keys) or 'settings'}; remove it, or name "
-            "another folder"
-        )
-    return found
 
 
 def differences(settings: RunSettings, config: Path) -> list[str]:

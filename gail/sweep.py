@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_erpo.files import atomic_write, lock, read_json
+from fairseq_erpo.files import atomic_write, lock, read_record
 from fairseq_erpo.processes import die_with_parent, slurm_executor
 from gail.archive import read_manifest
 from gail.flags import add_imitation, add_training, method_list, settings_from
@@ -280,7 +280,7 @@ def write_table(args: Namespace) -> None:
             returns = read_manifest(demos_of(args, env))["returns"]
             cell = {"env": env, "method": method, "n": int(n[1:]), "seed": int(seed[4:])}
             writer.writerow(
-                read_json(folder / "result.json")
+                read_record(folder / "result.json", ("return",))
                 | cell
                 | {"expert_return": sum(returns) / len(returns)}
             )

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from gail_worlds import PENDULUM, demonstrations, write_demos
 
+from fairseq_erpo.files import read_record
 from gail.__main__ import main
 from gail.results import (
+    Row,
+    aligned,
     by_cell,
     interquartile_mean,
     mean,
@@ -24,6 +27,7 @@ from gail.results import (
     probability_of_improvement,
     read_results,
     stratified_bootstrap,
+    verdict,
 )
 from gail.sweep import Cell, write_table
 
@@ -97,7 +101,7 @@ def test_sweep_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     } | {"table.md"}
     table = (tmp_path / "figures" / "table.md").read_text().splitlines()
     assert (
-        all(line in printed for line in table)
+        aligned("\n".join(table[:4])) in printed
         and str(tmp_path / "figures" / "figure4.png") in printed
     )
     assert [line.split(" | ")[1:4] for line in table[2:4]] == [
@@ -304,15 +308,38 @@ def test_a_table_of_results_alone_is_compared_and_plotted(
     ]
     (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
     main(["plot", str(tmp_path)])
-    printed = capsys.readouterr().out
+    assert "Hopper-v5, 1 demonstration: gail_interp returns 62" in capsys.readouterr().out
+    printed = (tmp_path / "table.md").read_text()
     assert "| `gail` | 1 | 0.41 (0.41 .. 0.42) | 1.00 (1.00 .. 1.00) |" in printed
     # Both seeds are drawn alike in one of sixteen resamples, so that the band reaches from 61 - 42
     # to 62 - 41.
     assert "| Hopper-v5 | 1 | 42 (41 .. 42) | 62 (61 .. 62) | +20 (+19 .. +21) |" in printed
     assert (tmp_path / "figure3.png").is_file() and not (tmp_path / "figure4.png").exists()
     main(["plot", str(tmp_path), "--method", "gail"])
-    printed = capsys.readouterr().out
+    printed = (tmp_path / "table.md").read_text()
     assert "`gail`" in printed and "`gail_interp`" not in printed.split("| method |")[0]
     with pytest.raises(SystemExit, match=r"--method: .* has no run of bc"):
         main(["plot", str(tmp_path), "--method", "bc"])
     assert by_cell([row for row in read_results(tmp_path) if row.method == "random"]) == ""
+
+
+def test_a_table_is_readable_in_a_terminal_and_has_a_verdict() -> None:
+    shown = aligned("| env | `gail` | n |\n| --- | --- | --- |\n| A-v5 | 10 |  |\n")
+    assert shown == "env   gail  n\nA-v5  10\n"
+    rows = [
+        Row("A-v5", method, n, 1, last, last, 100.0, Path())
+        for method, n, last in (("gail", 1, 40.0), ("gail_interp", 1, 90.0), ("gail", 4, 50.0))
+    ]
+    assert verdict(rows) == (
+        "A-v5, 1 demonstration: gail_interp returns 90, gail 40, the expert 100 (one seed each)."
+    )
+    assert verdict(rows[:1]) == ""
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{}", "3"])
+def test_a_damaged_result_ends_a_sweep_with_its_name(tmp_path: Path, content: str) -> None:
+    damaged = tmp_path / "A-v5" / "gail" / "n1" / "seed1" / "result.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text(content)
+    with pytest.raises(ValueError, match=r"result\.json is damaged"):
+        read_record(damaged, ("return",))

@@ -940,7 +940,8 @@ def test_a_run_whose_tables_are_gone_is_not_resumed(tmp_path: Path) -> None:
     pytest.importorskip("gymnasium")
     from types import SimpleNamespace
 
-    from gail.run import Run, read_record
+    from fairseq_erpo.files import read_record
+    from gail.run import Run
 
     run: Any = SimpleNamespace(folder=tmp_path, iteration=2, settings=SimpleNamespace(eval_every=1))
     (tmp_path / "progress.csv").write_text("iteration,return\n1,1\n2,1\n")
