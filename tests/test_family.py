@@ -823,7 +823,6 @@ OTHER_FLAGS: dict[str, Any] = {
     "erpo_c_model": 0.1,
     "erpo_samples": 3,
     "erpo_baseline": "greedy",
-    "erpo_targets": "reward",
     "erpo_layout": "prefix",
 }
 
