@@ -113,7 +113,7 @@ def test_statistics_of_the_corpus_are_resumed(
 ) -> None:
     """Counted at updates 0 and 50; killed after 62, it goes on with what was counted at 50."""
     flags = (
-        "--criterion erpo_interp --erpo-preset corpus --erpo-anneal-every 22u --max-update 80 "
+        "--criterion erpo_interp --erpo-reward corpus_bleu --erpo-anneal-every 22u --max-update 80 "
         "--disable-validation"
     )
     whole, parts = kill_and_resume(
