@@ -62,7 +62,7 @@ COVERED: Mapping[str, tuple[str, ...]] = {
     "fairseq_erpo/algorithm/graphs.py": ("test_criterions.py", "-k", "filled"),
     "fairseq_erpo/algorithm/layouts.py": SAMPLER,
     "fairseq_erpo/algorithm/mstep.py": ("test_mstep.py", *ROWS),
-    "fairseq_erpo/algorithm/neighbours.py": ("test_noising.py",),
+    "fairseq_erpo/algorithm/neighbours.py": ("test_noising.py", *ROWS),
     "fairseq_erpo/algorithm/noising.py": ("test_noising.py",),
     "fairseq_erpo/algorithm/packing.py": ("test_packing.py", "test_mstep.py"),
     "fairseq_erpo/algorithm/risk.py": ROWS,

@@ -15,6 +15,8 @@ from conftest import ROOT, Built, Done, build
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 
+from fairseq_erpo.algorithm.corpus_statistics import follows_model
+from fairseq_erpo.family import FAMILY
 from fairseq_erpo.plugin import corpus_statistics
 from fairseq_erpo.rewards.corpus_bleu import CorpusStatistics
 from fairseq_erpo.text_rewards import TEXT_REWARDS, Pool, checked, find
@@ -106,6 +108,8 @@ def test_a_function_of_ones_own(own: str) -> None:
     pool = Pool(f"{own}:shared", 1)
     assert pool.score(SOURCES, FOUND, WANTED) == [3 / 4, 0, 1 / 4]
     pool.close()
+    (worker,) = pool.workers
+    assert worker.poll() is not None and worker.stdin.closed and worker.stdout.closed
 
 
 def test_a_metric_may_start_a_program_that_prints(own: str) -> None:
@@ -284,6 +288,14 @@ def test_corpus_bleu_follows_the_model(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "erpo_corpus.json").write_text('[{"update": 0}]')
     with pytest.raises(SystemExit, match=r"erpo_corpus\.json is damaged"):
         statistics(build(tiny_data, flags), 8)
+
+
+@pytest.mark.parametrize("teacher", ["edit", "corpus_bleu"])
+def test_corpus_bleu_is_counted_whoever_teaches(teacher: str) -> None:
+    flags = {"erpo_reward": "corpus_bleu", "erpo_teacher": teacher}
+    assert follows_model(FAMILY["interp"].settings(flags))
+    paid_otherwise = FAMILY["interp"].settings({**flags, "erpo_reward": "bleu"})
+    assert follows_model(paid_otherwise) == (teacher == "corpus_bleu")
 
 
 def test_corpus_statistics_are_the_first_ranks_among_those_that_share_the_data(
