@@ -102,7 +102,9 @@ def aligned(table: str) -> str:
         for line in table.splitlines()
         if line.startswith("|")
     ]
-    cells = [[cell.strip("` ") for cell in line] for line in lines if set(line) != {"---"}]
+    cells = [
+        [cell.replace("`", "").strip() for cell in line] for line in lines if set(line) != {"---"}
+    ]
     width = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = (
         "  ".join(cell.ljust(most) for cell, most in zip(line, width, strict=True)).rstrip()
